@@ -1,0 +1,292 @@
+//! Every message type in one table, and every exchange as a sequence; docs/messages.md is made
+//! from here and a test keeps it equal.
+
+use crate::{MessageKind, pcm::kind};
+use std::fmt::Write as _;
+
+/// What an engineer needs to know of one message type.
+#[derive(Debug, Clone, Copy)]
+pub struct MessageDoc {
+    /// Its number.
+    pub kind: MessageKind,
+    /// Its name.
+    pub name: &'static str,
+    /// Lane it travels on.
+    pub lane: &'static str,
+    /// Who sends it to whom, and when.
+    pub sent: &'static str,
+    /// What answers it.
+    pub answer: &'static str,
+    /// What happens when it is late, doubled or of an old epoch.
+    pub late: &'static str,
+}
+
+/// One exchange: steps as (from, to, text).
+#[derive(Debug, Clone, Copy)]
+pub struct Exchange {
+    /// What it achieves.
+    pub title: &'static str,
+    /// What to know before reading the steps.
+    pub note: &'static str,
+    /// The steps, in order.
+    pub steps: &'static [(&'static str, &'static str, &'static str)],
+}
+
+/// Numbers that are given out but not yet spoken; users of the original know them.
+pub const RESERVED: &[(u16, &str)] = &[
+    (13, "PCM_CANCEL_BUSY_REQUEST"),
+    (14, "PCM_STAT_REQUEST"),
+    (15, "PCM_STAT_REPLY"),
+    (17, "FAULT_NODE_CLEAR"),
+    (99, "MAX_PCM_REQUEST_MESSAGE: the greatest number of a PCM request"),
+    (101, "PCM_LOAD_GUIDE"),
+];
+
+const EPOCH: &str = "of an old epoch: counted and dropped";
+
+/// Every message type.
+pub const MESSAGES: &[MessageDoc] = &[
+    MessageDoc {
+        kind: MessageKind::ACK_ONLY,
+        name: "ACK",
+        lane: "any (travels with the small messages)",
+        sent: "session to session, when a lane owes an acknowledgement or credits and has no \
+               message to carry them",
+        answer: "nothing; it has no sequence and is never acknowledged",
+        late: "values are cumulative: an older one changes nothing",
+    },
+    MessageDoc {
+        kind: kind::PCM_ACQUIRE,
+        name: "PCM_ACQUIRE",
+        lane: "requests",
+        sent: "requester to master, when a page is wanted in a mode that is not held",
+        answer: "one PCM_RESPONSE, from the master or from the instance that ships the page",
+        late: "doubled: ignored while the first is under way; of another epoch: answered with \
+               PCM_RESPONSE StaleEpoch, whose header carries the current one",
+    },
+    MessageDoc {
+        kind: kind::PCM_SHIP,
+        name: "PCM_SHIP",
+        lane: "control",
+        sent: "master to owner, to have the page shipped to a requester",
+        answer: "PCM_RESPONSE with the page, to the requester",
+        late: "before the grant it revokes: parked until that grant has arrived; for a page that \
+               is not held: PCM_RESPONSE NotHolder to the requester and to the master",
+    },
+    MessageDoc {
+        kind: kind::PCM_INVALIDATE,
+        name: "PCM_INVALIDATE",
+        lane: "control",
+        sent: "master to each other holder, when a requester is to get X",
+        answer: "PCM_INVALIDATED, to the requester, once the last guard is dropped",
+        late: "before the grant it revokes: parked; after it was given up: answered again",
+    },
+    MessageDoc {
+        kind: kind::PCM_INVALIDATED,
+        name: "PCM_INVALIDATED",
+        lane: "control",
+        sent: "former holder to requester",
+        answer: "nothing; the requester counts them",
+        late: "for a request that is over: counted and dropped",
+    },
+    MessageDoc {
+        kind: kind::PCM_CLAIM,
+        name: "PCM_CLAIM",
+        lane: "control",
+        sent: "requester to master, when it holds the page and has every PCM_INVALIDATED",
+        answer: "PCM_CLAIMED, to the requester and to the shipper",
+        late: "doubled: PCM_CLAIMED again, nothing else changes",
+    },
+    MessageDoc {
+        kind: kind::PCM_CLAIMED,
+        name: "PCM_CLAIMED",
+        lane: "control",
+        sent: "master to requester and shipper, when the claim is recorded",
+        answer: "nothing; the shipper forgets the page it had in transit",
+        late: "for a page not in transit: ignored",
+    },
+    MessageDoc {
+        kind: kind::PCM_RELEASE,
+        name: "PCM_RELEASE",
+        lane: "control",
+        sent: "holder to master, when it evicts a page that is clean",
+        answer: "PCM_RELEASED, or the PCM_SHIP or PCM_INVALIDATE that crossed it",
+        late: "for a grant that has been revoked: ignored",
+    },
+    MessageDoc {
+        kind: kind::PCM_RELEASED,
+        name: "PCM_RELEASED",
+        lane: "control",
+        sent: "master to former holder",
+        answer: "nothing; the holder frees the frame",
+        late: "for another grant than the one being released: ignored",
+    },
+    MessageDoc {
+        kind: kind::PCM_WRITTEN,
+        name: "PCM_WRITTEN",
+        lane: "control",
+        sent: "write-owner to master, when it has written a page that it keeps",
+        answer: "nothing; the master notes the version on storage",
+        late: "an older version than noted changes nothing",
+    },
+    MessageDoc {
+        kind: kind::PCM_RESPONSE,
+        name: "PCM_RESPONSE",
+        lane: "control; pages when it carries the page",
+        sent: "master or shipper to requester",
+        answer: "PCM_CLAIM, or nothing when it is a refusal",
+        late: "for a request that is over: counted and dropped",
+    },
+];
+
+/// Every exchange.
+pub const EXCHANGES: &[Exchange] = &[
+    Exchange {
+        title: "Read from storage",
+        note: "Nobody holds the page. `version` is the least version the read must return.",
+        steps: &[
+            ("requester", "master", "PCM_ACQUIRE want"),
+            ("master", "requester", "PCM_RESPONSE Storage, grant, version"),
+            ("requester", "storage", "read"),
+            ("requester", "master", "PCM_CLAIM grant"),
+            ("master", "requester", "PCM_CLAIMED"),
+        ],
+    },
+    Exchange {
+        title: "2-way grant",
+        note: "The master is the owner.",
+        steps: &[
+            ("requester", "master", "PCM_ACQUIRE want"),
+            ("master", "requester", "PCM_RESPONSE Page + frame"),
+            ("requester", "master", "PCM_CLAIM grant"),
+            ("master", "requester", "PCM_CLAIMED"),
+        ],
+    },
+    Exchange {
+        title: "3-way grant",
+        note: "The owner is neither requester nor master; it answers the requester directly.",
+        steps: &[
+            ("requester", "master", "PCM_ACQUIRE want"),
+            ("master", "owner", "PCM_SHIP grant, revokes"),
+            ("owner", "requester", "PCM_RESPONSE Page + frame"),
+            ("requester", "master", "PCM_CLAIM grant"),
+            ("master", "requester", "PCM_CLAIMED"),
+            ("master", "owner", "PCM_CLAIMED"),
+        ],
+    },
+    Exchange {
+        title: "X while others hold S",
+        note: "Ship and invalidations go out together; the requester has X when it has the page \
+               and `acks` acknowledgements.",
+        steps: &[
+            ("requester", "master", "PCM_ACQUIRE X"),
+            ("master", "owner", "PCM_SHIP X, acks"),
+            ("master", "holder", "PCM_INVALIDATE"),
+            ("owner", "requester", "PCM_RESPONSE Page + frame, acks"),
+            ("holder", "requester", "PCM_INVALIDATED"),
+            ("requester", "master", "PCM_CLAIM grant"),
+            ("master", "requester", "PCM_CLAIMED"),
+            ("master", "owner", "PCM_CLAIMED"),
+        ],
+    },
+    Exchange {
+        title: "Upgrade S to X",
+        note: "No page is shipped. A holder that was write-owner hands that duty over in its \
+               acknowledgement.",
+        steps: &[
+            ("requester", "master", "PCM_ACQUIRE X"),
+            ("master", "requester", "PCM_RESPONSE Held, acks"),
+            ("master", "holder", "PCM_INVALIDATE"),
+            ("holder", "requester", "PCM_INVALIDATED, dirty or clean"),
+            ("requester", "master", "PCM_CLAIM grant"),
+            ("master", "requester", "PCM_CLAIMED"),
+        ],
+    },
+    Exchange {
+        title: "Eviction",
+        note: "A dirty page is written first. A revocation that crosses the release is served from \
+               the page, which stays until one of the two answers is there.",
+        steps: &[
+            ("holder", "storage", "write, if dirty"),
+            ("holder", "master", "PCM_RELEASE grant, version"),
+            ("master", "holder", "PCM_RELEASED"),
+        ],
+    },
+    Exchange {
+        title: "Write-back of a page that is kept",
+        note: "",
+        steps: &[
+            ("write-owner", "storage", "write"),
+            ("write-owner", "master", "PCM_WRITTEN version"),
+        ],
+    },
+];
+
+/// The text of docs/messages.md.
+#[must_use]
+pub fn markdown() -> String {
+    let mut out = String::from(
+        "<!-- Made from protocol/src/catalog.rs; a test keeps it equal. To renew it:\n     \
+         PAGEWIRE_BLESS=1 cargo test -p pagewire-protocol catalog -->\n# Messages\n\n\
+         Every message has the 48-byte session header (protocol/src/header.rs) and a body of at \
+         most 80 bytes; PCM bodies have 72 (protocol/src/pcm.rs). Sessions deliver exactly once \
+         and in order per lane, so \"late\" and \"doubled\" below speak of other lanes, of repeated \
+         requests and of changed views.\n\n",
+    );
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "PCM messages {EPOCH} unless the table says otherwise.\n");
+    out.push_str("| number | name | lane | sent | answered by | late, doubled |\n");
+    out.push_str("| --- | --- | --- | --- | --- | --- |\n");
+    for m in MESSAGES {
+        let MessageDoc { kind, name, lane, sent, answer, late } = m;
+        let _ = writeln!(out, "| {kind} | {name} | {lane} | {sent} | {answer} | {late} |");
+    }
+    out.push_str("\nReserved numbers: ");
+    let reserved: Vec<_> = RESERVED.iter().map(|(n, name)| format!("{n} ({name})")).collect();
+    out.push_str(&reserved.join(", "));
+    out.push_str(".\n\n# Exchanges\n");
+    for exchange in EXCHANGES {
+        let _ = write!(out, "\n## {}\n\n", exchange.title);
+        if !exchange.note.is_empty() {
+            let _ = write!(out, "{}\n\n", exchange.note);
+        }
+        out.push_str("```mermaid\nsequenceDiagram\n");
+        for (from, to, text) in exchange.steps {
+            let _ = writeln!(out, "    {from}->>{to}: {text}");
+        }
+        out.push_str("```\n");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docs_messages_md_is_what_the_catalog_says() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/messages.md");
+        if std::env::var_os("PAGEWIRE_BLESS").is_some() {
+            std::fs::write(path, markdown()).unwrap();
+        }
+        let on_disk = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            on_disk == markdown(),
+            "docs/messages.md is stale: its first line says how to renew it"
+        );
+    }
+
+    #[test]
+    fn numbers_are_unique_and_every_step_names_a_message() {
+        let mut numbers: Vec<u16> = MESSAGES.iter().map(|m| m.kind.0).collect();
+        numbers.extend(RESERVED.iter().map(|r| r.0));
+        let all = numbers.len();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), all);
+        for (_, to, text) in EXCHANGES.iter().flat_map(|e| e.steps) {
+            let word = text.split([' ', ',']).next().unwrap();
+            assert!(*to == "storage" || MESSAGES.iter().any(|m| m.name == word), "{text}");
+        }
+    }
+}
