@@ -1,0 +1,326 @@
+//! The arena: every page-sized piece of memory of an instance, fixed at start.
+//!
+//! Invariants: a frame is free (in the stack), or owned by handles ([`Frame`], [`SharedFrame`]) and
+//! at most one publication ([`PageTable`]), and `refs` counts those. Frames never move, so that a
+//! device can have them registered once. The sum of free and owned frames is constant.
+//!
+//! Threading: frames may be taken and returned on any thread, without locks.
+
+mod frame;
+mod layout;
+mod memory;
+mod pages;
+
+pub use frame::{Frame, SharedFrame};
+pub use pages::{
+    Drain, ExclusivePin, PageTable, PageView, PinMiss, PinTicket, SharedPin, StillShared,
+};
+
+use crate::TransportError;
+use layout::{Descriptor, Layout, MAGIC};
+use memory::{HUGE_PAGE_BYTES, Mapping};
+use pagewire_protocol::PageSize;
+use std::{
+    os::fd::BorrowedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+/// Number of a frame in its arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrameIndex(pub u32);
+
+/// What an arena is made of.
+#[derive(Debug, Clone)]
+pub struct ArenaConfig {
+    /// Number of frames.
+    pub frames: u32,
+    /// Size of a frame.
+    pub page_size: PageSize,
+    /// Ask for huge pages. If the host has too few, the arena falls back to normal pages and says
+    /// so once.
+    pub huge_pages: bool,
+}
+
+impl ArenaConfig {
+    /// `frames` frames of 8 KiB, on huge pages if the host has them.
+    #[must_use]
+    pub fn new(frames: u32) -> Self {
+        Self { frames, page_size: PageSize::K8, huge_pages: true }
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    mapping: Mapping,
+    layout: Layout,
+    table_taken: AtomicBool,
+}
+
+impl Inner {
+    fn descriptor(&self, index: u32) -> &Descriptor {
+        self.layout.descriptor(&self.mapping, index)
+    }
+
+    fn frame_ptr(&self, index: u32) -> *mut u8 {
+        debug_assert!(index < self.layout.frames);
+        self.mapping.base().as_ptr().wrapping_add(self.layout.frame_offset_bytes(index))
+    }
+
+    fn page_bytes(&self) -> usize {
+        self.layout.page_size.bytes()
+    }
+
+    /// Puts a frame on the stack. The caller owned its last reference; `refs` stays 1, for the
+    /// handle that the next taker makes.
+    fn free(&self, index: u32) {
+        let header = self.layout.header(&self.mapping);
+        let descriptor = self.descriptor(index);
+        let mut top = header.free.load(Ordering::Relaxed);
+        loop {
+            let below = u32::try_from(top & 0xFFFF_FFFF).unwrap_or(0);
+            descriptor.next_free.store(below, Ordering::Relaxed);
+            let new = next_stack_word(top, index + 1);
+            match header.free.compare_exchange_weak(top, new, Ordering::Release, Ordering::Relaxed)
+            {
+                Ok(_) => break,
+                Err(now) => top = now,
+            }
+        }
+        header.free_count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> Option<u32> {
+        let header = self.layout.header(&self.mapping);
+        let mut top = header.free.load(Ordering::Acquire);
+        loop {
+            let index = u32::try_from(top & 0xFFFF_FFFF).unwrap_or(0).checked_sub(1)?;
+            let below = self.descriptor(index).next_free.load(Ordering::Relaxed);
+            let new = next_stack_word(top, below);
+            match header.free.compare_exchange_weak(top, new, Ordering::Acquire, Ordering::Acquire)
+            {
+                Ok(_) => {
+                    header.free_count.fetch_sub(1, Ordering::Relaxed);
+                    return Some(index);
+                }
+                Err(now) => top = now,
+            }
+        }
+    }
+}
+
+fn next_stack_word(old: u64, top: u32) -> u64 {
+    ((old >> 32).wrapping_add(1) << 32) | u64::from(top)
+}
+
+/// All frames of an instance. Cloning gives another handle on the same arena.
+#[derive(Debug, Clone)]
+pub struct Arena {
+    inner: Arc<Inner>,
+}
+
+impl Arena {
+    /// Maps the memory and makes every frame free.
+    ///
+    /// # Errors
+    /// [`TransportError::Arena`] when the memory cannot be had.
+    pub fn new(config: &ArenaConfig) -> Result<Self, TransportError> {
+        let failed = |source| TransportError::Arena {
+            frames: config.frames,
+            page_bytes: config.page_size.bytes(),
+            source,
+        };
+        let layout = |align| {
+            Layout::new(config.frames, config.page_size, align)
+                .filter(|layout| layout.frames > 0)
+                .ok_or_else(|| failed(std::io::ErrorKind::InvalidInput.into()))
+        };
+        let (huge, normal) = (layout(HUGE_PAGE_BYTES)?, layout(4096)?);
+        let (mapping, layout) =
+            match config.huge_pages.then(|| Mapping::new(huge.total_bytes, true)) {
+                Some(Ok(mapping)) => (mapping, huge),
+                refused => {
+                    if let Some(Err(error)) = refused {
+                        warn_without_huge_pages(huge.total_bytes, &error);
+                    }
+                    (Mapping::new(normal.total_bytes, false).map_err(failed)?, normal)
+                }
+            };
+        let inner = Inner { mapping, layout, table_taken: AtomicBool::new(false) };
+        inner.initialise();
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Takes a free frame; `None` is back-pressure: try again when one has been returned.
+    #[must_use]
+    pub fn take(&self) -> Option<Frame> {
+        self.inner.take().map(|index| Frame::from_owned(Arc::clone(&self.inner), index))
+    }
+
+    /// Number of free frames now.
+    #[must_use]
+    pub fn free_frames(&self) -> u32 {
+        self.inner.layout.header(&self.inner.mapping).free_count.load(Ordering::Relaxed)
+    }
+
+    /// Number of frames.
+    #[must_use]
+    pub fn frames(&self) -> u32 {
+        self.inner.layout.frames
+    }
+
+    /// Size of a frame.
+    #[must_use]
+    pub fn page_size(&self) -> PageSize {
+        self.inner.layout.page_size
+    }
+
+    /// True when the memory is on huge pages.
+    #[must_use]
+    pub fn on_huge_pages(&self) -> bool {
+        self.inner.mapping.is_huge()
+    }
+
+    /// The memfd, for another process to map; `arena/layout.rs` says what lies where in it.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.inner.mapping.fd()
+    }
+
+    /// The arena's page table; there is one, and one thread owns it.
+    ///
+    /// # Errors
+    /// [`TransportError::PageTableTaken`] the second time.
+    pub fn page_table(&self) -> Result<PageTable, TransportError> {
+        if self.inner.table_taken.swap(true, Ordering::AcqRel) {
+            return Err(TransportError::PageTableTaken);
+        }
+        Ok(PageTable::new(Arc::clone(&self.inner)))
+    }
+}
+
+impl Inner {
+    fn initialise(&self) {
+        let header = self.layout.header(&self.mapping);
+        header.page_bytes.store(self.layout.page_size.bytes_u32(), Ordering::Relaxed);
+        header.frames.store(self.layout.frames, Ordering::Relaxed);
+        header.frames_offset.store(self.layout.frames_offset_bytes as u64, Ordering::Relaxed);
+        for index in (0..self.layout.frames).rev() {
+            let descriptor = self.descriptor(index);
+            descriptor.refs.store(1, Ordering::Relaxed);
+            let offset = self.layout.frame_offset_bytes(index) as u64;
+            descriptor.frame_offset.store(offset, Ordering::Relaxed);
+            self.free(index);
+        }
+        header.magic.store(MAGIC, Ordering::Release);
+    }
+}
+
+fn warn_without_huge_pages(bytes: usize, error: &std::io::Error) {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        tracing::warn!(
+            "no huge pages for the arena of {bytes} bytes ({error}): using normal pages; set \
+             vm.nr_hugepages to at least {} to have them",
+            bytes / HUGE_PAGE_BYTES
+        );
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arena(frames: u32) -> Arena {
+        Arena::new(&ArenaConfig { huge_pages: false, ..ArenaConfig::new(frames) }).unwrap()
+    }
+
+    #[test]
+    fn an_empty_arena_gives_no_frame_until_one_is_returned() {
+        let arena = arena(2);
+        let (first, second) = (arena.take().unwrap(), arena.take().unwrap());
+        assert_ne!(first.index(), second.index());
+        assert!(arena.take().is_none());
+        drop(first);
+        assert_eq!(arena.free_frames(), 1);
+        assert!(arena.take().is_some());
+        drop(second);
+        assert_eq!(arena.free_frames(), 2);
+    }
+
+    #[test]
+    fn a_shared_frame_thaws_only_when_nobody_else_holds_it() {
+        let arena = arena(1);
+        let mut frame = arena.take().unwrap();
+        frame[0] = 9;
+        let shared = frame.freeze();
+        let other = shared.clone();
+        let shared = shared.try_thaw().unwrap_err();
+        assert_eq!(other[0], 9);
+        drop(other);
+        let mut frame = shared.try_thaw().unwrap();
+        frame[0] = 10;
+        drop(frame);
+        assert_eq!(arena.free_frames(), 1);
+    }
+
+    #[test]
+    fn bytes_are_the_frame_itself_and_return_it() {
+        let arena = arena(1);
+        let mut frame = arena.take().unwrap();
+        frame.fill(3);
+        let address = frame.as_ptr();
+        let bytes = bytes::Bytes::from(frame.freeze());
+        assert_eq!(bytes.as_ptr(), address);
+        let tail = bytes.slice(8000..);
+        drop(bytes);
+        assert_eq!(arena.free_frames(), 0);
+        assert!(tail.iter().all(|&b| b == 3));
+        drop(tail);
+        assert_eq!(arena.free_frames(), 1);
+    }
+
+    #[test]
+    fn frames_are_page_aligned_and_do_not_overlap() {
+        let arena = arena(8);
+        let mut addresses: Vec<_> =
+            std::iter::from_fn(|| arena.take()).map(|f| (f.as_ptr() as usize, f)).collect();
+        addresses.sort_by_key(|(address, _)| *address);
+        assert_eq!(addresses.len(), 8);
+        for pair in addresses.windows(2) {
+            assert!(pair[1].0 - pair[0].0 >= 8192);
+        }
+        assert!(addresses.iter().all(|(address, _)| address % 4096 == 0));
+    }
+
+    #[test]
+    fn threads_that_take_and_return_lose_no_frame() {
+        let arena = arena(16);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for round in 0..20_000u32 {
+                        let Some(mut frame) = arena.take() else { continue };
+                        frame[..4].copy_from_slice(&round.to_le_bytes());
+                        let shared = frame.freeze();
+                        let other = shared.clone();
+                        drop(shared);
+                        assert_eq!(other[..4], round.to_le_bytes());
+                    }
+                });
+            }
+        });
+        assert_eq!(arena.free_frames(), 16);
+        let all: std::collections::HashSet<_> =
+            std::iter::from_fn(|| arena.take().map(|f| f.freeze()))
+                .map(|f| (f.index(), f))
+                .map(|(i, f)| {
+                    std::mem::forget(f);
+                    i
+                })
+                .collect();
+        assert_eq!(all.len(), 16);
+    }
+}

@@ -1,0 +1,99 @@
+//! Counters: always on, one writer each, readable from any thread while the endpoint runs.
+
+use pagewire_protocol::{InstanceId, Lane};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// A number that one thread counts up and any thread may read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning thread may call it: a plain load and store, not a locked add.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// The value now.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts of one lane of one peer.
+#[derive(Debug, Default)]
+pub struct LaneCounters {
+    /// Messages put on a link for the first time.
+    pub sent: Counter,
+    /// Messages put on a later link again.
+    pub sent_again: Counter,
+    /// Messages handed up.
+    pub received: Counter,
+    /// Messages that had arrived before, on an earlier link.
+    pub duplicates: Counter,
+    /// Times a message was handed back for want of credit.
+    pub no_credit: Counter,
+    /// Acknowledgements sent alone.
+    pub acks_alone: Counter,
+    /// Frames sent or received, in bytes.
+    pub frame_bytes: Counter,
+}
+
+/// Counts of one peer.
+#[derive(Debug, Default)]
+pub struct PeerCounters {
+    /// By lane.
+    pub lanes: [LaneCounters; Lane::COUNT],
+    /// Links that came up.
+    pub links_up: Counter,
+    /// Links that went down.
+    pub links_down: Counter,
+}
+
+impl PeerCounters {
+    /// Counts of `lane`.
+    #[must_use]
+    pub fn lane(&self, lane: Lane) -> &LaneCounters {
+        &self.lanes[lane.index()]
+    }
+}
+
+/// Counts of an endpoint.
+#[derive(Debug, Default)]
+pub struct EndpointCounters {
+    /// Connections that came in.
+    pub accepted: Counter,
+    /// Connections whose first bytes were no hello.
+    pub not_a_hello: Counter,
+    /// Hellos that were refused.
+    pub refused: Counter,
+    /// Connections dropped because too many were in their handshake, or took too long.
+    pub handshakes_dropped: Counter,
+    /// Links that went down because of what the peer sent.
+    pub bad_input: Counter,
+    /// Receives that could not be posted at once for want of a free frame.
+    pub out_of_frames: Counter,
+    /// Times the endpoint went to sleep.
+    pub sleeps: Counter,
+    peers: Mutex<BTreeMap<InstanceId, Arc<PeerCounters>>>,
+}
+
+impl EndpointCounters {
+    pub(crate) fn add_peer(&self, peer: InstanceId) -> Arc<PeerCounters> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(peers.entry(peer).or_default())
+    }
+
+    /// Counts of every peer that was ever configured. Takes a lock that the data path never takes.
+    #[must_use]
+    pub fn peers(&self) -> Vec<(InstanceId, Arc<PeerCounters>)> {
+        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.iter().map(|(id, counters)| (*id, Arc::clone(counters))).collect()
+    }
+}

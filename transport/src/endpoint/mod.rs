@@ -1,0 +1,475 @@
+//! One instance's end of the fabric: its listener, its peers' sessions and their links.
+//!
+//! The owner calls [`Endpoint::poll`] (spinning) or [`Endpoint::wait`] (sleeping), then takes
+//! events. What it sends in between goes out together at the start of the next poll: messages are
+//! coalesced within a turn and never held back by a timer.
+//!
+//! ```text
+//!   send() -> session (sequence, kept) -> link buffer      poll(): flush -> read -> events
+//!                                                          next_event(): receive posted again
+//! ```
+//!
+//! Threading: one thread. [`Waker`] and the counters may be used from any.
+
+mod config;
+mod connect;
+mod peer;
+mod waker;
+
+pub use config::{EndpointConfig, LaneCredits};
+pub use waker::Waker;
+
+use crate::{
+    Arena, Message, Received, TransportError,
+    counters::{EndpointCounters, PeerCounters},
+    error::LinkError,
+    link::{Link, LinkEvent},
+    session::{AckDue, Disposition, Rejected},
+};
+use connect::{Incoming, LISTENER, MAX_INCOMING, WAKER};
+use mio::{Events, Poll, net::TcpListener};
+use pagewire_protocol::{Incarnation, InstanceId, Lane, LaneClass, hello::Refusal};
+use peer::Peer;
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Turns between two questions to the operating system while connections are hot.
+const TURNS_PER_OS_POLL: u32 = 32;
+/// Turns between two looks at the clock.
+const TURNS_PER_TIMER: u32 = 256;
+/// Turns without an event after which owed acknowledgements go out.
+const QUIET_TURNS: u32 = 64;
+
+/// What has happened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A session with a new incarnation of `peer` has begun and has a link.
+    Up {
+        /// The peer.
+        peer: InstanceId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    /// The link of `peer` is gone; the session waits for the next one.
+    Down {
+        /// The peer.
+        peer: InstanceId,
+        /// Why.
+        reason: LinkError,
+    },
+    /// The session has a link again; nothing was lost or doubled.
+    Linked {
+        /// The peer.
+        peer: InstanceId,
+    },
+    /// The incarnation is over, and the session with it.
+    Ended {
+        /// The peer.
+        peer: InstanceId,
+        /// The incarnation that is over.
+        incarnation: Incarnation,
+        /// What it may or may not have received.
+        undelivered: Vec<(Lane, Message)>,
+    },
+    /// `peer` refuses this endpoint. It is tried again, in case the reason goes away.
+    Refused {
+        /// The peer.
+        peer: InstanceId,
+        /// Its address.
+        address: SocketAddr,
+        /// Why.
+        refusal: Refusal,
+        /// What it said and what we are, for the operator.
+        detail: String,
+    },
+    /// A message has arrived.
+    Message(Received),
+}
+
+/// Why [`Endpoint::send`] did not take a message; it is handed back.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The lane has no credit or its window is full: back-pressure, try again after a poll.
+    NoCredit(Message),
+    /// The lane needs a frame and there is none, or the other way round; or the kind is reserved.
+    WrongLane(Message),
+    /// There is no session with that instance.
+    NoSession(Message),
+}
+
+impl SendError {
+    /// The message, unsent.
+    #[must_use]
+    pub fn into_message(self) -> Message {
+        match self {
+            Self::NoCredit(m) | Self::WrongLane(m) | Self::NoSession(m) => m,
+        }
+    }
+}
+
+/// One instance's end of the fabric; see the module.
+#[derive(Debug)]
+pub struct Endpoint {
+    config: EndpointConfig,
+    arena: Arena,
+    os: Poll,
+    os_events: Option<Events>,
+    listener: TcpListener,
+    listen_address: SocketAddr,
+    waker: Waker,
+    peers: Vec<Peer>,
+    /// Position in `peers` by instance id; `u16::MAX` for none.
+    slots: Vec<u16>,
+    incoming: Vec<Option<Incoming>>,
+    events: VecDeque<Event>,
+    /// Of a link while it is polled; kept to be used again.
+    scratch: Vec<LinkEvent>,
+    counters: Arc<EndpointCounters>,
+    turn: u32,
+    quiet_turns: u32,
+}
+
+impl Endpoint {
+    /// Listens, and is ready for [`Endpoint::add_peer`].
+    ///
+    /// # Errors
+    /// [`TransportError::Listen`] when the address cannot be used, [`TransportError::Poller`] when
+    /// the operating system gives no event queue.
+    pub fn bind(config: EndpointConfig, arena: Arena) -> Result<Self, TransportError> {
+        let failed = |source| TransportError::Listen { address: config.listen, source };
+        let os = Poll::new()?;
+        let mut listener = TcpListener::bind(config.listen).map_err(failed)?;
+        let listen_address = listener.local_addr().map_err(failed)?;
+        os.registry().register(&mut listener, LISTENER, mio::Interest::READABLE)?;
+        let waker = Waker::new(mio::Waker::new(os.registry(), WAKER)?);
+        Ok(Self {
+            config,
+            arena,
+            os,
+            os_events: Some(Events::with_capacity(256)),
+            listener,
+            listen_address,
+            waker,
+            peers: Vec::new(),
+            slots: Vec::new(),
+            incoming: (0..MAX_INCOMING).map(|_| None).collect(),
+            events: VecDeque::with_capacity(1024),
+            scratch: Vec::with_capacity(1024),
+            counters: Arc::default(),
+            turn: 0,
+            quiet_turns: 0,
+        })
+    }
+
+    /// Address that peers dial: with the port that the system chose, if the configuration left it 0.
+    #[must_use]
+    pub fn listen_address(&self) -> SocketAddr {
+        self.listen_address
+    }
+
+    /// The arena that pages arrive in.
+    #[must_use]
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// This endpoint's configuration.
+    #[must_use]
+    pub fn config(&self) -> &EndpointConfig {
+        &self.config
+    }
+
+    /// Counters, readable from any thread.
+    #[must_use]
+    pub fn counters(&self) -> Arc<EndpointCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Wakes this endpoint from [`Endpoint::wait`]; usable from any thread.
+    #[must_use]
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Makes `peer` known; from now on the two try to reach each other.
+    ///
+    /// # Errors
+    /// [`TransportError::Peer`] when it is this instance itself or known already.
+    pub fn add_peer(
+        &mut self,
+        peer: InstanceId,
+        address: SocketAddr,
+    ) -> Result<(), TransportError> {
+        let refused = |problem| Err(TransportError::Peer { peer, address, problem });
+        if peer == self.config.instance {
+            return refused("has the id of this very instance; give each instance its own");
+        }
+        if self.slot(peer).is_some() {
+            return refused("is configured twice; name each peer once");
+        }
+        let Ok(slot) = u16::try_from(self.peers.len()) else {
+            return refused("is one peer too many");
+        };
+        let id = usize::from(peer.0);
+        if self.slots.len() <= id {
+            self.slots.resize(id + 1, u16::MAX);
+        }
+        self.slots[id] = slot;
+        let counters = self.counters.add_peer(peer);
+        self.peers.push(Peer::new(peer, address, counters, self.config.instance));
+        Ok(())
+    }
+
+    fn slot(&self, peer: InstanceId) -> Option<usize> {
+        self.slots.get(usize::from(peer.0)).filter(|&&s| s != u16::MAX).map(|&s| usize::from(s))
+    }
+
+    /// Counters of `peer`.
+    #[must_use]
+    pub fn peer_counters(&self, peer: InstanceId) -> Option<&PeerCounters> {
+        self.slot(peer).map(|slot| &*self.peers[slot].counters)
+    }
+
+    /// True while there is a link to `peer`.
+    #[must_use]
+    pub fn is_linked(&self, peer: InstanceId) -> bool {
+        self.slot(peer).is_some_and(|slot| self.peers[slot].link.is_some())
+    }
+
+    /// Sends a message; it leaves with the next [`Endpoint::poll`], [`Endpoint::flush`] or
+    /// [`Endpoint::wait`].
+    ///
+    /// # Errors
+    /// [`SendError`] with the message: without credit, on the wrong lane, or without a session.
+    #[inline]
+    #[allow(clippy::result_large_err)] // Back-pressure hands the message back by value.
+    pub fn send(&mut self, to: InstanceId, lane: Lane, message: Message) -> Result<(), SendError> {
+        let Some(slot) = self.slot(to) else { return Err(SendError::NoSession(message)) };
+        let peer = &mut self.peers[slot];
+        let Some(session) = &mut peer.session else { return Err(SendError::NoSession(message)) };
+        match session.submit(lane, message) {
+            Ok(()) => {
+                peer.pump(lane);
+                Ok(())
+            }
+            Err(Rejected::NoCredit(message)) => {
+                peer.counters.lane(lane).no_credit.add(1);
+                Err(SendError::NoCredit(message))
+            }
+            Err(Rejected::WrongLane(message)) => Err(SendError::WrongLane(message)),
+        }
+    }
+
+    /// Hands everything queued to the kernel without waiting for the next poll.
+    pub fn flush(&mut self) {
+        for slot in 0..self.peers.len() {
+            let peer = &mut self.peers[slot];
+            if let Some(link) = &mut peer.link
+                && let Err(reason) = link.flush()
+            {
+                self.link_down(slot, reason);
+            }
+        }
+    }
+
+    /// One turn: sends what is queued, reads what has come. True when there are events to take.
+    #[inline]
+    pub fn poll(&mut self) -> bool {
+        self.flush();
+        self.turn = self.turn.wrapping_add(1);
+        let any_hot = self.peers.iter().any(|p| p.link.as_ref().is_some_and(Link::is_hot));
+        if !any_hot || self.turn.is_multiple_of(TURNS_PER_OS_POLL) {
+            self.poll_os(Some(Duration::ZERO));
+        }
+        if self.turn.is_multiple_of(TURNS_PER_TIMER) {
+            self.timers(Instant::now());
+        }
+        self.read_links();
+        if self.events.is_empty() {
+            self.quiet_turns += 1;
+            if self.quiet_turns == QUIET_TURNS {
+                self.acknowledge(AckDue::Lazy);
+            }
+        } else {
+            self.quiet_turns = 0;
+        }
+        !self.events.is_empty()
+    }
+
+    /// Sends what is queued, acknowledgements included, and sleeps until there is something to
+    /// read, [`Waker::wake`] is called, or `timeout` is over; then polls once. `work_waits` is asked
+    /// after the endpoint has announced that it sleeps: it returns true if the caller's own queues
+    /// hold something, and then there is no sleep. True when there are events to take.
+    pub fn wait(&mut self, timeout: Duration, work_waits: impl FnOnce() -> bool) -> bool {
+        self.acknowledge(AckDue::Lazy);
+        self.flush();
+        let may_sleep = self.events.is_empty()
+            && self.peers.iter().all(|p| p.link.as_ref().is_none_or(Link::may_sleep));
+        if may_sleep {
+            let timeout = timeout.min(self.next_timer());
+            self.waker.announce_sleep();
+            if work_waits() {
+                self.waker.awake();
+            } else {
+                self.counters.sleeps.add(1);
+                self.poll_os(Some(timeout));
+                self.waker.awake();
+            }
+            for peer in &mut self.peers {
+                if let Some(link) = &mut peer.link {
+                    link.cool_down();
+                }
+            }
+            self.timers(Instant::now());
+        }
+        self.poll()
+    }
+
+    /// The next event. A message's receive is posted again as it is taken.
+    #[inline]
+    pub fn next_event(&mut self) -> Option<Event> {
+        let event = self.events.pop_front()?;
+        if let Event::Message(received) = &event
+            && let Some(slot) = self.slot(received.from)
+        {
+            self.consumed(slot, received.lane);
+        }
+        Some(event)
+    }
+
+    /// The upper layer has taken a message: its receive is posted again, for frames with a free one
+    /// from the arena. Without one it is owed until one is free.
+    fn consumed(&mut self, slot: usize, lane: Lane) {
+        let peer = &mut self.peers[slot];
+        if lane.class().has_frame() {
+            peer.owed_frames[lane.class().index()] += 1;
+            peer.post_owed(lane, &self.arena, &self.counters);
+        } else if let Some(session) = &mut peer.session {
+            session.posted(lane);
+        }
+        peer.acknowledge_if(lane, AckDue::Now);
+    }
+
+    fn acknowledge(&mut self, at_least: AckDue) {
+        for peer in &mut self.peers {
+            for lane in Lane::ALL {
+                peer.acknowledge_if(lane, at_least);
+            }
+        }
+    }
+
+    fn read_links(&mut self) {
+        for slot in 0..self.peers.len() {
+            let peer = &mut self.peers[slot];
+            for lane in [Lane::Pages, Lane::Bulk] {
+                if peer.owed_frames[lane.class().index()] > 0 {
+                    peer.post_owed(lane, &self.arena, &self.counters);
+                }
+            }
+            let Some(link) = &mut peer.link else { continue };
+            let mut scratch = std::mem::take(&mut self.scratch);
+            let polled = link.poll(&mut scratch);
+            let mut failed = polled.err();
+            for event in scratch.drain(..) {
+                let LinkEvent::Received { header, body, frame } = event;
+                match self.received(slot, &header, frame) {
+                    Ok(None) => {}
+                    Ok(Some(frame)) => {
+                        let from = self.peers[slot].id;
+                        let (lane, kind, epoch) = (header.lane, header.kind, header.epoch);
+                        let message = Received { from, lane, kind, epoch, body, frame };
+                        self.events.push_back(Event::Message(message));
+                    }
+                    Err(violation) => {
+                        failed = Some(violation);
+                        break;
+                    }
+                }
+            }
+            scratch.clear();
+            self.scratch = scratch;
+            if let Some(reason) = failed {
+                self.link_down(slot, reason);
+            }
+        }
+    }
+
+    /// Lets the session judge a message; `Some` with its frame if it is to be delivered.
+    #[allow(clippy::option_option)] // Delivered or not; with or without a frame.
+    fn received(
+        &mut self,
+        slot: usize,
+        header: &pagewire_protocol::SessionHeader,
+        frame: Option<crate::Frame>,
+    ) -> Result<Option<Option<crate::Frame>>, LinkError> {
+        let peer = &mut self.peers[slot];
+        let Some(session) = &mut peer.session else { return Ok(None) };
+        let disposition = session.receive(header)?;
+        // Credits may have come with it.
+        peer.pump(header.lane);
+        let counters = peer.counters.lane(header.lane);
+        match disposition {
+            Disposition::AckOnly => Ok(None),
+            Disposition::Deliver => {
+                counters.received.add(1);
+                counters.frame_bytes.add(frame.as_ref().map_or(0, |frame| frame.len() as u64));
+                Ok(Some(frame))
+            }
+            Disposition::Duplicate => {
+                counters.duplicates.add(1);
+                if let (Some(frame), Some(link)) = (frame, &mut peer.link) {
+                    link.post_receive(header.lane.class(), frame);
+                }
+                if let Some(session) = &mut peer.session {
+                    session.posted(header.lane);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn link_down(&mut self, slot: usize, reason: LinkError) {
+        let peer = &mut self.peers[slot];
+        if peer.link.take().is_none() {
+            return;
+        }
+        if matches!(
+            reason,
+            LinkError::Decode(_) | LinkError::PageCrc { .. } | LinkError::Session(_)
+        ) {
+            self.counters.bad_input.add(1);
+            let (id, address) = (peer.id, peer.address);
+            tracing::warn!("link to instance {id} at {address} closed: {reason}");
+        }
+        peer.counters.links_down.add(1);
+        // Frames that were owed to the old link are not owed to the next.
+        peer.owed_frames = [0; LaneClass::COUNT];
+        peer.retry_soon(Instant::now());
+        if let Some(session) = &mut peer.session {
+            session.link_down();
+        }
+        self.events.push_back(Event::Down { peer: peer.id, reason });
+    }
+
+    /// Asks the operating system what is ready, and lets connections, dials and the listener know.
+    fn poll_os(&mut self, timeout: Option<Duration>) {
+        let Some(mut events) = self.os_events.take() else { return };
+        match self.os.poll(&mut events, timeout) {
+            Ok(()) => {
+                for event in &events {
+                    self.os_event(event);
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => tracing::error!("the poller failed: {e}"),
+        }
+        self.os_events = Some(events);
+    }
+}

@@ -1,0 +1,117 @@
+//! What an endpoint knows of one peer.
+
+use super::connect::Forming;
+use crate::{
+    Arena,
+    counters::{EndpointCounters, PeerCounters},
+    link::{Link, tcp::TcpLink},
+    session::{AckDue, Session},
+};
+use pagewire_protocol::{Body, Incarnation, InstanceId, Lane, LaneClass};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// First and longest pause between two dials.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// How long the instance with the lesser id waits for the other one to dial.
+const LESSER_WAITS: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) id: InstanceId,
+    pub(super) address: SocketAddr,
+    /// Incarnation that the session is with.
+    pub(super) incarnation: Option<Incarnation>,
+    pub(super) session: Option<Session>,
+    pub(super) link: Option<TcpLink>,
+    /// A link whose connections are not all there yet.
+    pub(super) forming: Option<Forming>,
+    /// Receives that could not be posted for want of a frame, by class.
+    pub(super) owed_frames: [u32; LaneClass::COUNT],
+    pub(super) dial_at: Instant,
+    retry: Duration,
+    pub(super) counters: Arc<PeerCounters>,
+}
+
+impl Peer {
+    pub(super) fn new(
+        id: InstanceId,
+        address: SocketAddr,
+        counters: Arc<PeerCounters>,
+        me: InstanceId,
+    ) -> Self {
+        let wait = if me < id { LESSER_WAITS } else { Duration::ZERO };
+        Self {
+            id,
+            address,
+            incarnation: None,
+            session: None,
+            link: None,
+            forming: None,
+            owed_frames: [0; LaneClass::COUNT],
+            dial_at: Instant::now() + wait,
+            retry: RETRY_MIN,
+            counters,
+        }
+    }
+
+    /// Moves messages of `lane` from the session to the link while both allow it.
+    #[inline]
+    pub(super) fn pump(&mut self, lane: Lane) {
+        let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return };
+        let counters = self.counters.lane(lane);
+        while let Some((header, message)) = session.next_outgoing(lane) {
+            if !link.send(&header, &message.body, message.frame.as_ref()) {
+                break;
+            }
+            let frame_bytes = message.frame.as_ref().map_or(0, |frame| frame.len() as u64);
+            if session.transmitted(lane) {
+                counters.sent.add(1);
+            } else {
+                counters.sent_again.add(1);
+            }
+            counters.frame_bytes.add(frame_bytes);
+        }
+    }
+
+    /// Sends an acknowledgement of `lane` alone if it is due.
+    pub(super) fn acknowledge_if(&mut self, lane: Lane, at_least: AckDue) {
+        let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return };
+        if session.ack_due(lane) < at_least.max(AckDue::Lazy) {
+            return;
+        }
+        let header = session.ack_alone(lane);
+        // A full queue carries headers enough; this one's values travel with the next.
+        if link.send(&header, &Body::EMPTY, None) {
+            self.counters.lane(lane).acks_alone.add(1);
+        }
+    }
+
+    /// Posts receives of `lane` that are owed, as far as the arena has free frames.
+    pub(super) fn post_owed(&mut self, lane: Lane, arena: &Arena, counters: &EndpointCounters) {
+        let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return };
+        let owed = &mut self.owed_frames[lane.class().index()];
+        while *owed > 0 {
+            let Some(frame) = arena.take() else {
+                counters.out_of_frames.add(1);
+                return;
+            };
+            link.post_receive(lane.class(), frame);
+            session.posted(lane);
+            *owed -= 1;
+        }
+    }
+
+    pub(super) fn retry_soon(&mut self, now: Instant) {
+        self.dial_at = now + self.retry;
+        self.retry = (self.retry * 2).min(RETRY_MAX);
+    }
+
+    pub(super) fn connected(&mut self) {
+        self.retry = RETRY_MIN;
+    }
+}

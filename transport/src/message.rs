@@ -1,0 +1,42 @@
+//! Messages as the layer above gives and gets them.
+
+use crate::{Frame, SharedFrame};
+use pagewire_protocol::{Body, Epoch, InstanceId, Lane, MessageKind};
+
+/// A message to send.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Its type; anything but [`MessageKind::ACK_ONLY`].
+    pub kind: MessageKind,
+    /// Epoch it belongs to.
+    pub epoch: Epoch,
+    /// Up to 80 bytes.
+    pub body: Body,
+    /// The page, on the lanes that carry one; none on the others.
+    pub frame: Option<SharedFrame>,
+}
+
+impl Message {
+    /// A message without a page, of epoch 0.
+    #[must_use]
+    pub fn new(kind: MessageKind, body: Body) -> Self {
+        Self { kind, epoch: Epoch(0), body, frame: None }
+    }
+}
+
+/// A message that arrived: exactly once, in the order of its lane.
+#[derive(Debug)]
+pub struct Received {
+    /// Who sent it.
+    pub from: InstanceId,
+    /// The lane it came on.
+    pub lane: Lane,
+    /// Its type.
+    pub kind: MessageKind,
+    /// Epoch it belongs to.
+    pub epoch: Epoch,
+    /// Up to 80 bytes.
+    pub body: Body,
+    /// The page, on the lanes that carry one. It is the caller's now.
+    pub frame: Option<Frame>,
+}

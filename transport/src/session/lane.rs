@@ -1,0 +1,178 @@
+//! One lane of a session, both directions.
+
+use super::{AckDue, Disposition, Violation};
+use crate::Message;
+use pagewire_protocol::{Lane, Sequence};
+use std::collections::VecDeque;
+
+#[derive(Debug)]
+pub(super) struct LaneState {
+    // Sending.
+    /// Unacknowledged messages, the oldest first; its sequence is `acked + 1`.
+    pub(super) retained: VecDeque<Message>,
+    window: usize,
+    acked: Sequence,
+    /// Sequence that goes on the link next.
+    cursor: Sequence,
+    /// Greatest sequence that was ever on a link.
+    high_water: Sequence,
+    /// Of the present link: messages sent, and receives the peer has posted. Both modulo 2^32.
+    sent: u32,
+    limit: u32,
+    // Receiving.
+    pub(super) expected: Sequence,
+    /// Of the present link: messages received, and receives posted. Both modulo 2^32.
+    received: u32,
+    pub(super) granted: u32,
+    /// Receives posted at the start of the link: the greatest number ever outstanding.
+    credits: u32,
+    told_ack: Sequence,
+    told_granted: u32,
+}
+
+impl LaneState {
+    pub(super) fn new(window: u32) -> Self {
+        let window = usize::try_from(window).unwrap_or(usize::MAX);
+        Self {
+            retained: VecDeque::with_capacity(window),
+            window,
+            acked: Sequence(0),
+            cursor: Sequence(1),
+            high_water: Sequence(0),
+            sent: 0,
+            limit: 0,
+            expected: Sequence(1),
+            received: 0,
+            granted: 0,
+            credits: 0,
+            told_ack: Sequence(0),
+            told_granted: 0,
+        }
+    }
+
+    pub(super) fn last_received(&self) -> Sequence {
+        Sequence(self.expected.0 - 1)
+    }
+
+    fn last_assigned(&self) -> u64 {
+        self.acked.0 + self.retained.len() as u64
+    }
+
+    pub(super) fn check_expected(&self, lane: Lane, found: Sequence) -> Result<(), Violation> {
+        if found.0 <= self.acked.0 {
+            return Err(Violation::Forgotten { lane, found, acked: self.acked });
+        }
+        let ack = Sequence(found.0 - 1);
+        if ack > self.high_water {
+            return Err(Violation::AckOfUnsent { lane, found: ack, sent: self.high_water });
+        }
+        Ok(())
+    }
+
+    pub(super) fn link_up(&mut self, peer_expected: Sequence, limit: u32, granted: u32) {
+        self.forget_up_to(Sequence(peer_expected.0 - 1));
+        self.cursor = peer_expected;
+        (self.sent, self.limit) = (0, limit);
+        (self.received, self.granted, self.credits) = (0, granted, granted);
+        (self.told_ack, self.told_granted) = (self.last_received(), granted);
+    }
+
+    fn forget_up_to(&mut self, ack: Sequence) {
+        while self.acked < ack && self.retained.pop_front().is_some() {
+            self.acked = self.acked.next();
+        }
+        self.cursor = self.cursor.max(self.acked.next());
+    }
+
+    fn credit_left(&self) -> u64 {
+        u64::from(self.limit.wrapping_sub(self.sent))
+    }
+
+    pub(super) fn submit(&mut self, message: Message, linked: bool) -> Result<(), Message> {
+        let waiting = self.last_assigned() + 1 - self.cursor.0;
+        let full = self.retained.len() >= self.window;
+        if full || (linked && waiting >= self.credit_left()) {
+            return Err(message);
+        }
+        self.retained.push_back(message);
+        Ok(())
+    }
+
+    pub(super) fn next_outgoing(&self) -> Option<(Sequence, &Message)> {
+        if self.credit_left() == 0 {
+            return None;
+        }
+        let position = usize::try_from(self.cursor.0 - self.acked.0 - 1).ok()?;
+        Some((self.cursor, self.retained.get(position)?))
+    }
+
+    pub(super) fn transmitted(&mut self) -> bool {
+        debug_assert!(self.next_outgoing().is_some());
+        let first = self.cursor > self.high_water;
+        self.high_water = self.high_water.max(self.cursor);
+        self.cursor = self.cursor.next();
+        self.sent = self.sent.wrapping_add(1);
+        self.told();
+        first
+    }
+
+    /// What the header that goes out now says has been told.
+    pub(super) fn told(&mut self) {
+        (self.told_ack, self.told_granted) = (self.last_received(), self.granted);
+    }
+
+    pub(super) fn acknowledge(
+        &mut self,
+        lane: Lane,
+        ack: Sequence,
+        limit: u32,
+    ) -> Result<(), Violation> {
+        if ack > self.high_water {
+            return Err(Violation::AckOfUnsent { lane, found: ack, sent: self.high_water });
+        }
+        self.forget_up_to(ack);
+        // Headers of one lane may travel on two connections: only the greatest counts.
+        if limit.wrapping_sub(self.limit) < 1 << 31 {
+            self.limit = limit;
+        }
+        Ok(())
+    }
+
+    pub(super) fn receive(
+        &mut self,
+        lane: Lane,
+        found: Sequence,
+    ) -> Result<Disposition, Violation> {
+        if self.received == self.granted {
+            return Err(Violation::NoCredit { lane, granted: self.granted });
+        }
+        if found > self.expected {
+            return Err(Violation::Gap { lane, found, expected: self.expected });
+        }
+        self.received = self.received.wrapping_add(1);
+        if found < self.expected {
+            return Ok(Disposition::Duplicate);
+        }
+        self.expected = self.expected.next();
+        Ok(Disposition::Deliver)
+    }
+
+    pub(super) fn posted(&mut self) {
+        self.granted = self.granted.wrapping_add(1);
+        debug_assert!(
+            self.granted.wrapping_sub(self.received) <= self.credits,
+            "credit from nothing"
+        );
+    }
+
+    pub(super) fn ack_due(&self) -> AckDue {
+        let acks = self.last_received().0 - self.told_ack.0;
+        let credits = u64::from(self.granted.wrapping_sub(self.told_granted));
+        let half = u64::from(self.credits / 2).max(1);
+        match acks.max(credits) {
+            0 => AckDue::No,
+            waiting if waiting >= half => AckDue::Now,
+            _ => AckDue::Lazy,
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The session between two incarnations: a pure core, without sockets and without a clock.
+//!
+//! Each lane is FIFO and exactly-once across any number of links. The session owns the sequences;
+//! credits belong to one generation of a link and start anew with each.
+//!
+//! ```text
+//!            acked              cursor                next
+//!   ...-------|------------------|---------------------|---->  sequences of one lane
+//!             |<- on the link, -->|<- waiting for ----->|
+//!             |   not acknowledged    the link         |
+//!             |<------------- retained --------------->|
+//! ```
+//!
+//! Invariants: `retained` holds exactly the sequences `acked + 1 .. next`, never more than the
+//! window; the cursor lies between; at most `limit` messages are sent in one link generation, and
+//! `limit` is what the peer has posted receives for; a message is delivered iff its sequence is the
+//! expected one.
+//!
+//! Who owns what: a message's body and its reference to the frame stay here until the peer's
+//! acknowledgement; a link that sends it holds another reference until the bytes are gone.
+
+mod lane;
+
+use crate::Message;
+use lane::LaneState;
+use pagewire_protocol::{InstanceId, Lane, MessageKind, Sequence, SessionHeader};
+
+/// What the peer did that no correct peer does. The link is closed; the session stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// A message is missing.
+    #[error("lane {lane:?} got sequence {found}, expected {expected}")]
+    Gap {
+        /// The lane.
+        lane: Lane,
+        /// Sequence that came.
+        found: Sequence,
+        /// Sequence that was due.
+        expected: Sequence,
+    },
+    /// It acknowledges what was never sent.
+    #[error("lane {lane:?} acknowledges {found}, but only {sent} were sent")]
+    AckOfUnsent {
+        /// The lane.
+        lane: Lane,
+        /// Sequence acknowledged.
+        found: Sequence,
+        /// Last sequence sent.
+        sent: Sequence,
+    },
+    /// It expects something that was acknowledged and forgotten.
+    #[error("lane {lane:?} expects {found}, but everything up to {acked} was acknowledged")]
+    Forgotten {
+        /// The lane.
+        lane: Lane,
+        /// Sequence expected.
+        found: Sequence,
+        /// Last sequence acknowledged.
+        acked: Sequence,
+    },
+    /// It sent without credit.
+    #[error("lane {lane:?} got a message beyond the {granted} receives posted for it")]
+    NoCredit {
+        /// The lane.
+        lane: Lane,
+        /// Receives posted on this link.
+        granted: u32,
+    },
+    /// It speaks for another instance.
+    #[error("a message says it is from instance {found}, on the link of instance {expected}")]
+    Source {
+        /// Instance in the header.
+        found: InstanceId,
+        /// Instance of the link.
+        expected: InstanceId,
+    },
+}
+
+/// What to do with a message that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// Hand it up.
+    Deliver,
+    /// It was handed up before; drop it, its receive is free again.
+    Duplicate,
+    /// It carried only an acknowledgement; it used no receive.
+    AckOnly,
+}
+
+/// Why a message was not taken; it is handed back.
+#[derive(Debug)]
+pub enum Rejected {
+    /// The window is full, or the peer has posted no further receive: try again later.
+    NoCredit(Message),
+    /// The lane carries a frame and the message has none, or the other way round; or its kind is
+    /// reserved.
+    WrongLane(Message),
+}
+
+/// How soon an acknowledgement has to go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AckDue {
+    /// Nothing to say.
+    No,
+    /// When the lane is quiet.
+    Lazy,
+    /// Now: half the window is waiting for it.
+    Now,
+}
+
+/// One session; see the module.
+#[derive(Debug)]
+pub struct Session {
+    me: InstanceId,
+    peer: InstanceId,
+    lanes: [LaneState; Lane::COUNT],
+    linked: bool,
+}
+
+impl Session {
+    /// A session of `me` with `peer` that has not had a link yet. `windows` is how many messages a
+    /// lane retains at most: the credits the peer gives.
+    #[must_use]
+    pub fn new(me: InstanceId, peer: InstanceId, windows: [u32; Lane::COUNT]) -> Self {
+        Self { me, peer, lanes: windows.map(LaneState::new), linked: false }
+    }
+
+    fn lane(&mut self, lane: Lane) -> &mut LaneState {
+        &mut self.lanes[lane.index()]
+    }
+
+    /// Next sequence expected on each lane: what the handshake of a new link states.
+    #[must_use]
+    pub fn expected(&self) -> [Sequence; Lane::COUNT] {
+        Lane::ALL.map(|lane| self.lanes[lane.index()].expected)
+    }
+
+    /// A link is up: the peer expects `peer_expected` next and has posted `peer_credits` receives,
+    /// we have posted `own_credits`. What it has is forgotten, the rest will be sent again.
+    ///
+    /// # Errors
+    /// [`Violation`] when the peer expects what was never sent or is forgotten; nothing is changed.
+    pub fn link_up(
+        &mut self,
+        peer_expected: [Sequence; Lane::COUNT],
+        peer_credits: [u32; Lane::COUNT],
+        own_credits: [u32; Lane::COUNT],
+    ) -> Result<(), Violation> {
+        for lane in Lane::ALL {
+            self.lanes[lane.index()].check_expected(lane, peer_expected[lane.index()])?;
+        }
+        for lane in Lane::ALL {
+            let i = lane.index();
+            self.lanes[i].link_up(peer_expected[i], peer_credits[i], own_credits[i]);
+        }
+        self.linked = true;
+        Ok(())
+    }
+
+    /// The link is gone. Everything unacknowledged stays.
+    pub fn link_down(&mut self) {
+        self.linked = false;
+    }
+
+    /// True while there is a link.
+    #[must_use]
+    pub fn is_linked(&self) -> bool {
+        self.linked
+    }
+
+    /// Takes a message to send, gives it its sequence and keeps it until it is acknowledged.
+    /// Without a link it is kept for the next one, up to the window.
+    ///
+    /// # Errors
+    /// [`Rejected`], with the message.
+    #[allow(clippy::result_large_err)] // Back-pressure hands the message back by value.
+    pub fn submit(&mut self, lane: Lane, message: Message) -> Result<(), Rejected> {
+        let wrong = message.frame.is_some() != lane.class().has_frame()
+            || message.kind == MessageKind::ACK_ONLY;
+        if wrong {
+            return Err(Rejected::WrongLane(message));
+        }
+        let linked = self.linked;
+        self.lane(lane).submit(message, linked).map_err(Rejected::NoCredit)
+    }
+
+    /// The next message of `lane` for the link, with its header, if there is one and the peer has
+    /// posted a receive for it. Call [`Session::transmitted`] once the link has taken it.
+    #[must_use]
+    pub fn next_outgoing(&self, lane: Lane) -> Option<(SessionHeader, &Message)> {
+        if !self.linked {
+            return None;
+        }
+        let state = &self.lanes[lane.index()];
+        let (sequence, message) = state.next_outgoing()?;
+        let header = SessionHeader {
+            lane,
+            kind: message.kind,
+            body_len: u8::try_from(message.body.as_slice().len()).unwrap_or(0),
+            frame: message.frame.is_some(),
+            page_crc: None,
+            epoch: message.epoch,
+            sequence,
+            ack: state.last_received(),
+            credits: state.granted,
+            source: self.me,
+        };
+        Some((header, message))
+    }
+
+    /// The link has taken what [`Session::next_outgoing`] gave. True: for the first time.
+    pub fn transmitted(&mut self, lane: Lane) -> bool {
+        self.lane(lane).transmitted()
+    }
+
+    /// Judges a header that arrived and takes its acknowledgement and credits.
+    ///
+    /// # Errors
+    /// [`Violation`]: close the link.
+    pub fn receive(&mut self, header: &SessionHeader) -> Result<Disposition, Violation> {
+        if header.source != self.peer {
+            return Err(Violation::Source { found: header.source, expected: self.peer });
+        }
+        let state = self.lane(header.lane);
+        state.acknowledge(header.lane, header.ack, header.credits)?;
+        if header.kind == MessageKind::ACK_ONLY {
+            return Ok(Disposition::AckOnly);
+        }
+        state.receive(header.lane, header.sequence)
+    }
+
+    /// A receive has been posted (again) for `lane`.
+    pub fn posted(&mut self, lane: Lane) {
+        self.lane(lane).posted();
+    }
+
+    /// How soon `lane` has to acknowledge or give credits.
+    #[must_use]
+    pub fn ack_due(&self, lane: Lane) -> AckDue {
+        if self.linked { self.lanes[lane.index()].ack_due() } else { AckDue::No }
+    }
+
+    /// An acknowledgement that goes out alone; it counts as told.
+    pub fn ack_alone(&mut self, lane: Lane) -> SessionHeader {
+        let source = self.me;
+        let state = self.lane(lane);
+        state.told();
+        SessionHeader {
+            lane,
+            kind: MessageKind::ACK_ONLY,
+            body_len: 0,
+            frame: false,
+            page_crc: None,
+            epoch: pagewire_protocol::Epoch(0),
+            sequence: Sequence(0),
+            ack: state.last_received(),
+            credits: state.granted,
+            source,
+        }
+    }
+
+    /// Number of messages that are not acknowledged, on all lanes.
+    #[must_use]
+    pub fn unacknowledged(&self) -> usize {
+        self.lanes.iter().map(|state| state.retained.len()).sum()
+    }
+
+    /// Ends the session: hands back what is unacknowledged, whose outcome is unknown.
+    #[must_use]
+    pub fn end(self) -> Vec<(Lane, Message)> {
+        let lanes = Lane::ALL.into_iter().zip(self.lanes);
+        lanes.flat_map(|(lane, state)| state.retained.into_iter().map(move |m| (lane, m))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
