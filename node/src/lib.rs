@@ -1,1 +1,3 @@
-//! Placeholder.
+//! One Pagewire instance.
+pub mod grd;
+pub mod view;

@@ -1,0 +1,242 @@
+//! The Global Resource Directory of one instance: a pure core.
+//!
+//! Two state machines that speak only in messages, also when both ends are the same instance:
+//! [`directory`] keeps what everyone was granted of the pages this instance masters; [`holdings`]
+//! (shadow information) keeps what this instance holds itself. No I/O, no clock: events in,
+//! effects out, in order. The runtime and the simulator drive the same code.
+//!
+//! ```text
+//!   local threads --Acquire--> holdings --Request--> directory of the master --Ship--> holdings
+//!        ^                        |  ^                    |    ^                  of the owner
+//!        +------Complete----------+  +----Response--------+    +---Claim---            |
+//!                                    +------------- Response + page -------------------+
+//! ```
+
+mod directory;
+mod event;
+mod fifo;
+mod holdings;
+mod table;
+
+pub use directory::EntryView;
+pub use event::{AcquireError, Effect, Event, GrantPath, WaiterId};
+pub use holdings::HoldingView;
+
+use crate::view::View;
+use directory::Directory;
+use holdings::Holdings;
+use pagewire_protocol::{
+    BufferTag, Incarnation, InstanceId, Mode, Pcm, RequestId,
+    pcm::{Verdict, kind::PCM_RESPONSE},
+};
+use std::collections::VecDeque;
+
+/// Things that no correct peer causes; each is counted and answered harmlessly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Anomalies {
+    /// Messages of another epoch.
+    pub stale_epoch: u64,
+    /// Requests for pages that this instance does not master.
+    pub not_master: u64,
+    /// Revocations of a page that is not held.
+    pub not_holder: u64,
+    /// Responses and acknowledgements for no request that is under way.
+    pub no_request: u64,
+    /// Claims and releases that do not fit the directory.
+    pub no_grant: u64,
+}
+
+/// The directory core of one instance; see the module.
+#[derive(Debug)]
+pub struct Grd {
+    me: InstanceId,
+    view: View,
+    directory: Directory,
+    holdings: Holdings,
+    /// Messages from this instance to itself.
+    loopback: VecDeque<(BufferTag, Pcm)>,
+    anomalies: Anomalies,
+}
+
+impl Grd {
+    /// The core of instance `me` in its life `incarnation`, as a member of `view`.
+    #[must_use]
+    pub fn new(me: InstanceId, incarnation: Incarnation, view: View) -> Self {
+        Self {
+            me,
+            view,
+            directory: Directory::new(),
+            holdings: Holdings::new(RequestId { instance: me, incarnation, sequence: 0 }),
+            loopback: VecDeque::with_capacity(64),
+            anomalies: Anomalies::default(),
+        }
+    }
+
+    /// The view in force.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Counts of what should not happen.
+    #[must_use]
+    pub fn anomalies(&self) -> Anomalies {
+        self.anomalies
+    }
+
+    /// Takes one event and appends what is to be done, in that order, to `effects`.
+    pub fn handle(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        let mut out = Out {
+            me: self.me,
+            view: &self.view,
+            loopback: &mut self.loopback,
+            effects,
+            anomalies: &mut self.anomalies,
+        };
+        match event {
+            Event::Message { from, epoch, tag, message } => {
+                if epoch == self.view.epoch() {
+                    dispatch(&mut self.directory, &mut self.holdings, from, tag, message, &mut out);
+                } else {
+                    refuse_epoch(from, tag, message, &mut out);
+                }
+            }
+            Event::Acquire { tag, mode, waiter } => {
+                self.holdings.acquire(tag, mode, waiter, &mut out);
+            }
+            Event::Withdraw { tag, waiter } => self.holdings.withdraw(tag, waiter, &mut out),
+            Event::Drained { tag, to, dirty, version } => {
+                self.holdings.drained(tag, to, dirty, version, &mut out);
+            }
+            Event::ReadDone { tag, result } => self.holdings.read_done(tag, result, &mut out),
+            Event::WriteDone { tag, version, written } => {
+                self.holdings.write_done(tag, version, written, &mut out);
+            }
+            Event::Evict { tag } => self.holdings.evict(tag, &mut out),
+            Event::WriteBack { tag } => self.holdings.write_back(tag, &mut out),
+        }
+        while let Some((tag, message)) = out.loopback.pop_front() {
+            let me = self.me;
+            dispatch(&mut self.directory, &mut self.holdings, me, tag, message, &mut out);
+        }
+    }
+
+    /// What the directory says of a page this instance masters.
+    #[must_use]
+    pub fn entry(&self, tag: &BufferTag) -> Option<EntryView> {
+        self.directory.view(tag)
+    }
+
+    /// What this instance holds of a page.
+    #[must_use]
+    pub fn holding(&self, tag: &BufferTag) -> Option<HoldingView> {
+        self.holdings.view(tag)
+    }
+
+    /// Every page this instance has to do with as a holder.
+    pub fn held_tags(&self) -> impl Iterator<Item = BufferTag> + '_ {
+        self.holdings.tags()
+    }
+
+    /// Every page in the directory part of this instance.
+    pub fn mastered_tags(&self) -> impl Iterator<Item = BufferTag> + '_ {
+        self.directory.tags()
+    }
+}
+
+/// Who handles what: the first screen to read.
+fn dispatch(
+    directory: &mut Directory,
+    holdings: &mut Holdings,
+    from: InstanceId,
+    tag: BufferTag,
+    message: Pcm,
+    out: &mut Out<'_>,
+) {
+    match message {
+        // To the master.
+        Pcm::Acquire { request, want } if out.view.master(&tag) == out.me => {
+            directory.acquire(tag, request, want, out);
+        }
+        Pcm::Acquire { request, want } => {
+            out.anomalies.not_master += 1;
+            out.refuse(from, tag, request, want, Verdict::NotMaster);
+        }
+        Pcm::Claim { request, mode, grant, version } => {
+            directory.claim(tag, request, mode, grant, version, out);
+        }
+        Pcm::Release { grant, version } => directory.release(tag, from, grant, version, out),
+        Pcm::Written { version, .. } => directory.written(tag, version),
+        // To a holder.
+        Pcm::Ship { .. } | Pcm::Invalidate { .. } => holdings.revoke(tag, message, out),
+        Pcm::Claimed { request, grant } => holdings.claimed(tag, request, grant, out),
+        Pcm::Released { grant } => holdings.released(tag, grant, out),
+        // To the requester.
+        Pcm::Response { .. } => holdings.response(from, tag, message, out),
+        Pcm::Invalidated { request, dirty } => {
+            holdings.invalidated(from, tag, request, dirty, out);
+        }
+    }
+}
+
+fn refuse_epoch(from: InstanceId, tag: BufferTag, message: Pcm, out: &mut Out<'_>) {
+    out.anomalies.stale_epoch += 1;
+    match message {
+        Pcm::Acquire { request, want } => {
+            out.refuse(from, tag, request, want, Verdict::StaleEpoch);
+        }
+        // Its page came with it and nobody wants it.
+        _ if message.kind() == PCM_RESPONSE => out.effects.push(Effect::Discard { tag }),
+        _ => {}
+    }
+}
+
+/// Where the two state machines put what they want done.
+struct Out<'a> {
+    me: InstanceId,
+    view: &'a View,
+    loopback: &'a mut VecDeque<(BufferTag, Pcm)>,
+    effects: &'a mut Vec<Effect>,
+    anomalies: &'a mut Anomalies,
+}
+
+impl Out<'_> {
+    fn send(&mut self, to: InstanceId, tag: BufferTag, message: Pcm) {
+        if to == self.me {
+            self.loopback.push_back((tag, message));
+        } else {
+            self.effects.push(Effect::Send { to, tag, message });
+        }
+    }
+
+    fn send_to_master(&mut self, tag: BufferTag, message: Pcm) {
+        self.send(self.view.master(&tag), tag, message);
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    fn refuse(
+        &mut self,
+        to: InstanceId,
+        tag: BufferTag,
+        request: RequestId,
+        mode: Mode,
+        verdict: Verdict,
+    ) {
+        let message = Pcm::Response {
+            request,
+            verdict,
+            mode,
+            grant: pagewire_protocol::GrantNumber(0),
+            version: pagewire_protocol::Lsn::ZERO,
+            acks: 0,
+            dirty: false,
+        };
+        self.send(to, tag, message);
+    }
+}
+
+#[cfg(test)]
+mod tests;

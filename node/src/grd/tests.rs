@@ -1,0 +1,171 @@
+//! Single exchanges, step by step; schedules are for the simulation in the tests crate.
+
+use super::*;
+use pagewire_protocol::{Epoch, GrantNumber, Lsn};
+
+const MASTER: InstanceId = InstanceId(0);
+
+fn view() -> View {
+    View::new(Epoch(1), (0..3).map(InstanceId).collect()).unwrap()
+}
+
+/// A page that instance 0 masters.
+fn tag() -> BufferTag {
+    (0..)
+        .map(|block| BufferTag { block, ..BufferTag::default() })
+        .find(|tag| view().master(tag) == MASTER)
+        .unwrap()
+}
+
+fn grd(id: u16) -> Grd {
+    Grd::new(InstanceId(id), Incarnation(1), view())
+}
+
+fn request(instance: u16, sequence: u64) -> RequestId {
+    RequestId { instance: InstanceId(instance), incarnation: Incarnation(1), sequence }
+}
+
+fn run(grd: &mut Grd, event: Event) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    grd.handle(event, &mut effects);
+    effects
+}
+
+fn message(from: u16, message: Pcm) -> Event {
+    Event::Message { from: InstanceId(from), epoch: Epoch(1), tag: tag(), message }
+}
+
+fn acquire(from: u16, sequence: u64, want: Mode) -> Event {
+    message(from, Pcm::Acquire { request: request(from, sequence), want })
+}
+
+fn claim(from: u16, sequence: u64, grant: u64, mode: Mode) -> Event {
+    let request = request(from, sequence);
+    message(from, Pcm::Claim { request, mode, grant: GrantNumber(grant), version: Lsn(7) })
+}
+
+#[test]
+fn a_request_of_an_old_epoch_is_answered_not_dropped() {
+    let mut master = grd(0);
+    let event = match acquire(1, 1, Mode::S) {
+        Event::Message { from, tag, message, .. } => {
+            Event::Message { from, epoch: Epoch(0), tag, message }
+        }
+        other => other,
+    };
+    let effects = run(&mut master, event);
+    assert!(matches!(
+        effects[..],
+        [Effect::Send {
+            to: InstanceId(1),
+            message: Pcm::Response { verdict: Verdict::StaleEpoch, .. },
+            ..
+        }]
+    ));
+    assert_eq!(master.anomalies().stale_epoch, 1);
+}
+
+#[test]
+fn an_instance_that_does_not_master_the_page_says_so() {
+    let effects = run(&mut grd(1), acquire(2, 1, Mode::S));
+    let Effect::Send { message: Pcm::Response { verdict, .. }, .. } = effects[0] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(verdict, Verdict::NotMaster);
+}
+
+#[test]
+fn a_repeated_request_or_claim_changes_nothing() {
+    let mut master = grd(0);
+    assert_eq!(run(&mut master, acquire(1, 1, Mode::X)).len(), 1);
+    assert_eq!(run(&mut master, acquire(1, 1, Mode::X)), []);
+    let before = run(&mut master, claim(1, 1, 1, Mode::X));
+    let entry = master.entry(&tag());
+    assert_eq!(run(&mut master, claim(1, 1, 1, Mode::X)), before, "claimed again");
+    assert_eq!(master.entry(&tag()), entry);
+}
+
+#[test]
+fn a_second_request_waits_for_the_first_ones_claim() {
+    let mut master = grd(0);
+    run(&mut master, acquire(1, 1, Mode::X));
+    assert_eq!(run(&mut master, acquire(2, 1, Mode::S)), []);
+    let effects = run(&mut master, claim(1, 1, 1, Mode::X));
+    assert!(matches!(
+        effects[..],
+        [
+            Effect::Send { to: InstanceId(1), message: Pcm::Claimed { .. }, .. },
+            Effect::Send {
+                to: InstanceId(1),
+                message: Pcm::Ship {
+                    want: Mode::S,
+                    revokes: GrantNumber(1),
+                    grant: GrantNumber(2),
+                    ..
+                },
+                ..
+            }
+        ]
+    ));
+}
+
+#[test]
+fn a_revocation_that_overtakes_its_grant_is_parked() {
+    let mut holder = grd(1);
+    let waiter = WaiterId(1);
+    run(&mut holder, Event::Acquire { tag: tag(), mode: Mode::S, waiter });
+    let early = Pcm::Invalidate { request: request(2, 1), revokes: GrantNumber(1) };
+    assert_eq!(run(&mut holder, message(0, early)), [], "not answered \"not held\"");
+    let grant = Pcm::Response {
+        request: request(1, 1),
+        verdict: Verdict::Page,
+        mode: Mode::S,
+        grant: GrantNumber(1),
+        version: Lsn(3),
+        acks: 0,
+        dirty: false,
+    };
+    let effects = run(&mut holder, message(0, grant));
+    let completed = effects.iter().position(|e| matches!(e, Effect::Complete { .. }));
+    let lowered = effects.iter().position(|e| matches!(e, Effect::Lower { to: Mode::N, .. }));
+    assert!(completed.unwrap() < lowered.unwrap(), "the waiter first: {effects:?}");
+    let drained = Event::Drained { tag: tag(), to: Mode::N, dirty: false, version: Lsn(3) };
+    let effects = run(&mut holder, drained);
+    assert!(matches!(
+        effects[0],
+        Effect::Send { to: InstanceId(2), message: Pcm::Invalidated { .. }, .. }
+    ));
+}
+
+#[test]
+fn a_revocation_of_what_is_not_held_is_answered() {
+    let mut holder = grd(1);
+    let invalidate = Pcm::Invalidate { request: request(2, 1), revokes: GrantNumber(1) };
+    let effects = run(&mut holder, message(0, invalidate));
+    assert!(matches!(effects[0], Effect::Send { message: Pcm::Invalidated { .. }, .. }));
+    assert_eq!(holder.anomalies().not_holder, 1);
+}
+
+#[test]
+fn a_storage_error_fails_the_waiter_and_frees_the_page() {
+    let mut holder = grd(1);
+    run(&mut holder, Event::Acquire { tag: tag(), mode: Mode::X, waiter: WaiterId(9) });
+    let grant = Pcm::Response {
+        request: request(1, 1),
+        verdict: Verdict::Storage,
+        mode: Mode::X,
+        grant: GrantNumber(1),
+        version: Lsn(0),
+        acks: 0,
+        dirty: false,
+    };
+    let effects = run(&mut holder, message(0, grant));
+    assert_eq!(effects, [Effect::Read { tag: tag(), at_least: Lsn(0) }]);
+    let effects = run(&mut holder, Event::ReadDone { tag: tag(), result: Err("gone".into()) });
+    let sent: Vec<_> = effects
+        .iter()
+        .filter_map(|e| if let Effect::Send { message, .. } = e { Some(message) } else { None })
+        .collect();
+    assert!(matches!(sent[..], [Pcm::Claim { .. }, Pcm::Release { .. }]));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Fail { waiter: WaiterId(9), .. })));
+}
