@@ -1,3 +1,21 @@
 //! One Pagewire instance.
+//!
+//! Purpose: everything above the transport: the page directory ([`grd`], a pure core), the
+//! membership view ([`view`]), shared storage ([`store`]), and the [`runtime`] where they meet
+//! threads and sockets. On top of it the ledger workload of `pagewire demo`: [`ledger`] (data and
+//! proof), [`agent`] (one instance's part) and [`demo`] (the coordinator).
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod config;
+pub mod demo;
 pub mod grd;
+pub mod instance;
+pub mod latency;
+pub mod ledger;
+pub mod runtime;
+pub mod store;
 pub mod view;
+
+pub use config::NodeConfig;
+pub use runtime::{Handle, Node, NodeError, ReadGuard, Shard, WriteGuard};

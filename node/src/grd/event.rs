@@ -23,6 +23,17 @@ pub enum GrantPath {
 impl GrantPath {
     /// All paths.
     pub const ALL: [Self; 4] = [Self::Local, Self::TwoWay, Self::ThreeWay, Self::Storage];
+
+    /// What reports call it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Local => "local hit",
+            Self::TwoWay => "2-way",
+            Self::ThreeWay => "3-way",
+            Self::Storage => "storage",
+        }
+    }
 }
 
 /// Why a page could not be had.

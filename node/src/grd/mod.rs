@@ -21,6 +21,7 @@ mod table;
 pub use directory::EntryView;
 pub use event::{AcquireError, Effect, Event, GrantPath, WaiterId};
 pub use holdings::HoldingView;
+pub(crate) use table::TagMap;
 
 use crate::view::View;
 use directory::Directory;

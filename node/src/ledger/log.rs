@@ -181,10 +181,12 @@ impl LogWriter {
     /// # Errors
     /// [`LogError::Io`], also when the file is there already: a log is never overwritten.
     pub fn create(path: &Path, header: LogHeader) -> Result<Self, LogError> {
-        let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|source| {
-            LogError::Io { doing: "create", path: path.to_owned(), source }
-        })?;
-        let mut writer = Self { out: BufWriter::with_capacity(1 << 16, file), path: path.to_owned() };
+        let file =
+            OpenOptions::new().write(true).create_new(true).open(path).map_err(|source| {
+                LogError::Io { doing: "create", path: path.to_owned(), source }
+            })?;
+        let mut writer =
+            Self { out: BufWriter::with_capacity(1 << 16, file), path: path.to_owned() };
         writer.put(&encode_header(header))?;
         Ok(writer)
     }
@@ -278,10 +280,7 @@ fn decode(bytes: [u8; RECORD_BYTES], offset_bytes: u64) -> Result<Transfer, LogE
         balance: side.balance.get(),
     };
     Ok(Transfer {
-        id: TransferId {
-            instance: InstanceId(raw.instance.get()),
-            sequence: raw.sequence.get(),
-        },
+        id: TransferId { instance: InstanceId(raw.instance.get()), sequence: raw.sequence.get() },
         amount: raw.amount.get(),
         from: side(raw.from_block, &raw.from),
         to: side(raw.to_block, &raw.to),
@@ -306,8 +305,11 @@ impl LogReader<BufReader<File>> {
     /// # Errors
     /// [`LogError`] when it cannot be read or does not start as a log.
     pub fn open(path: &Path) -> Result<Self, LogError> {
-        let file = File::open(path)
-            .map_err(|source| LogError::Io { doing: "open", path: path.to_owned(), source })?;
+        let file = File::open(path).map_err(|source| LogError::Io {
+            doing: "open",
+            path: path.to_owned(),
+            source,
+        })?;
         Self::new(BufReader::with_capacity(1 << 16, file))
     }
 }
@@ -395,7 +397,8 @@ mod tests {
     const HEADER: LogHeader = LogHeader { instance: InstanceId(2), incarnation: Incarnation(77) };
 
     fn transfer(sequence: u64) -> Transfer {
-        let side = |block, base| Side { block, before: Lsn(base), after: Lsn(base + 1), balance: -5 };
+        let side =
+            |block, base| Side { block, before: Lsn(base), after: Lsn(base + 1), balance: -5 };
         Transfer {
             id: TransferId { instance: InstanceId(2), sequence },
             amount: 17,
@@ -441,8 +444,7 @@ mod tests {
     #[test]
     fn a_cut_off_log_is_refused_at_its_end() {
         let bytes = log_of(2);
-        let read: Vec<_> =
-            LogReader::new(&bytes[..bytes.len() - 1]).expect("header").collect();
+        let read: Vec<_> = LogReader::new(&bytes[..bytes.len() - 1]).expect("header").collect();
         assert!(read[0].is_ok());
         let cut = LogError::Truncated { offset_bytes: 128, found_bytes: 87, expected_bytes: 88 };
         assert_eq!(read[1].as_ref().expect_err("cut").to_string(), cut.to_string());

@@ -76,8 +76,7 @@ impl Rows<'_> {
             chunk.copy_from_slice(&random.next_u64().to_le_bytes()[..chunk.len()]);
         }
         // lp_off 15 bits, lp_flags 2 bits (1: LP_NORMAL), lp_len 15 bits.
-        let pointer =
-            u32::from(u16_of(start)) | 1 << 15 | u32::from(u16_of(bytes)) << 17;
+        let pointer = u32::from(u16_of(start)) | 1 << 15 | u32::from(u16_of(bytes)) << 17;
         self.page[self.lower..self.lower + LINE_POINTER_BYTES]
             .copy_from_slice(&pointer.to_le_bytes());
         self.lower += LINE_POINTER_BYTES;

@@ -132,8 +132,7 @@ pub(crate) fn run(pages: u32, instances: u16, threads: u64, actions: u64) -> Run
     let ledgers: Vec<Ledger> = (0..instances)
         .map(|instance| {
             let path = run.folder.path().join(format!("log.{instance}"));
-            let header =
-                LogHeader { instance: InstanceId(instance), incarnation: Incarnation(1) };
+            let header = LogHeader { instance: InstanceId(instance), incarnation: Incarnation(1) };
             run.logs.push(path.clone());
             Ledger::create(run.manifest.clone(), &path, header, instance == 0).expect("a ledger")
         })

@@ -1,0 +1,444 @@
+//! The agent: runs the ledger's workers on one instance, on the word of a coordinator.
+//!
+//! Purpose: the child side of [`lines`]; what the instance is made of comes through [`Instance`].
+//!
+//! Threads: the caller's thread drives; one thread reads commands; each worker has its own. All of
+//! them report to the driving thread through one channel, so that a failed worker, a command and the
+//! end of input (the coordinator died) are each noticed while waiting for any other.
+//!
+//! Invariants: whatever goes wrong, an `error` event is tried and the caller gets the error; nothing
+//! waits without a deadline but for commands, and those end with the coordinator.
+
+pub mod lines;
+
+use crate::{
+    latency::GrantLatencies,
+    ledger::{
+        log::{LogError, LogHeader},
+        manifest::{Manifest, ManifestError},
+        random::Random,
+        workload::{Ledger, Pages, WorkerError},
+    },
+};
+use lines::{Command, CommandError, Event, Report};
+use pagewire_protocol::{Incarnation, InstanceId};
+use std::{
+    io::{BufRead, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long the sessions to all peers may take.
+const READY_TIMEOUT: Duration = Duration::from_secs(50);
+/// How long workers may take to end once they are told to: longer than a grant's deadline.
+const STOP_TIMEOUT: Duration = Duration::from_secs(50);
+/// How often progress is told.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// Grant latencies of the worker that holds the pages.
+pub trait GrantTimes {
+    /// What this worker's guards took so far.
+    fn latencies(&self) -> GrantLatencies;
+}
+
+/// A running instance, as the agent needs it.
+pub trait Instance {
+    /// The pages as one worker thread sees them.
+    type Worker: Pages + GrantTimes + Send + 'static;
+
+    /// Which instance it is, and which life of it.
+    fn identity(&self) -> (InstanceId, Incarnation);
+
+    /// Where its peers reach it.
+    fn listen_address(&self) -> SocketAddr;
+
+    /// Tells it where every member listens, itself included.
+    ///
+    /// # Errors
+    /// When the list does not fit the configured members.
+    fn set_peers(&mut self, peers: &[(InstanceId, SocketAddr)]) -> Result<(), String>;
+
+    /// Returns once there are sessions to all peers.
+    ///
+    /// # Errors
+    /// After `timeout`, naming the peers that are missing.
+    fn wait_ready(&mut self, timeout: Duration) -> Result<(), String>;
+
+    /// Pages for one more worker.
+    ///
+    /// # Errors
+    /// When the instance has no room for another.
+    fn worker(&self) -> Result<Self::Worker, String>;
+
+    /// Writes back every dirty page that this instance must write.
+    ///
+    /// # Errors
+    /// When a page cannot be written.
+    fn flush(&self) -> Result<(), String>;
+
+    /// Pages and bytes shipped to other instances so far.
+    fn counters(&self) -> (u64, u64);
+
+    /// Ends the instance within a bounded time. Its peers may be gone already, and where the agent
+    /// failed, workers may still hold guards.
+    ///
+    /// # Errors
+    /// When it cannot end in order.
+    fn stop(self) -> Result<(), String>;
+}
+
+/// What the agent runs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Manifest of the prepared relation.
+    pub manifest: PathBuf,
+    /// Where the instance's transfer log goes; must not exist.
+    pub log: PathBuf,
+    /// Workers.
+    pub threads: u32,
+    /// Seed of the workers' choices; every instance and thread has a stream of its own.
+    pub seed: u64,
+}
+
+/// Why the agent ended early.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// The manifest cannot be used.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The log cannot be written.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The coordinator sent something else.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The coordinator sent a command out of order.
+    #[error("the coordinator sent '{found}', expected '{expected}'; both must be of one build")]
+    Order {
+        /// What it sent.
+        found: String,
+        /// What is due.
+        expected: &'static str,
+    },
+    /// The input ended.
+    #[error("the input ended where '{expected}' was expected: the coordinator is gone, stopping")]
+    CoordinatorGone {
+        /// What is due.
+        expected: &'static str,
+    },
+    /// The output cannot be written.
+    #[error("cannot tell the coordinator '{event}': {source}; it is gone, stopping")]
+    Output {
+        /// The event.
+        event: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The instance failed.
+    #[error("instance {instance} cannot {doing}: {reason}")]
+    Instance {
+        /// The instance.
+        instance: InstanceId,
+        /// What was tried.
+        doing: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// A worker failed.
+    #[error("worker {worker} of instance {instance} ended early: {source}")]
+    Worker {
+        /// The instance.
+        instance: InstanceId,
+        /// The worker.
+        worker: u32,
+        /// Why.
+        source: WorkerError,
+    },
+    /// A worker's thread cannot start, or panicked.
+    #[error("worker {worker} of instance {instance} {reason}")]
+    Thread {
+        /// The instance.
+        instance: InstanceId,
+        /// The worker.
+        worker: u32,
+        /// What happened.
+        reason: String,
+    },
+    /// Workers did not end.
+    #[error(
+        "{missing} workers of instance {instance} did not end within {timeout_s} s of 'stop'; \
+         look for a peer that does not answer"
+    )]
+    StopTimeout {
+        /// The instance.
+        instance: InstanceId,
+        /// Workers still at work.
+        missing: usize,
+        /// How long they had.
+        timeout_s: u64,
+    },
+}
+
+/// Boxed: four histograms' headers would make every input large.
+type WorkerResult = Result<Box<GrantLatencies>, WorkerError>;
+
+enum Input {
+    Line(String),
+    WorkerEnded { worker: u32, result: WorkerResult },
+    WorkerPanicked { worker: u32 },
+    End,
+}
+
+/// Drives `instance` by the commands of `input` until `quit`, telling events to `output`.
+///
+/// # Errors
+/// [`AgentError`] of what went wrong first; it was told to the coordinator as an `error` event, if
+/// that still listens.
+pub fn run<I: Instance>(
+    instance: I,
+    options: &Options,
+    input: impl BufRead + Send + 'static,
+    output: impl Write,
+) -> Result<(), AgentError> {
+    let (sender, receiver) = mpsc::channel();
+    let lines = sender.clone();
+    // Detached: it ends with the input, at the latest with the process.
+    thread::spawn(move || {
+        for line in input.lines() {
+            let Ok(line) = line else { break };
+            if lines.send(Input::Line(line)).is_err() {
+                return;
+            }
+        }
+        let _ = lines.send(Input::End);
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    let (id, incarnation) = instance.identity();
+    let mut agent =
+        Agent { instance, id, incarnation, output, receiver, sender, stop: Arc::clone(&stop) };
+    let result = agent.drive(options);
+    // Workers that are still there see the flag at their next action; the process need not wait.
+    stop.store(true, Ordering::Relaxed);
+    if let Err(error) = &result {
+        let _ = agent.tell(&Event::Error { message: error.to_string() });
+    }
+    let stopped = agent.instance.stop();
+    result?;
+    stopped.map_err(|reason| AgentError::Instance { instance: id, doing: "stop", reason })
+}
+
+struct Agent<I, W> {
+    instance: I,
+    id: InstanceId,
+    incarnation: Incarnation,
+    output: W,
+    receiver: Receiver<Input>,
+    sender: Sender<Input>,
+    stop: Arc<AtomicBool>,
+}
+
+impl<I: Instance, W: Write> Agent<I, W> {
+    fn drive(&mut self, options: &Options) -> Result<(), AgentError> {
+        let manifest = Manifest::load(&options.manifest)?;
+        let header = LogHeader { instance: self.id, incarnation: self.incarnation };
+        let ledger = Arc::new(Ledger::create(manifest, &options.log, header, false)?);
+        self.tell(&Event::Listening { address: self.instance.listen_address() })?;
+
+        let peers = match self.command("peers")? {
+            Command::Peers(peers) => peers,
+            other => return Err(out_of_order(&other, "peers")),
+        };
+        self.instance.set_peers(&peers).map_err(self.failed("take its peers"))?;
+        self.instance.wait_ready(READY_TIMEOUT).map_err(self.failed("reach its peers"))?;
+        self.tell(&Event::Ready)?;
+
+        self.expect(&Command::Start, "start")?;
+        let latencies = self.work(options, &ledger)?;
+        ledger.finish_log()?;
+        self.tell(&Event::Stopped)?;
+
+        self.expect(&Command::Flush, "flush")?;
+        self.instance.flush().map_err(self.failed("write back its dirty pages"))?;
+        self.tell(&Event::Flushed)?;
+
+        self.expect(&Command::Quit, "quit")?;
+        let report = self.report(&ledger, &latencies);
+        self.tell(&Event::Report(report))
+    }
+
+    /// Runs the workers until `stop` comes; returns their latencies.
+    fn work(
+        &mut self,
+        options: &Options,
+        ledger: &Arc<Ledger>,
+    ) -> Result<GrantLatencies, AgentError> {
+        for worker in 0..options.threads {
+            let pages = self.instance.worker().map_err(self.failed("start a worker"))?;
+            self.start(worker, pages, ledger, options)?;
+        }
+        let mut next_progress = Instant::now() + PROGRESS_EVERY;
+        loop {
+            let left = next_progress.saturating_duration_since(Instant::now());
+            match self.receiver.recv_timeout(left) {
+                Ok(input) => match self.parse(input, "stop")? {
+                    Command::Stop => break,
+                    other => return Err(out_of_order(&other, "stop")),
+                },
+                Err(_) => {
+                    self.tell_progress(ledger)?;
+                    next_progress = Instant::now() + PROGRESS_EVERY;
+                }
+            }
+        }
+        self.stop.store(true, Ordering::Relaxed);
+        self.collect(options.threads)
+    }
+
+    fn start(
+        &self,
+        worker: u32,
+        pages: I::Worker,
+        ledger: &Arc<Ledger>,
+        options: &Options,
+    ) -> Result<(), AgentError> {
+        let stream = u64::from(self.id.0) << 32 | u64::from(worker);
+        let mut random = Random::stream(options.seed, stream);
+        let (ledger, stop) = (Arc::clone(ledger), Arc::clone(&self.stop));
+        let mut ended = Ended { worker, sender: self.sender.clone(), result: None };
+        let spawned = thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
+            let result = ledger.work(&pages, &mut random, &stop);
+            ended.with(result.map(|()| Box::new(pages.latencies())));
+        });
+        let reason = |error| format!("cannot start: {error}; lower --threads");
+        spawned.map(drop).map_err(|error| AgentError::Thread {
+            instance: self.id,
+            worker,
+            reason: reason(error),
+        })
+    }
+
+    /// Waits for the end of all workers.
+    fn collect(&self, threads: u32) -> Result<GrantLatencies, AgentError> {
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        let mut latencies = GrantLatencies::default();
+        let mut missing = usize::try_from(threads).unwrap_or(usize::MAX);
+        while missing > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = |_: RecvTimeoutError| AgentError::StopTimeout {
+                instance: self.id,
+                missing,
+                timeout_s: STOP_TIMEOUT.as_secs(),
+            };
+            match self.receiver.recv_timeout(left).map_err(timeout)? {
+                Input::WorkerEnded { result: Ok(part), .. } => {
+                    latencies.add(&part);
+                    missing -= 1;
+                }
+                other => return Err(out_of_order(&self.parse(other, "flush")?, "flush")),
+            }
+        }
+        Ok(latencies)
+    }
+
+    fn tell_progress(&mut self, ledger: &Ledger) -> Result<(), AgentError> {
+        let counts = ledger.counts();
+        self.tell(&Event::Progress {
+            transfers: counts.transfers.load(Ordering::Relaxed),
+            audits: counts.audits.load(Ordering::Relaxed),
+            pages_shipped: self.instance.counters().0,
+        })
+    }
+
+    fn report(&self, ledger: &Ledger, latencies: &GrantLatencies) -> Report {
+        let counts = ledger.counts();
+        let (pages_shipped, bytes_shipped) = self.instance.counters();
+        Report {
+            transfers: counts.transfers.load(Ordering::Relaxed),
+            audits: counts.audits.load(Ordering::Relaxed),
+            audit_failures: counts.audit_failures.load(Ordering::Relaxed),
+            reads: counts.reads.load(Ordering::Relaxed),
+            pages_shipped,
+            bytes_shipped,
+            grants: latencies.to_wire(),
+        }
+    }
+
+    fn tell(&mut self, event: &Event) -> Result<(), AgentError> {
+        let mut line = serde_json::to_string(event).unwrap_or_default();
+        line.push('\n');
+        let sent = self.output.write_all(line.as_bytes()).and_then(|()| self.output.flush());
+        sent.map_err(|source| AgentError::Output { event: event.name(), source })
+    }
+
+    fn expect(&self, expected: &Command, name: &'static str) -> Result<(), AgentError> {
+        let found = self.command(name)?;
+        if found == *expected { Ok(()) } else { Err(out_of_order(&found, name)) }
+    }
+
+    fn command(&self, expected: &'static str) -> Result<Command, AgentError> {
+        let input = self.receiver.recv().unwrap_or(Input::End);
+        self.parse(input, expected)
+    }
+
+    fn parse(&self, input: Input, expected: &'static str) -> Result<Command, AgentError> {
+        let instance = self.id;
+        let panicked = |worker, reason: &str| {
+            Err(AgentError::Thread { instance, worker, reason: reason.to_owned() })
+        };
+        match input {
+            Input::Line(line) => Ok(line.parse()?),
+            Input::End => Err(AgentError::CoordinatorGone { expected }),
+            Input::WorkerEnded { worker, result: Err(source) } => {
+                Err(AgentError::Worker { instance, worker, source })
+            }
+            Input::WorkerEnded { worker, result: Ok(_) } => panicked(worker, "ended unasked"),
+            Input::WorkerPanicked { worker } => {
+                panicked(worker, "panicked; its message stands above")
+            }
+        }
+    }
+
+    fn failed(&self, doing: &'static str) -> impl FnOnce(String) -> AgentError + use<I, W> {
+        let instance = self.id;
+        move |reason| AgentError::Instance { instance, doing, reason }
+    }
+}
+
+fn out_of_order(found: &Command, expected: &'static str) -> AgentError {
+    AgentError::Order { found: found.to_string(), expected }
+}
+
+/// Reports the end of a worker's thread, also when it panics.
+struct Ended {
+    worker: u32,
+    sender: Sender<Input>,
+    result: Option<WorkerResult>,
+}
+
+impl Ended {
+    fn with(&mut self, result: WorkerResult) {
+        self.result = Some(result);
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let worker = self.worker;
+        let input = match self.result.take() {
+            Some(result) => Input::WorkerEnded { worker, result },
+            None => Input::WorkerPanicked { worker },
+        };
+        let _ = self.sender.send(input);
+    }
+}
+
+#[cfg(test)]
+mod tests;

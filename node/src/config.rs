@@ -1,0 +1,306 @@
+//! The configuration of one instance: a TOML file, every key of which is known.
+//!
+//! ```toml
+//! cluster = 42                    # the same on all instances
+//! instance = 0                    # its own on each, 0 to 63
+//! listen = "127.0.0.1:7400"
+//! storage = "/srv/shared"         # the same files on all instances
+//! members = [0, 1, 2]             # optional: this instance and its peers
+//! page_size = 8192                # 4096, 8192, 16384 or 32768
+//! arena_mb = 256
+//!
+//! [[peers]]
+//! instance = 1
+//! address = "10.0.0.2:7400"
+//! ```
+
+use crate::view::{View, ViewError};
+use pagewire_protocol::{ClusterId, Epoch, InstanceId, PageSize};
+use pagewire_transport::{EndpointConfig, LaneCredits};
+use serde::Deserialize;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+/// What one instance is told.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Cluster id, the same on all instances.
+    pub cluster: ClusterId,
+    /// This instance's id.
+    pub instance: InstanceId,
+    /// Address to listen on; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// Folder of the shared page files.
+    pub storage: PathBuf,
+    /// All members, this instance included.
+    pub members: Vec<InstanceId>,
+    /// Members to dial, with their addresses.
+    pub peers: Vec<PeerConfig>,
+    /// Size of a page.
+    pub page_size: PageSize,
+    /// Size of the arena, in MiB.
+    pub arena_mb: u32,
+    /// Most pages to cache; by default all that the arena has room for.
+    pub cache_pages: Option<u32>,
+    /// Use huge pages if the host has them.
+    pub huge_pages: bool,
+    /// Cores for the shard's thread; empty: any.
+    pub poller_cores: Vec<usize>,
+    /// Threads that read and write storage.
+    pub io_threads: u32,
+    /// Longest wait for a page, in milliseconds.
+    pub acquire_timeout_ms: u64,
+    /// Put a CRC-32C on every page sent.
+    pub page_crc: bool,
+    /// Receives posted for each peer.
+    pub credits: LaneCredits,
+}
+
+/// Another member and where it listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// Its id.
+    pub instance: InstanceId,
+    /// Its address.
+    pub address: SocketAddr,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration {}: {source}; name an existing TOML file", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The text is no configuration.
+    #[error("configuration {}: {problem}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, what was found and what is expected.
+        problem: String,
+    },
+    /// A value is out of range.
+    #[error("configuration {}: {key} is {found}, expected {expected}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileConfig {
+    cluster: u64,
+    instance: u16,
+    listen: SocketAddr,
+    storage: PathBuf,
+    members: Option<Vec<u16>>,
+    #[serde(default)]
+    peers: Vec<FilePeer>,
+    page_size: Option<u64>,
+    arena_mb: Option<u32>,
+    cache_pages: Option<u32>,
+    huge_pages: Option<bool>,
+    #[serde(default)]
+    poller_cores: Vec<usize>,
+    io_threads: Option<u32>,
+    acquire_timeout_ms: Option<u64>,
+    page_crc: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilePeer {
+    instance: u16,
+    address: SocketAddr,
+}
+
+impl NodeConfig {
+    /// A configuration with defaults, for instance `instance` of `members`.
+    #[must_use]
+    pub fn new(
+        cluster: ClusterId,
+        instance: InstanceId,
+        members: Vec<InstanceId>,
+        listen: SocketAddr,
+        storage: PathBuf,
+    ) -> Self {
+        Self {
+            cluster,
+            instance,
+            listen,
+            storage,
+            members,
+            peers: Vec::new(),
+            page_size: PageSize::K8,
+            arena_mb: 64,
+            cache_pages: None,
+            huge_pages: true,
+            poller_cores: Vec::new(),
+            io_threads: 2,
+            acquire_timeout_ms: 30_000,
+            page_crc: true,
+            credits: LaneCredits::default(),
+        }
+    }
+
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: no such file, not TOML, an unknown or missing key, a value out of range.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads the text of a TOML file; `path` is for the errors.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: not TOML, an unknown or missing key, a value out of range.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let file: FileConfig = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(0, |span| {
+                text.as_bytes()[..span.start.min(text.len())]
+                    .iter()
+                    .filter(|b| **b == b'\n')
+                    .count()
+                    + 1
+            });
+            let problem = format!("line {line}: {}", error.message().replace('\n', " "));
+            ConfigError::Parse { path: path.to_owned(), problem }
+        })?;
+        let value = |key, found: String, expected| ConfigError::Value {
+            path: path.to_owned(),
+            key,
+            found,
+            expected,
+        };
+        let page_bytes = file.page_size.unwrap_or(8192);
+        let page_size = PageSize::from_bytes(page_bytes).ok_or_else(|| {
+            value("page_size", page_bytes.to_string(), "4096, 8192, 16384 or 32768")
+        })?;
+        let peers: Vec<_> = file
+            .peers
+            .iter()
+            .map(|p| PeerConfig { instance: InstanceId(p.instance), address: p.address })
+            .collect();
+        let instance = InstanceId(file.instance);
+        let members = match file.members {
+            Some(ids) => ids.into_iter().map(InstanceId).collect(),
+            None => peers.iter().map(|p| p.instance).chain([instance]).collect::<Vec<_>>(),
+        };
+        if !members.contains(&instance) {
+            let found = format!("a list without {instance}");
+            return Err(value("members", found, "a list with this instance's id"));
+        }
+        if let Some(stranger) = peers.iter().find(|p| !members.contains(&p.instance)) {
+            let found = format!("instance {}", stranger.instance);
+            return Err(value("peers", found, "only instances that `members` lists"));
+        }
+        let defaults =
+            Self::new(ClusterId(file.cluster), instance, members, file.listen, file.storage);
+        let config = Self {
+            peers,
+            page_size,
+            arena_mb: file.arena_mb.unwrap_or(defaults.arena_mb),
+            cache_pages: file.cache_pages,
+            huge_pages: file.huge_pages.unwrap_or(defaults.huge_pages),
+            poller_cores: file.poller_cores,
+            io_threads: file.io_threads.unwrap_or(defaults.io_threads),
+            acquire_timeout_ms: file.acquire_timeout_ms.unwrap_or(defaults.acquire_timeout_ms),
+            page_crc: file.page_crc.unwrap_or(defaults.page_crc),
+            ..defaults
+        };
+        if !(1..=64).contains(&config.io_threads) {
+            return Err(value("io_threads", config.io_threads.to_string(), "1 to 64"));
+        }
+        if !(1..=1 << 20).contains(&config.arena_mb) {
+            return Err(value("arena_mb", config.arena_mb.to_string(), "1 to 1048576"));
+        }
+        if config.acquire_timeout_ms == 0 {
+            return Err(value("acquire_timeout_ms", "0".to_owned(), "at least 1"));
+        }
+        Ok(config)
+    }
+
+    /// The membership view that the member list makes.
+    ///
+    /// # Errors
+    /// [`ViewError`] when the list cannot be used.
+    pub fn view(&self) -> Result<View, ViewError> {
+        View::new(Epoch(1), self.members.clone())
+    }
+
+    /// Frames of the arena.
+    #[must_use]
+    pub fn frames(&self) -> u32 {
+        let frames = (u64::from(self.arena_mb) << 20) / self.page_size.bytes() as u64;
+        u32::try_from(frames).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn endpoint(&self, view: &View) -> EndpointConfig {
+        EndpointConfig {
+            view_hash: view.hash(),
+            credits: self.credits,
+            page_crc: self.page_crc,
+            ..EndpointConfig::new(self.cluster, self.instance, self.listen)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "cluster = 7\ninstance = 1\nlisten = \"127.0.0.1:0\"\nstorage = \"/tmp\"\n";
+
+    fn parse(text: &str) -> Result<NodeConfig, String> {
+        NodeConfig::parse(text, Path::new("node.toml")).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn defaults_and_peers() {
+        let text = format!("{GOOD}[[peers]]\ninstance = 4\naddress = \"127.0.0.1:9\"\n");
+        let config = parse(&text).unwrap();
+        assert_eq!(config.members, [InstanceId(4), InstanceId(1)]);
+        assert_eq!((config.page_size, config.frames()), (PageSize::K8, 8192));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let error = parse(&format!("{GOOD}arena_mib = 5\n")).unwrap_err();
+        assert!(error.contains("line 5") && error.contains("arena_mib"), "{error}");
+        assert!(!error.contains('\n'), "one line: {error}");
+    }
+
+    #[test]
+    fn values_out_of_range_say_what_is_expected() {
+        for (line, expected) in [
+            ("page_size = 1000", "4096, 8192, 16384 or 32768"),
+            ("io_threads = 0", "1 to 64"),
+            ("arena_mb = 0", "1 to 1048576"),
+            ("members = [0, 2]", "this instance's id"),
+            ("acquire_timeout_ms = 0", "at least 1"),
+        ] {
+            let error = parse(&format!("{GOOD}{line}\n")).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(parse("cluster = 7\n").unwrap_err().contains("missing field"));
+        assert!(parse("cluster = [").unwrap_err().contains("line 1"));
+    }
+}

@@ -1,0 +1,476 @@
+//! The demo's child processes: started, told, listened to, and never left behind.
+//!
+//! Threads: one reader per child feeds one channel; the coordinator's thread does all the rest.
+//!
+//! Invariants: every wait has a deadline and notices the death of any child; a child is killed and
+//! reaped when its handle is dropped, on every path.
+
+use crate::agent::lines::{Command as Order, Event};
+use pagewire_protocol::InstanceId;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, Receiver, Sender},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long a child that closed its output may take to exit.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a complaint: how long to listen for the death of another instance that explains it.
+const SETTLE: Duration = Duration::from_millis(300);
+/// How often an exit is looked for: the standard library has no wait with a deadline.
+const EXIT_POLL: Duration = Duration::from_millis(2);
+/// After this event an agent exits.
+const LAST_EVENT: &str = "report";
+/// A line of output that is told in an error is cut to so many characters.
+const TOLD_CHARS: usize = 120;
+
+/// What went wrong with a child.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChildError {
+    /// It cannot be started.
+    #[error("cannot start {what}: {source}; check that the program may run and the process limit")]
+    Start {
+        /// Which child.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It ended early.
+    #[error(
+        "instance {instance} ended early ({status}), expected '{expected}' from it; see its last lines above"
+    )]
+    Died {
+        /// The instance.
+        instance: InstanceId,
+        /// How it ended.
+        status: String,
+        /// What it should have told.
+        expected: &'static str,
+    },
+    /// It reported an error.
+    #[error("instance {instance} failed: {message}")]
+    Failed {
+        /// The instance.
+        instance: InstanceId,
+        /// What it said.
+        message: String,
+    },
+    /// It told something else.
+    #[error(
+        "instance {instance} told '{found}', expected '{expected}'; \
+         check that nothing else writes to its standard output"
+    )]
+    Unexpected {
+        /// The instance.
+        instance: InstanceId,
+        /// What it told.
+        found: String,
+        /// What is due.
+        expected: &'static str,
+    },
+    /// It did not answer.
+    #[error(
+        "instance {instance} did not tell '{expected}' within {timeout_s} s; \
+         look for an overloaded or paused host"
+    )]
+    Timeout {
+        /// The instance.
+        instance: InstanceId,
+        /// What is due.
+        expected: &'static str,
+        /// How long it had.
+        timeout_s: u64,
+    },
+    /// It did not exit well at the end.
+    #[error(
+        "instance {instance} finished its work but ended with {status}, expected exit status 0"
+    )]
+    Exit {
+        /// The instance.
+        instance: InstanceId,
+        /// How it ended.
+        status: String,
+    },
+    /// A helper process did not answer.
+    #[error("{what} did not finish within {timeout_s} s; look for an overloaded or paused host")]
+    HelperTimeout {
+        /// Which process.
+        what: &'static str,
+        /// How long it had.
+        timeout_s: u64,
+    },
+}
+
+/// A process that does not outlive its handle.
+#[derive(Debug)]
+struct Guarded(Child);
+
+impl Guarded {
+    fn start(command: &mut Command, what: &str) -> Result<Self, ChildError> {
+        let child = command.spawn();
+        child.map(Self).map_err(|source| ChildError::Start { what: what.to_owned(), source })
+    }
+
+    /// Its exit status, if it exits before `deadline`.
+    fn wait(&mut self, deadline: Instant) -> Option<ExitStatus> {
+        loop {
+            match self.0.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) if Instant::now() < deadline => thread::park_timeout(EXIT_POLL),
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // Both fail only for a child that is reaped already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+enum Incoming {
+    Event(Event),
+    Garbage(String),
+    Closed,
+}
+
+#[derive(Debug)]
+struct Member {
+    process: Guarded,
+    input: Option<ChildStdin>,
+}
+
+/// The agents of all instances.
+pub struct Fleet {
+    members: BTreeMap<InstanceId, Member>,
+    sender: Sender<(InstanceId, Incoming)>,
+    receiver: Receiver<(InstanceId, Incoming)>,
+    timeout: Duration,
+}
+
+impl std::fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fleet").field("members", &self.members).finish_non_exhaustive()
+    }
+}
+
+impl Fleet {
+    /// No agents yet; every wait ends after `timeout`.
+    #[must_use]
+    pub fn new(timeout: Duration) -> Self {
+        let (sender, receiver) = mpsc::channel();
+        Self { members: BTreeMap::new(), sender, receiver, timeout }
+    }
+
+    /// Starts `command` as the agent of `instance`.
+    ///
+    /// # Errors
+    /// [`ChildError::Start`].
+    pub fn start(&mut self, instance: InstanceId, command: &mut Command) -> Result<(), ChildError> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut process = Guarded::start(command, &format!("instance {instance}"))?;
+        let input = process.0.stdin.take();
+        let output = process.0.stdout.take();
+        self.members.insert(instance, Member { process, input });
+        let sender = self.sender.clone();
+        thread::spawn(move || {
+            for line in output.into_iter().flat_map(|output| BufReader::new(output).lines()) {
+                let Ok(line) = line else { break };
+                let incoming = match serde_json::from_str(&line) {
+                    Ok(event) => Incoming::Event(event),
+                    Err(_) => Incoming::Garbage(line.chars().take(TOLD_CHARS).collect()),
+                };
+                if sender.send((instance, incoming)).is_err() {
+                    return;
+                }
+            }
+            let _ = sender.send((instance, Incoming::Closed));
+        });
+        Ok(())
+    }
+
+    /// Sends `order` to every agent. One that cannot be told is dead: the wait that follows says so.
+    pub fn tell(&mut self, order: &Order) {
+        for member in self.members.values_mut() {
+            if let Some(input) = &mut member.input {
+                let _ = writeln!(input, "{order}").and_then(|()| input.flush());
+            }
+        }
+    }
+
+    /// Waits until every agent has told the event that is called `expected`.
+    ///
+    /// # Errors
+    /// [`ChildError`] of the agent that died, failed, told something else or said nothing.
+    pub fn wait_all(
+        &mut self,
+        expected: &'static str,
+    ) -> Result<BTreeMap<InstanceId, Event>, ChildError> {
+        let deadline = Instant::now() + self.timeout;
+        let mut told = BTreeMap::new();
+        while let Some(missing) = self.members.keys().find(|id| !told.contains_key(*id)) {
+            let timeout = ChildError::Timeout {
+                instance: *missing,
+                expected,
+                timeout_s: self.timeout.as_secs(),
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok((instance, incoming)) = self.receiver.recv_timeout(left) else {
+                return Err(timeout);
+            };
+            match incoming {
+                Incoming::Event(Event::Progress { .. }) => {}
+                // Whoever has told its last event may go while the others still speak.
+                Incoming::Closed if expected == LAST_EVENT && told.contains_key(&instance) => {}
+                Incoming::Event(event)
+                    if event.name() == expected && !told.contains_key(&instance) =>
+                {
+                    told.insert(instance, event);
+                }
+                other => return Err(self.failure(instance, other, expected)),
+            }
+        }
+        Ok(told)
+    }
+
+    /// Lets the agents work for `duration`; `show` gets every progress event.
+    ///
+    /// # Errors
+    /// As [`Fleet::wait_all`], but silence is no error.
+    pub fn watch(
+        &mut self,
+        duration: Duration,
+        mut show: impl FnMut(InstanceId, &Event),
+    ) -> Result<(), ChildError> {
+        let end = Instant::now() + duration;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            match self.receiver.recv_timeout(left) {
+                Ok((instance, Incoming::Event(event @ Event::Progress { .. }))) => {
+                    show(instance, &event);
+                }
+                Ok((instance, other)) => return Err(self.failure(instance, other, "progress")),
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits for the exit of every agent.
+    ///
+    /// # Errors
+    /// [`ChildError::Exit`] for one that does not exit, or not with status 0.
+    pub fn finish(mut self) -> Result<(), ChildError> {
+        let deadline = Instant::now() + self.timeout;
+        for (instance, member) in &mut self.members {
+            member.input = None;
+            let status = member.process.wait(deadline);
+            if !status.is_some_and(|status| status.success()) {
+                return Err(ChildError::Exit { instance: *instance, status: tell(status) });
+            }
+        }
+        Ok(())
+    }
+
+    /// The error for what `instance` told, or for the death of another that explains it.
+    fn failure(
+        &mut self,
+        instance: InstanceId,
+        incoming: Incoming,
+        expected: &'static str,
+    ) -> ChildError {
+        let first = match incoming {
+            Incoming::Closed => return self.death(instance, expected),
+            Incoming::Event(Event::Error { message }) => ChildError::Failed { instance, message },
+            Incoming::Event(event) => {
+                let found = event.name().to_owned();
+                return ChildError::Unexpected { instance, found, expected };
+            }
+            Incoming::Garbage(found) => {
+                return ChildError::Unexpected { instance, found, expected };
+            }
+        };
+        // An instance that complains may only be the first to notice that another has died.
+        let mut complained = BTreeSet::from([instance]);
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.receiver.recv_timeout(left) {
+                Ok((other, Incoming::Event(Event::Error { .. }))) => {
+                    complained.insert(other);
+                }
+                Ok((other, Incoming::Closed)) if !complained.contains(&other) => {
+                    return self.death(other, expected);
+                }
+                Ok(_) => {}
+                Err(_) => return first,
+            }
+        }
+    }
+
+    fn death(&mut self, instance: InstanceId, expected: &'static str) -> ChildError {
+        let deadline = Instant::now() + EXIT_TIMEOUT;
+        let member = self.members.get_mut(&instance);
+        let status = tell(member.and_then(|member| member.process.wait(deadline)));
+        ChildError::Died { instance, status, expected }
+    }
+}
+
+fn tell(status: Option<ExitStatus>) -> String {
+    status.map_or_else(|| "its output closed".to_owned(), |status| status.to_string())
+}
+
+/// Runs `command` to its end and returns its status and standard output.
+///
+/// # Errors
+/// [`ChildError::Start`], or [`ChildError::HelperTimeout`] after `timeout`; it is killed then.
+pub fn run_helper(
+    command: &mut Command,
+    what: &'static str,
+    timeout: Duration,
+) -> Result<(ExitStatus, String), ChildError> {
+    let deadline = Instant::now() + timeout;
+    let late = || ChildError::HelperTimeout { what, timeout_s: timeout.as_secs() };
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut process = Guarded::start(command, what)?;
+    let (sender, receiver) = mpsc::channel();
+    let output = process.0.stdout.take();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut output) = output {
+            let _ = output.read_to_end(&mut bytes);
+        }
+        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    let text = receiver.recv_timeout(timeout).map_err(|_| late())?;
+    let status = process.wait(deadline).ok_or_else(late)?;
+    Ok((status, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::lines::Report;
+
+    const LISTENING: &str = r#"echo '{"event":"listening","address":"127.0.0.1:1"}'"#;
+
+    fn fleet(timeout: Duration, scripts: &[String]) -> Fleet {
+        let mut fleet = Fleet::new(timeout);
+        for (number, script) in (0..).zip(scripts) {
+            let mut command = Command::new("/bin/sh");
+            fleet.start(InstanceId(number), command.args(["-c", script])).expect("a shell");
+        }
+        fleet
+    }
+
+    fn long(scripts: &[&str]) -> Fleet {
+        let scripts: Vec<_> = scripts.iter().map(ToString::to_string).collect();
+        fleet(Duration::from_secs(30), &scripts)
+    }
+
+    #[test]
+    fn agents_are_told_and_heard_until_they_exit() {
+        let progress = r#"echo '{"event":"progress","transfers":5,"audits":2,"pages_shipped":1}'"#;
+        let report = serde_json::to_string(&Event::Report(Report::default())).expect("JSON");
+        let script = |delay: &str| {
+            format!(
+                "{LISTENING}; read start; test \"$start\" = \"start\" || exit 9; {progress}; \
+                 read quit; {delay} echo '{report}'"
+            )
+        };
+        // The second one speaks when the first one is gone.
+        let scripts = [script(""), script("read more;")];
+        let mut fleet = fleet(Duration::from_secs(30), &scripts);
+        let told = fleet.wait_all("listening").expect("both listen");
+        assert_eq!(told.len(), 2);
+        fleet.tell(&Order::Start);
+        let mut shown = 0;
+        fleet.watch(Duration::from_millis(200), |_, _| shown += 1).expect("both work");
+        fleet.tell(&Order::Quit);
+        let first = fleet.members.get_mut(&InstanceId(0)).expect("a child");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        assert!(first.process.wait(deadline).is_some(), "the first one is gone");
+        fleet.tell(&Order::Quit);
+        assert_eq!(fleet.wait_all(LAST_EVENT).expect("both report").len(), 2);
+        fleet.finish().expect("both exit 0");
+        assert!(shown <= 2);
+    }
+
+    #[test]
+    fn a_child_that_dies_is_named_with_its_status() {
+        let mut fleet = long(&["read forever", "exit 7"]);
+        let error = fleet.wait_all("listening").expect_err("instance 1 died").to_string();
+        assert!(error.starts_with("instance 1 ended early (exit status: 7)"), "{error}");
+        assert!(error.contains("expected 'listening'"), "{error}");
+    }
+
+    #[test]
+    fn a_child_that_reports_an_error_is_quoted() {
+        let script = r#"echo '{"event":"error","message":"port is busy"}'; exit 1"#;
+        let mut fleet = long(&[script, "read forever"]);
+        let error = fleet.wait_all("listening").expect_err("instance 0 failed").to_string();
+        assert_eq!(error, "instance 0 failed: port is busy");
+    }
+
+    #[test]
+    fn a_death_explains_the_complaint_of_another() {
+        let complaint = r#"echo '{"event":"error","message":"peer 1 is gone"}'; read forever"#;
+        let mut fleet = long(&[complaint, "kill -9 $$"]);
+        let error = fleet.watch(Duration::from_secs(30), |_, _| {}).expect_err("1 was killed");
+        assert!(matches!(error, ChildError::Died { instance: InstanceId(1), .. }), "{error}");
+        assert!(error.to_string().contains("signal: 9"), "{error}");
+    }
+
+    #[test]
+    fn silence_garbage_and_a_wrong_event_are_refused() {
+        let mut silent = fleet(Duration::from_millis(50), &["read forever".to_owned()]);
+        let error = silent.wait_all("ready").expect_err("it says nothing");
+        assert!(matches!(error, ChildError::Timeout { expected: "ready", .. }), "{error}");
+
+        let mut garbage = long(&["echo hello; read forever"]);
+        let error = garbage.wait_all("ready").expect_err("no event").to_string();
+        assert!(error.starts_with("instance 0 told 'hello', expected 'ready'"), "{error}");
+
+        let mut wrong = long(&[&format!("{LISTENING}; read forever")]);
+        let error = wrong.wait_all("ready").expect_err("another event").to_string();
+        assert!(error.starts_with("instance 0 told 'listening', expected 'ready'"), "{error}");
+    }
+
+    #[test]
+    fn a_bad_exit_at_the_end_is_an_error() {
+        let fleet = long(&["exit 3"]);
+        let error = fleet.finish().expect_err("status 3").to_string();
+        assert!(error.contains("ended with exit status: 3"), "{error}");
+    }
+
+    #[test]
+    fn no_child_outlives_the_fleet() {
+        let mut fleet = long(&["echo $$ >&2; exec sleep 1000"]);
+        let id = fleet.members.values_mut().next().expect("a child").process.0.id();
+        assert!(std::path::Path::new(&format!("/proc/{id}")).exists());
+        drop(fleet);
+        assert!(!std::path::Path::new(&format!("/proc/{id}")).exists());
+    }
+
+    #[test]
+    fn a_helper_returns_its_output_or_is_killed() {
+        let mut command = Command::new("/bin/sh");
+        let helper = command.args(["-c", "echo done; exit 4"]);
+        let (status, text) =
+            run_helper(helper, "the helper", Duration::from_secs(30)).expect("it ran");
+        assert_eq!((status.code(), text.as_str()), (Some(4), "done\n"));
+        let mut command = Command::new("/bin/sh");
+        let helper = command.args(["-c", "exec sleep 1000"]);
+        let error = run_helper(helper, "the helper", Duration::from_millis(50)).expect_err("late");
+        assert!(matches!(error, ChildError::HelperTimeout { .. }), "{error}");
+    }
+}

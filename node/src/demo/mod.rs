@@ -1,0 +1,478 @@
+//! `pagewire demo`: a cluster of processes on this host, a ledger on it, and the proof that no update
+//! was lost.
+//!
+//! ```text
+//!  prepare relation --> N x `pagewire node --agent` (children) --> `pagewire verify` --> report
+//!                        listening, peers, ready, start ... stop, flush, quit
+//! ```
+//! Purpose: the coordinator. It touches no page: it prepares the files, starts and paces the
+//! instances ([`child`]), lets a separate process judge what they left ([`verify_cmd`]) and prints
+//! the outcome ([`report`]).
+//!
+//! Invariants: the source of `--pages` is only read; the temporary folder and every child are gone
+//! when [`run`] returns; what can be refused is refused before anything is started.
+
+pub mod child;
+pub mod report;
+pub mod verify_cmd;
+
+use crate::{
+    agent::lines::{Command as Order, Event, Report},
+    ledger::{
+        manifest::ManifestError,
+        random::Random,
+        relation::{self, Prepared, RelationError},
+        verify::Verification,
+    },
+};
+use child::{ChildError, Fleet};
+use pagewire_protocol::{InstanceId, PageSize};
+use report::{DemoReport, Setting, grouped};
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    io::{self, IsTerminal, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// How long the instances may take for each step.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Page size of the demo's cluster.
+const PAGE_SIZE: PageSize = PageSize::K8;
+/// Pages of the made-up relation: few enough that instances meet, enough for all kinds of page.
+const SYNTHETIC_PAGES: u32 = 600;
+/// An arena holds the relation and what is in flight, within these bounds: a large relation is
+/// evicted and read again.
+const ARENA_MIB: std::ops::RangeInclusive<u32> = 32..=128;
+const ARENA_IN_FLIGHT_MIB: u32 = 16;
+
+/// Runs a small cluster on this host, moves money between pages, and proves that nothing was lost
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoOptions {
+    /// Instances, each a process of its own
+    #[arg(long, value_name = "N", default_value_t = 3,
+          value_parser = clap::value_parser!(u16).range(2..=4))]
+    pub nodes: u16,
+    /// How long the workload runs, in seconds
+    #[arg(long, value_name = "S", default_value_t = 5,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: u64,
+    /// Work on a copy of this relation file (`relfile.1` is the relation's second segment)
+    #[arg(long, value_name = "FILE")]
+    pub pages: Option<PathBuf>,
+    /// Keep the result here, with each page's original LSN
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// What carries the pages; `auto` takes the best that this build has
+    #[arg(long, value_enum, default_value_t = Transport::Auto)]
+    pub transport: Transport,
+    /// Workers of each instance
+    #[arg(long, value_name = "N", default_value_t = 2,
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub threads: u32,
+    /// Seed of the pages and of the workers' choices [default: another one each time]
+    #[arg(long, value_name = "SEED")]
+    pub seed: Option<u64>,
+    /// One JSON object on standard output instead of the table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What carries the pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Transport {
+    /// The best that this build has: TCP.
+    Auto,
+    /// TCP.
+    Tcp,
+}
+
+/// Why the demo cannot run or finish.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DemoError {
+    /// A child failed.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// The relation cannot be prepared or put back.
+    #[error(transparent)]
+    Relation(#[from] RelationError),
+    /// The manifest cannot be written.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The result could not be kept.
+    #[error("cannot write --out {}: {source}; give a path in a folder you may write to", path.display())]
+    Out {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The result would overwrite its source.
+    #[error(
+        "--out {} is the same file as --pages; give another path, then put the result in place \
+         yourself",
+        path.display()
+    )]
+    OutIsSource {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot {doing}: {source}; check TMPDIR, permissions and free space")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The verifier printed no verdict.
+    #[error(
+        "the verifier ended with {status} and no verdict, expected one; its error stands above"
+    )]
+    NoVerdict {
+        /// How it ended.
+        status: String,
+    },
+}
+
+/// Runs the demo and prints its outcome; true when the verification passed and no audit failed.
+///
+/// # Errors
+/// [`DemoError`] when it cannot run to its end. All children have ended then.
+pub fn run(options: &DemoOptions) -> Result<bool, DemoError> {
+    check_files(options)?;
+    let seed = options.seed.unwrap_or_else(fresh_seed);
+    let folder = tempfile::Builder::new()
+        .prefix("pagewire-demo-")
+        .tempdir()
+        .map_err(io_error("make a temporary folder"))?;
+    let stage = Stage::set(options, seed, folder.path())?;
+    let (elapsed, reports) = stage.play()?;
+    let transfers = reports.iter().map(|report| report.transfers).sum();
+    let found = stage.judge(transfers)?;
+    let report = DemoReport::new(stage.setting(), elapsed, &reports, &found);
+    if let Some(out) = &options.out {
+        if report.passed() {
+            relation::finish(&stage.prepared.path, &stage.prepared.manifest, out)?;
+        } else {
+            eprintln!("pagewire: {} is not written: the result is not verified", out.display());
+        }
+    }
+    let text = if options.json {
+        serde_json::to_string(&report).map_err(io::Error::from).map(|text| text + "\n")
+    } else {
+        Ok(report.table())
+    };
+    text.and_then(|text| io::stdout().lock().write_all(text.as_bytes()))
+        .map_err(io_error("print the outcome"))?;
+    Ok(report.passed())
+}
+
+/// Refuses what will not work at the end, before anything is started.
+fn check_files(options: &DemoOptions) -> Result<(), DemoError> {
+    if let Some(pages) = &options.pages {
+        relation::check_file(pages, PAGE_SIZE)?;
+    }
+    let Some(out) = &options.out else { return Ok(()) };
+    let identity = |path: &Path| fs::metadata(path).ok().map(|about| (about.dev(), about.ino()));
+    let before = identity(out);
+    if before.is_some() && before == options.pages.as_deref().and_then(identity) {
+        return Err(DemoError::OutIsSource { path: out.clone() });
+    }
+    let refused = |source| DemoError::Out { path: out.clone(), source };
+    OpenOptions::new().write(true).create(true).truncate(false).open(out).map_err(refused)?;
+    if before.is_none() {
+        fs::remove_file(out).map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// A seed that every JSON reader can hold.
+fn fresh_seed() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let nanoseconds = now.as_secs().wrapping_mul(1_000_000_000) + u64::from(now.subsec_nanos());
+    Random::stream(nanoseconds, u64::from(std::process::id())).next_u64() >> 32
+}
+
+/// Everything that is there before the first instance starts.
+struct Stage<'o> {
+    options: &'o DemoOptions,
+    seed: u64,
+    folder: &'o Path,
+    program: PathBuf,
+    prepared: Prepared,
+}
+
+impl<'o> Stage<'o> {
+    fn set(options: &'o DemoOptions, seed: u64, folder: &'o Path) -> Result<Self, DemoError> {
+        let program = std::env::current_exe().map_err(io_error("find this program's own path"))?;
+        let storage = folder.join("storage");
+        let prepared = match &options.pages {
+            Some(file) => relation::prepare_file(&storage, PAGE_SIZE, file)?,
+            None => relation::prepare_synthetic(&storage, PAGE_SIZE, SYNTHETIC_PAGES, seed)?,
+        };
+        let stage = Self { options, seed, folder, program, prepared };
+        stage.prepared.manifest.save(&stage.manifest_path())?;
+        // Runs on one host at one time must not take each other's instances for peers; TOML has
+        // signed numbers.
+        let cluster = Random::new(fresh_seed()).next_u64() >> 1;
+        for instance in stage.instances() {
+            let text = config(instance, options.nodes, cluster, &storage, stage.arena_mib());
+            fs::write(stage.config_path(instance), text)
+                .map_err(io_error("write an instance's configuration"))?;
+        }
+        Ok(stage)
+    }
+
+    fn instances(&self) -> impl Iterator<Item = InstanceId> + use<> {
+        (0..self.options.nodes).map(InstanceId)
+    }
+
+    fn manifest_path(&self) -> PathBuf {
+        self.folder.join("manifest.json")
+    }
+
+    fn config_path(&self, instance: InstanceId) -> PathBuf {
+        self.folder.join(format!("instance-{instance}.toml"))
+    }
+
+    fn log_path(&self, instance: InstanceId) -> PathBuf {
+        self.folder.join(format!("transfers-{instance}.log"))
+    }
+
+    fn arena_mib(&self) -> u32 {
+        let pages_per_mib = (1 << 20) / PAGE_SIZE.bytes_u32();
+        let relation_mib = self.prepared.manifest.page_count.div_ceil(pages_per_mib);
+        (relation_mib + ARENA_IN_FLIGHT_MIB).clamp(*ARENA_MIB.start(), *ARENA_MIB.end())
+    }
+
+    fn setting(&self) -> Setting {
+        let manifest = &self.prepared.manifest;
+        let transport = match self.options.transport {
+            Transport::Auto | Transport::Tcp => "tcp",
+        };
+        Setting {
+            nodes: self.options.nodes,
+            transport,
+            pages: manifest.page_count,
+            accounts: manifest.account_count() as u64,
+            threads: self.options.threads,
+            seed: self.seed,
+            seconds: self.options.seconds,
+        }
+    }
+
+    /// Runs the instances; returns how long the workers worked and what each instance reports.
+    fn play(&self) -> Result<(Duration, Vec<Report>), DemoError> {
+        let mut fleet = Fleet::new(STEP_TIMEOUT);
+        for instance in self.instances() {
+            fleet.start(instance, &mut self.node_command(instance))?;
+        }
+        let listening = fleet.wait_all("listening")?;
+        fleet.tell(&Order::Peers(addresses(&listening)));
+        fleet.wait_all("ready")?;
+
+        fleet.tell(&Order::Start);
+        let started = Instant::now();
+        let mut progress = Progress::new(started);
+        let watched = fleet.watch(Duration::from_secs(self.options.seconds), |instance, event| {
+            progress.show(instance, event);
+        });
+        progress.clear();
+        watched?;
+        fleet.tell(&Order::Stop);
+        let elapsed = started.elapsed();
+        fleet.wait_all("stopped")?;
+
+        fleet.tell(&Order::Flush);
+        fleet.wait_all("flushed")?;
+        fleet.tell(&Order::Quit);
+        let reports = reports(fleet.wait_all("report")?);
+        fleet.finish()?;
+        Ok((elapsed, reports))
+    }
+
+    fn node_command(&self, instance: InstanceId) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("node").arg("--config").arg(self.config_path(instance)).arg("--agent");
+        command.arg("--manifest").arg(self.manifest_path());
+        command.arg("--log").arg(self.log_path(instance));
+        command.arg("--threads").arg(self.options.threads.to_string());
+        command.arg("--seed").arg(self.seed.to_string());
+        command
+    }
+
+    /// Lets a process that shares nothing with the instances judge the files they left.
+    fn judge(&self, transfers: u64) -> Result<Verification, DemoError> {
+        let mut command = Command::new(&self.program);
+        command.arg("verify").arg("--manifest").arg(self.manifest_path());
+        command.arg("--relation").arg(&self.prepared.path);
+        for instance in self.instances() {
+            command.arg("--log").arg(self.log_path(instance));
+        }
+        command.arg("--transfers").arg(transfers.to_string()).arg("--json");
+        // Replaying is far faster than the run was; the step's time is for reading a large relation.
+        let timeout = STEP_TIMEOUT + 2 * Duration::from_secs(self.options.seconds);
+        let (status, text) = child::run_helper(&mut command, "the verifier", timeout)?;
+        serde_json::from_str(&text).map_err(|_| DemoError::NoVerdict { status: status.to_string() })
+    }
+}
+
+/// The configuration of one instance; its peers' addresses come once they are known.
+fn config(
+    instance: InstanceId,
+    nodes: u16,
+    cluster: u64,
+    storage: &Path,
+    arena_mib: u32,
+) -> String {
+    // A JSON string is a TOML basic string.
+    let storage = serde_json::Value::from(storage.to_string_lossy());
+    let members: Vec<u16> = (0..nodes).collect();
+    format!(
+        "cluster = {cluster}\n\
+         instance = {instance}\n\
+         members = {members:?}\n\
+         listen = \"127.0.0.1:0\"\n\
+         storage = {storage}\n\
+         page_size = {}\n\
+         arena_mb = {arena_mib}\n",
+        PAGE_SIZE.bytes()
+    )
+}
+
+fn addresses(listening: &BTreeMap<InstanceId, Event>) -> Vec<(InstanceId, std::net::SocketAddr)> {
+    let address = |(instance, event): (&InstanceId, &Event)| match event {
+        Event::Listening { address } => Some((*instance, *address)),
+        _ => None,
+    };
+    listening.iter().filter_map(address).collect()
+}
+
+fn reports(told: BTreeMap<InstanceId, Event>) -> Vec<Report> {
+    let report = |event| match event {
+        Event::Report(report) => Some(report),
+        _ => None,
+    };
+    told.into_values().filter_map(report).collect()
+}
+
+fn io_error(doing: &'static str) -> impl FnOnce(io::Error) -> DemoError {
+    move |source| DemoError::Io { doing, source }
+}
+
+/// The line that a terminal shows while the workers work.
+struct Progress {
+    started: Instant,
+    is_shown: bool,
+    last: BTreeMap<InstanceId, [u64; 3]>,
+}
+
+impl Progress {
+    fn new(started: Instant) -> Self {
+        Self { started, is_shown: io::stderr().is_terminal(), last: BTreeMap::new() }
+    }
+
+    fn show(&mut self, instance: InstanceId, event: &Event) {
+        let Event::Progress { transfers, audits, pages_shipped } = event else { return };
+        self.last.insert(instance, [*transfers, *audits, *pages_shipped]);
+        if self.is_shown {
+            eprint!("\r\x1b[K{}", self.line(self.started.elapsed()));
+        }
+    }
+
+    fn line(&self, elapsed: Duration) -> String {
+        let sum = |field: usize| grouped(self.last.values().map(|counts| counts[field]).sum());
+        let (transfers, audits, pages) = (sum(0), sum(1), sum(2));
+        let elapsed_s = elapsed.as_secs_f64();
+        format!("{elapsed_s:5.1} s  {transfers} transfers  {audits} audits  {pages} pages shipped")
+    }
+
+    fn clear(&self) {
+        if self.is_shown {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: DemoOptions,
+    }
+
+    fn parse(words: &str) -> Result<DemoOptions, clap::Error> {
+        let words = std::iter::once("demo").chain(words.split_whitespace());
+        Cli::try_parse_from(words).map(|cli| cli.options)
+    }
+
+    #[test]
+    fn options_have_defaults_and_bounds() {
+        let options = parse("").expect("defaults");
+        assert_eq!((options.nodes, options.seconds, options.threads), (3, 5, 2));
+        assert_eq!((options.transport, options.seed, options.json), (Transport::Auto, None, false));
+        let options = parse("--nodes 4 --seconds 1 --transport tcp --seed 9 --json --pages a.1");
+        assert_eq!(options.expect("parsed").pages, Some(PathBuf::from("a.1")));
+        for words in ["--nodes 1", "--nodes 5", "--seconds 0", "--transport verbs", "--threads 0"] {
+            assert!(parse(words).is_err(), "{words}");
+        }
+    }
+
+    #[test]
+    fn an_instance_is_told_its_members_and_storage() {
+        let text = config(InstanceId(1), 3, 77, Path::new("/tmp/a \"b\""), 32);
+        for line in [
+            "cluster = 77",
+            "instance = 1",
+            "members = [0, 1, 2]",
+            "listen = \"127.0.0.1:0\"",
+            r#"storage = "/tmp/a \"b\"""#,
+            "page_size = 8192",
+            "arena_mb = 32",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn an_out_that_cannot_be_written_is_refused_before_the_run() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("pages"), vec![0; 8192]).expect("written");
+        fs::write(path("kept"), "keep").expect("written");
+        let check = |pages: &str, out: &str| {
+            let mut options = parse("").expect("defaults");
+            options.pages = Some(path(pages));
+            options.out = Some(path(out));
+            check_files(&options)
+        };
+        check("pages", "new").expect("a new file");
+        assert!(!path("new").exists(), "only tried");
+        check("pages", "kept").expect("an old file");
+        assert_eq!(fs::read(path("kept")).expect("read"), b"keep");
+        let error = check("pages", "none/new").expect_err("no such folder").to_string();
+        assert!(error.starts_with("cannot write --out"), "{error}");
+        assert!(matches!(check("pages", "pages"), Err(DemoError::OutIsSource { .. })));
+        assert!(matches!(check("kept", "new"), Err(DemoError::Relation(_))));
+    }
+
+    #[test]
+    fn progress_adds_up_what_the_instances_told_last() {
+        let mut progress = Progress { started: Instant::now(), is_shown: false, last: [].into() };
+        for (instance, transfers) in [(0, 1000), (1, 5), (0, 2000)] {
+            let event = Event::Progress { transfers, audits: 1, pages_shipped: 2 };
+            progress.show(InstanceId(instance), &event);
+        }
+        let line = progress.line(Duration::from_millis(1500));
+        assert_eq!(line, "  1.5 s  2,005 transfers  2 audits  4 pages shipped");
+    }
+}

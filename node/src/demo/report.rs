@@ -1,0 +1,327 @@
+//! What the demo prints: one table, or one JSON object.
+//!
+//! Invariants: pure; counts are sums over the instances, percentiles are of all instances' grants
+//! together.
+
+use crate::{
+    agent::lines::Report,
+    grd::GrantPath,
+    latency::{GrantLatencies, GrantSummary},
+    ledger::verify::Verification,
+};
+use serde::Serialize;
+use std::{fmt::Write, time::Duration};
+
+/// Grants by the way they came.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Grants {
+    /// Held already.
+    pub local: GrantSummary,
+    /// From the master.
+    pub two_way: GrantSummary,
+    /// From an owner that is not the master.
+    pub three_way: GrantSummary,
+    /// Read from storage.
+    pub storage: GrantSummary,
+}
+
+/// What was run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Setting {
+    /// Instances.
+    pub nodes: u16,
+    /// What carried the pages.
+    pub transport: &'static str,
+    /// Pages of the relation.
+    pub pages: u32,
+    /// Accounts on them.
+    pub accounts: u64,
+    /// Workers of each instance.
+    pub threads: u32,
+    /// Seed of the workers' choices.
+    pub seed: u64,
+    /// Seconds asked for.
+    pub seconds: u64,
+}
+
+/// What came out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DemoReport {
+    /// What was run.
+    #[serde(flatten)]
+    pub setting: Setting,
+    /// Seconds between start and stop of the workers.
+    pub elapsed_s: f64,
+    /// Finished transfers.
+    pub transfers: u64,
+    /// Finished audits.
+    pub audits: u64,
+    /// Reads of read-only pages.
+    pub reads: u64,
+    /// Transfers a second.
+    pub transfers_per_s: f64,
+    /// Audits a second.
+    pub audits_per_s: f64,
+    /// Audits whose sum was wrong.
+    pub audit_failures: u64,
+    /// True when the verifier found nothing wrong.
+    pub verified: bool,
+    /// Money in all accounts at the start.
+    pub total_before: i64,
+    /// Money in all accounts at the end.
+    pub total_after: i64,
+    /// Breaks in the chains of versions.
+    pub lost_updates: u64,
+    /// Pages whose checksum is wrong.
+    pub bad_checksums: u64,
+    /// Grants by the way they came.
+    pub grants: Grants,
+    /// Pages sent from instance to instance.
+    pub pages_shipped: u64,
+    /// Bytes of those messages.
+    pub bytes_shipped: u64,
+    /// What the verifier found wrong, in words.
+    pub problems: Vec<String>,
+}
+
+impl DemoReport {
+    /// Adds up what the instances and the verifier reported.
+    #[must_use]
+    pub fn new(
+        setting: Setting,
+        elapsed: Duration,
+        reports: &[Report],
+        found: &Verification,
+    ) -> Self {
+        let sum = |field: fn(&Report) -> u64| reports.iter().map(field).sum::<u64>();
+        let mut latencies = GrantLatencies::default();
+        for report in reports {
+            latencies.add_wire(&report.grants);
+        }
+        let (transfers, audits) = (sum(|r| r.transfers), sum(|r| r.audits));
+        let elapsed_s = elapsed.as_secs_f64();
+        // Counts stay far below 2^53, where f64 is exact.
+        let rate = |count: u64| if elapsed_s > 0.0 { count as f64 / elapsed_s } else { 0.0 };
+        Self {
+            setting,
+            elapsed_s,
+            transfers,
+            audits,
+            reads: sum(|r| r.reads),
+            transfers_per_s: rate(transfers),
+            audits_per_s: rate(audits),
+            audit_failures: sum(|r| r.audit_failures),
+            verified: found.verified,
+            total_before: found.total_before,
+            total_after: found.total_after,
+            lost_updates: found.lost_updates,
+            bad_checksums: found.bad_checksums,
+            grants: Grants {
+                local: latencies.summary(GrantPath::Local),
+                two_way: latencies.summary(GrantPath::TwoWay),
+                three_way: latencies.summary(GrantPath::ThreeWay),
+                storage: latencies.summary(GrantPath::Storage),
+            },
+            pages_shipped: sum(|r| r.pages_shipped),
+            bytes_shipped: sum(|r| r.bytes_shipped),
+            problems: found.problems.clone(),
+        }
+    }
+
+    /// True when the run proves what it should.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.verified && self.audit_failures == 0
+    }
+
+    /// The table for people.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write_table(&mut out);
+        out
+    }
+
+    fn write_table(&self, out: &mut String) -> std::fmt::Result {
+        let Setting { nodes, transport, pages, accounts, threads, seed, .. } = self.setting;
+        writeln!(
+            out,
+            "{nodes} instances x {threads} workers over {transport}, {} pages with {} accounts, \
+             {:.1} s, seed {seed}",
+            grouped(u64::from(pages)),
+            grouped(accounts),
+            self.elapsed_s
+        )?;
+        let rate = |per_s: f64| format!("{per_s:.0}/s");
+        writeln!(out)?;
+        for (label, count, per_s) in [
+            ("transfers", self.transfers, rate(self.transfers_per_s)),
+            ("audits", self.audits, rate(self.audits_per_s)),
+            ("reads", self.reads, String::new()),
+        ] {
+            writeln!(
+                out,
+                "{}",
+                format!("{label:<14}{:>14}{per_s:>12}", grouped(count)).trim_end()
+            )?;
+        }
+        let mebibytes = self.bytes_shipped as f64 / f64::from(1 << 20);
+        let (label, pages) = ("pages shipped", grouped(self.pages_shipped));
+        writeln!(out, "{label:<14}{pages:>14}{mebibytes:>8.1} MiB")?;
+        writeln!(out)?;
+        let columns = ["count", "p50 us", "p99 us", "p99.9 us", "max us"];
+        let [count, p50, p99, p999, max] = columns;
+        writeln!(out, "{:<14}{count:>14}{p50:>12}{p99:>12}{p999:>12}{max:>12}", "grants")?;
+        for kind in GrantPath::ALL {
+            let grant = self.grant(kind);
+            write!(out, "{:<14}{:>14}", kind.label(), grouped(grant.count))?;
+            for value in [grant.p50_us, grant.p99_us, grant.p999_us, grant.max_us] {
+                match grant.count {
+                    0 => write!(out, "{:>12}", "-")?,
+                    _ => write!(out, "{value:>12.2}")?,
+                }
+            }
+            writeln!(out)?;
+        }
+        writeln!(out)?;
+        writeln!(out, "{}", self.verdict())?;
+        self.problems.iter().try_for_each(|problem| writeln!(out, "  {problem}"))
+    }
+
+    fn grant(&self, kind: GrantPath) -> &GrantSummary {
+        match kind {
+            GrantPath::Local => &self.grants.local,
+            GrantPath::TwoWay => &self.grants.two_way,
+            GrantPath::ThreeWay => &self.grants.three_way,
+            GrantPath::Storage => &self.grants.storage,
+        }
+    }
+
+    fn verdict(&self) -> String {
+        let verdict = if self.passed() { "VERIFIED" } else { "NOT VERIFIED" };
+        format!(
+            "{verdict}: total {} before, {} after; {} lost updates, {} bad checksums, \
+             {} failed audits",
+            self.total_before,
+            self.total_after,
+            self.lost_updates,
+            self.bad_checksums,
+            self.audit_failures
+        )
+    }
+}
+
+/// A number with its thousands set apart.
+#[must_use]
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(verified: bool) -> DemoReport {
+        let setting = Setting {
+            nodes: 3,
+            transport: "tcp",
+            pages: 600,
+            accounts: 545,
+            threads: 2,
+            seed: 42,
+            seconds: 5,
+        };
+        let mut latencies = GrantLatencies::default();
+        for nanoseconds in [10_000, 20_000, 30_000] {
+            latencies.record(GrantPath::TwoWay, nanoseconds);
+        }
+        latencies.local_untimed = 1_000_000;
+        let one = Report {
+            transfers: 5000,
+            audits: 100,
+            pages_shipped: 128,
+            bytes_shipped: 1 << 20,
+            grants: latencies.to_wire(),
+            ..Report::default()
+        };
+        let two = Report { audits: 150, audit_failures: u64::from(!verified), ..one.clone() };
+        let found = Verification {
+            verified,
+            total_before: 545_000,
+            total_after: 545_000,
+            problems: if verified { vec![] } else { vec!["block 3 is wrong".to_owned()] },
+            ..Verification::default()
+        };
+        DemoReport::new(setting, Duration::from_secs(5), &[one, two], &found)
+    }
+
+    #[test]
+    fn reports_of_two_instances_add_up() {
+        let report = report(true);
+        assert_eq!((report.transfers, report.audits, report.pages_shipped), (10_000, 250, 256));
+        assert!((report.transfers_per_s - 2000.0).abs() < 1e-9);
+        assert_eq!((report.grants.two_way.count, report.grants.local.count), (6, 2_000_000));
+        assert!((report.grants.two_way.p50_us - 20.0).abs() < 0.1);
+        assert!(report.passed() && !super::tests::report(false).passed());
+    }
+
+    #[test]
+    fn the_json_has_the_agreed_fields() {
+        let json = serde_json::to_value(report(true)).expect("JSON");
+        for field in [
+            "nodes",
+            "transport",
+            "transfers",
+            "audits",
+            "verified",
+            "total_before",
+            "total_after",
+            "lost_updates",
+            "bad_checksums",
+            "pages_shipped",
+            "seconds",
+            "seed",
+            "bytes_shipped",
+            "transfers_per_s",
+            "audits_per_s",
+            "audit_failures",
+            "problems",
+        ] {
+            assert!(json.get(field).is_some(), "{field}");
+        }
+        for kind in ["local", "two_way", "three_way", "storage"] {
+            for field in ["count", "p50_us", "p99_us", "p999_us", "max_us"] {
+                assert!(json["grants"][kind][field].is_number(), "{kind} {field}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_table_is_aligned_and_ends_in_the_verdict() {
+        let table = report(true).table();
+        let lines: Vec<_> = table.lines().collect();
+        let grants = lines.iter().position(|line| line.starts_with("grants")).expect("a heading");
+        let width = lines[grants].len();
+        assert!(lines[grants..=grants + 4].iter().all(|line| line.len() == width), "{table}");
+        assert!(table.contains("transfers             10,000      2000/s"), "{table}");
+        assert!(table.contains("pages shipped            256     2.0 MiB"), "{table}");
+        assert!(table.contains("\nVERIFIED: total 545000 before, 545000 after"), "{table}");
+        let damaged = report(false).table();
+        assert!(damaged.contains("\nNOT VERIFIED:"), "{damaged}");
+        assert!(damaged.ends_with("  block 3 is wrong\n"), "{damaged}");
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+}

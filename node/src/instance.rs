@@ -1,0 +1,100 @@
+//! A node as the ledger's agent sees it.
+
+use crate::{
+    agent::{GrantTimes, Instance},
+    config::NodeConfig,
+    grd::AcquireError,
+    latency::GrantLatencies,
+    ledger::workload::{PageWrite, Pages},
+    runtime::{Handle, Node, NodeError, ReadGuard, WriteGuard},
+};
+use pagewire_protocol::{BufferTag, Incarnation, InstanceId, Lsn};
+use std::{net::SocketAddr, time::Duration};
+
+/// A running node that an agent drives.
+#[derive(Debug)]
+pub struct NodeInstance {
+    node: Node,
+    config: NodeConfig,
+}
+
+impl NodeInstance {
+    /// Starts the node.
+    ///
+    /// # Errors
+    /// [`NodeError`] with what was found, what was expected and what to do.
+    pub fn start(config: NodeConfig) -> Result<Self, NodeError> {
+        Ok(Self { node: Node::start(&config)?, config })
+    }
+}
+
+impl Instance for NodeInstance {
+    type Worker = Handle;
+
+    fn identity(&self) -> (InstanceId, Incarnation) {
+        self.node.identity()
+    }
+
+    fn listen_address(&self) -> SocketAddr {
+        self.node.listen_address()
+    }
+
+    fn set_peers(&mut self, peers: &[(InstanceId, SocketAddr)]) -> Result<(), String> {
+        for &(id, address) in peers.iter().filter(|(id, _)| *id != self.config.instance) {
+            if !self.config.members.contains(&id) {
+                let members = &self.config.members;
+                return Err(format!("peer {id} is no member, expected one of {members:?}"));
+            }
+            self.node.add_peer(id, address).map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn wait_ready(&mut self, timeout: Duration) -> Result<(), String> {
+        self.node.wait_for_peers(timeout).map_err(|e| e.to_string())
+    }
+
+    fn worker(&self) -> Result<Handle, String> {
+        self.node.handle().map_err(|e| e.to_string())
+    }
+
+    fn flush(&self) -> Result<(), String> {
+        self.node.flush()
+    }
+
+    fn counters(&self) -> (u64, u64) {
+        let counters = self.node.counters();
+        (counters.pages_shipped.get(), counters.bytes_shipped.get())
+    }
+
+    fn stop(self) -> Result<(), String> {
+        drop(self.node);
+        Ok(())
+    }
+}
+
+impl GrantTimes for Handle {
+    fn latencies(&self) -> GrantLatencies {
+        Self::latencies(self)
+    }
+}
+
+impl Pages for Handle {
+    type Read<'a> = ReadGuard<'a>;
+    type Write<'a> = WriteGuard<'a>;
+    type Error = AcquireError;
+
+    fn read(&self, tag: BufferTag) -> Result<ReadGuard<'_>, AcquireError> {
+        Self::read(self, tag)
+    }
+
+    fn write(&self, tag: BufferTag) -> Result<WriteGuard<'_>, AcquireError> {
+        Self::write(self, tag)
+    }
+}
+
+impl PageWrite for WriteGuard<'_> {
+    fn update(&mut self, change: &mut dyn FnMut(&mut [u8])) -> Lsn {
+        WriteGuard::update(self, change)
+    }
+}

@@ -1,0 +1,33 @@
+//! What local threads and the shard say to each other, over one ring each way per thread.
+
+use crate::grd::{AcquireError, GrantPath};
+use pagewire_protocol::{BufferTag, Mode};
+use pagewire_transport::{FrameIndex, arena::PinTicket};
+use std::thread::Thread;
+
+/// From a thread to the shard.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// The thread that will wait for completions, to be unparked.
+    Waiter(Thread),
+    /// Get me this page.
+    Acquire { sequence: u64, tag: BufferTag, mode: Mode },
+    /// I no longer want to wait for that.
+    Withdraw { sequence: u64, tag: BufferTag },
+    /// The last pin on a page that is being revoked is gone.
+    Unpinned(FrameIndex),
+}
+
+/// From the shard to a thread: exactly one for each acquire.
+#[derive(Debug)]
+pub(super) struct Completion {
+    pub(super) sequence: u64,
+    pub(super) result: Result<Grant, Option<AcquireError>>,
+}
+
+/// A page, pinned for the thread that asked.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub(super) ticket: PinTicket,
+    pub(super) path: GrantPath,
+}

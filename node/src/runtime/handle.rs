@@ -1,0 +1,330 @@
+//! A local thread's access to pages.
+//!
+//! A hit takes no lock, sends nothing and allocates nothing: hash look-up, one compare-exchange on
+//! the frame's descriptor, tag check. A miss is a command to the shard; the grant comes back with
+//! the page already pinned for this thread.
+//!
+//! Guards on several pages must be taken in the order of their tags, by every thread, or they wait
+//! for each other; a thread that holds a guard on a page must not ask for that page again.
+
+use super::{
+    command::{Command, Completion, Grant},
+    index::PageIndex,
+};
+use crate::{
+    grd::{AcquireError, GrantPath},
+    latency::GrantLatencies,
+};
+use pagewire_protocol::{BufferTag, Lsn, Mode, page};
+use pagewire_transport::{
+    FrameIndex, Waker,
+    arena::{ExclusivePin, PageView, PinMiss, SharedPin},
+};
+use rtrb::{Consumer, Producer};
+use std::{
+    cell::{Cell, RefCell},
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// One in this many local hits is timed: two readings of the clock cost more than a hit.
+const TIMED_HITS: u64 = 16;
+
+/// What all handles of a node share with its shard.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) index: PageIndex,
+    pub(super) pages: PageView,
+    /// Greatest page version this instance has seen or given.
+    pub(super) clock: AtomicU64,
+    pub(super) waker: Waker,
+    pub(super) acquire_timeout: Duration,
+}
+
+/// One thread's access; it may move to another thread, but serves one at a time.
+#[derive(Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    commands: RefCell<Producer<Command>>,
+    completions: RefCell<Consumer<Completion>>,
+    sequence: Cell<u64>,
+    /// The thread that the shard unparks.
+    waiter: Cell<Option<thread::ThreadId>>,
+    hits: Cell<u64>,
+    latencies: RefCell<GrantLatencies>,
+}
+
+impl Handle {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        commands: Producer<Command>,
+        completions: Consumer<Completion>,
+    ) -> Self {
+        Self {
+            shared,
+            commands: RefCell::new(commands),
+            completions: RefCell::new(completions),
+            sequence: Cell::new(0),
+            waiter: Cell::new(None),
+            hits: Cell::new(0),
+            latencies: RefCell::default(),
+        }
+    }
+
+    /// Pins a page for reading if this instance holds it in S or X and nobody here writes it.
+    #[inline]
+    #[must_use]
+    pub fn try_read(&self, tag: &BufferTag) -> Option<ReadGuard<'_>> {
+        let index = self.shared.index.find(tag)?;
+        match self.shared.pages.pin_shared(index, tag) {
+            Ok(pin) => Some(ReadGuard { handle: self, pin: Some(pin) }),
+            Err(miss) => self.missed(index, miss),
+        }
+    }
+
+    /// Pins a page for writing if this instance holds it in X and nobody here has it pinned.
+    #[inline]
+    #[must_use]
+    pub fn try_write(&self, tag: &BufferTag) -> Option<WriteGuard<'_>> {
+        let index = self.shared.index.find(tag)?;
+        match self.shared.pages.pin_exclusive(index, tag) {
+            Ok(pin) => Some(WriteGuard { handle: self, pin: Some(pin) }),
+            Err(miss) => self.missed(index, miss),
+        }
+    }
+
+    fn missed<T>(&self, index: FrameIndex, miss: PinMiss) -> Option<T> {
+        if miss == PinMiss::TellOwner {
+            self.command(Command::Unpinned(index));
+        }
+        None
+    }
+
+    /// Pins a page for reading, wherever it is.
+    ///
+    /// # Errors
+    /// [`AcquireError`]; among them [`AcquireError::Deadline`] after the configured time.
+    pub fn read(&self, tag: BufferTag) -> Result<ReadGuard<'_>, AcquireError> {
+        if let Some(guard) = self.timed_hit(|| self.try_read(&tag)) {
+            return Ok(guard);
+        }
+        self.begin(tag, Mode::S);
+        let grant = self.wait(tag)?;
+        let pin = self.shared.pages.adopt_shared(grant.ticket);
+        Ok(ReadGuard { handle: self, pin: Some(pin) })
+    }
+
+    /// Pins a page for writing, wherever it is.
+    ///
+    /// # Errors
+    /// [`AcquireError`]; among them [`AcquireError::Deadline`] after the configured time.
+    pub fn write(&self, tag: BufferTag) -> Result<WriteGuard<'_>, AcquireError> {
+        if let Some(guard) = self.timed_hit(|| self.try_write(&tag)) {
+            return Ok(guard);
+        }
+        self.begin(tag, Mode::X);
+        let grant = self.wait(tag)?;
+        let pin = self.shared.pages.adopt_exclusive(grant.ticket);
+        Ok(WriteGuard { handle: self, pin: Some(pin) })
+    }
+
+    fn timed_hit<T>(&self, hit: impl FnOnce() -> Option<T>) -> Option<T> {
+        let count = self.hits.get() + 1;
+        if !count.is_multiple_of(TIMED_HITS) {
+            let guard = hit()?;
+            self.hits.set(count);
+            self.latencies.borrow_mut().local_untimed += 1;
+            return Some(guard);
+        }
+        let start = Instant::now();
+        let guard = hit()?;
+        self.hits.set(count);
+        self.record(GrantPath::Local, start);
+        Some(guard)
+    }
+
+    fn record(&self, path: GrantPath, start: Instant) {
+        let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.latencies.borrow_mut().record(path, nanoseconds);
+    }
+
+    /// Asks the shard for a page without waiting; [`Handle::finish_read`] or
+    /// [`Handle::finish_write`] take the answer. For a thread that drives the shard itself; one
+    /// request at a time.
+    pub fn begin(&self, tag: BufferTag, mode: Mode) {
+        let sequence = self.sequence.get() + 1;
+        self.sequence.set(sequence);
+        self.command(Command::Acquire { sequence, tag, mode });
+    }
+
+    fn finish(&self) -> Option<Result<Grant, Option<AcquireError>>> {
+        let completion = self.completions.borrow_mut().pop().ok()?;
+        debug_assert_eq!(completion.sequence, self.sequence.get());
+        Some(completion.result)
+    }
+
+    /// The answer to [`Handle::begin`] for S, if it has come.
+    ///
+    /// # Errors
+    /// [`AcquireError`].
+    pub fn finish_read(&self) -> Option<Result<ReadGuard<'_>, AcquireError>> {
+        let grant = match self.finish()? {
+            Ok(grant) => grant,
+            Err(error) => return error.map(Err),
+        };
+        let pin = self.shared.pages.adopt_shared(grant.ticket);
+        Some(Ok(ReadGuard { handle: self, pin: Some(pin) }))
+    }
+
+    /// The answer to [`Handle::begin`] for X, if it has come.
+    ///
+    /// # Errors
+    /// [`AcquireError`].
+    pub fn finish_write(&self) -> Option<Result<WriteGuard<'_>, AcquireError>> {
+        let grant = match self.finish()? {
+            Ok(grant) => grant,
+            Err(error) => return error.map(Err),
+        };
+        let pin = self.shared.pages.adopt_exclusive(grant.ticket);
+        Some(Ok(WriteGuard { handle: self, pin: Some(pin) }))
+    }
+
+    fn wait(&self, tag: BufferTag) -> Result<Grant, AcquireError> {
+        let start = Instant::now();
+        let limit = self.shared.acquire_timeout;
+        let mut withdrawn = false;
+        loop {
+            if let Some(result) = self.finish() {
+                return match result {
+                    Ok(grant) => {
+                        self.record(grant.path, start);
+                        Ok(grant)
+                    }
+                    Err(Some(error)) => Err(error),
+                    Err(None) => {
+                        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+                        Err(AcquireError::Deadline { tag, limit_ms })
+                    }
+                };
+            }
+            if self.commands.borrow().is_abandoned() {
+                return Err(AcquireError::Stopped { tag });
+            }
+            let waited = start.elapsed();
+            if waited >= limit && !withdrawn {
+                withdrawn = true;
+                self.command(Command::Withdraw { sequence: self.sequence.get(), tag });
+            }
+            // After withdrawing the shard answers at once, granted or not.
+            thread::park_timeout(limit.saturating_sub(waited).max(Duration::from_millis(10)));
+        }
+    }
+
+    /// Gives the shard a command and wakes it if it sleeps.
+    fn command(&self, command: Command) {
+        let me = thread::current().id();
+        let mut commands = self.commands.borrow_mut();
+        let mut next = Some(command);
+        if self.waiter.get() != Some(me) {
+            self.waiter.set(Some(me));
+            push(&mut commands, Command::Waiter(thread::current()), &self.shared.waker);
+        }
+        if let Some(command) = next.take() {
+            push(&mut commands, command, &self.shared.waker);
+        }
+        self.shared.waker.wake();
+    }
+
+    /// Raises this instance's version clock and returns the new version: greater than that of
+    /// every page seen here.
+    fn next_version(&self) -> Lsn {
+        Lsn(self.shared.clock.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// How long grants took so far.
+    #[must_use]
+    pub fn latencies(&self) -> GrantLatencies {
+        self.latencies.borrow().clone()
+    }
+}
+
+fn push(commands: &mut Producer<Command>, command: Command, waker: &Waker) {
+    let mut command = command;
+    // The ring holds more than a thread has guards; it is full only while the shard is busy.
+    while let Err(rtrb::PushError::Full(back)) = commands.push(command) {
+        if commands.is_abandoned() {
+            return;
+        }
+        command = back;
+        waker.wake();
+        thread::yield_now();
+    }
+}
+
+/// A page pinned for reading; the bytes are the page.
+#[derive(Debug)]
+pub struct ReadGuard<'a> {
+    handle: &'a Handle,
+    pin: Option<SharedPin<'a>>,
+}
+
+impl Deref for ReadGuard<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.pin.as_deref().unwrap_or(&[])
+    }
+}
+
+impl Drop for ReadGuard<'_> {
+    fn drop(&mut self) {
+        let Some(pin) = self.pin.take() else { return };
+        let index = pin.index();
+        if pin.release() {
+            self.handle.command(Command::Unpinned(index));
+        }
+    }
+}
+
+/// A page pinned for writing; the bytes are the page.
+#[derive(Debug)]
+pub struct WriteGuard<'a> {
+    handle: &'a Handle,
+    pin: Option<ExclusivePin<'a>>,
+}
+
+impl WriteGuard<'_> {
+    /// Changes the page: runs `change` on it and gives it its next version, which is returned.
+    /// The page counts as dirty from then on.
+    pub fn update(&mut self, change: impl FnOnce(&mut [u8])) -> Lsn {
+        let version = self.handle.next_version();
+        if let Some(pin) = &mut self.pin {
+            change(pin);
+            page::set_lsn(pin, version);
+        }
+        version
+    }
+}
+
+impl Deref for WriteGuard<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.pin.as_deref().unwrap_or(&[])
+    }
+}
+
+impl Drop for WriteGuard<'_> {
+    fn drop(&mut self) {
+        let Some(pin) = self.pin.take() else { return };
+        let index = pin.index();
+        if pin.release() {
+            self.handle.command(Command::Unpinned(index));
+        }
+    }
+}

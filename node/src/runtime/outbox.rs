@@ -1,0 +1,82 @@
+//! Messages that the transport had no credit for, in order per peer and lane.
+//!
+//! Bounded by what the protocol can have under way: every instance has at most a fixed number of
+//! requests outstanding, and each causes a fixed number of messages.
+
+use pagewire_protocol::{InstanceId, Lane};
+use pagewire_transport::{Endpoint, Message, SendError};
+use std::collections::VecDeque;
+
+#[derive(Debug)]
+struct Peer {
+    id: InstanceId,
+    lanes: [VecDeque<Message>; Lane::COUNT],
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    peers: Vec<Peer>,
+    waiting: usize,
+}
+
+impl Outbox {
+    pub(super) fn add_peer(&mut self, id: InstanceId) {
+        self.peers.push(Peer { id, lanes: Default::default() });
+    }
+
+    /// Sends `message` now, or as soon as the lane has credit, behind what waits there already.
+    pub(super) fn send(
+        &mut self,
+        endpoint: &mut Endpoint,
+        to: InstanceId,
+        lane: Lane,
+        message: Message,
+    ) {
+        let peer = self.peers.iter_mut().find(|p| p.id == to);
+        let Some(peer) = peer else {
+            tracing::error!("message {} for instance {to}, which is no peer", message.kind);
+            return;
+        };
+        let queue = &mut peer.lanes[lane.index()];
+        if queue.is_empty() {
+            match endpoint.send(to, lane, message) {
+                Ok(()) => return,
+                Err(SendError::WrongLane(message)) => {
+                    tracing::error!("message {} does not belong on lane {lane:?}", message.kind);
+                    return;
+                }
+                Err(refused) => queue.push_back(refused.into_message()),
+            }
+        } else {
+            queue.push_back(message);
+        }
+        self.waiting += 1;
+    }
+
+    /// Tries again what waits.
+    pub(super) fn pump(&mut self, endpoint: &mut Endpoint) {
+        if self.waiting == 0 {
+            return;
+        }
+        for peer in &mut self.peers {
+            for lane in Lane::ALL {
+                let queue = &mut peer.lanes[lane.index()];
+                while let Some(message) = queue.pop_front() {
+                    match endpoint.send(peer.id, lane, message) {
+                        Ok(()) => self.waiting -= 1,
+                        Err(refused) => {
+                            queue.push_front(refused.into_message());
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Number of messages that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+}
