@@ -187,6 +187,14 @@ pub enum AgentError {
     },
 }
 
+impl AgentError {
+    /// True when the coordinator was told and tells it to the user: nobody else need.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        !matches!(self, Self::CoordinatorGone { .. } | Self::Output { .. })
+    }
+}
+
 /// Boxed: four histograms' headers would make every input large.
 type WorkerResult = Result<Box<GrantLatencies>, WorkerError>;
 
@@ -233,6 +241,21 @@ pub fn run<I: Instance>(
     let stopped = agent.instance.stop();
     result?;
     stopped.map_err(|reason| AgentError::Instance { instance: id, doing: "stop", reason })
+}
+
+/// Tells the coordinator that there is no instance to run.
+///
+/// # Errors
+/// [`AgentError::Output`] when it does not listen.
+pub fn refuse(message: String, output: impl Write) -> Result<(), AgentError> {
+    tell(&Event::Error { message }, output)
+}
+
+fn tell(event: &Event, mut output: impl Write) -> Result<(), AgentError> {
+    let mut line = serde_json::to_string(event).unwrap_or_default();
+    line.push('\n');
+    let sent = output.write_all(line.as_bytes()).and_then(|()| output.flush());
+    sent.map_err(|source| AgentError::Output { event: event.name(), source })
 }
 
 struct Agent<I, W> {
@@ -372,10 +395,7 @@ impl<I: Instance, W: Write> Agent<I, W> {
     }
 
     fn tell(&mut self, event: &Event) -> Result<(), AgentError> {
-        let mut line = serde_json::to_string(event).unwrap_or_default();
-        line.push('\n');
-        let sent = self.output.write_all(line.as_bytes()).and_then(|()| self.output.flush());
-        sent.map_err(|source| AgentError::Output { event: event.name(), source })
+        tell(event, &mut self.output)
     }
 
     fn expect(&self, expected: &Command, name: &'static str) -> Result<(), AgentError> {

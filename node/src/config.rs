@@ -5,13 +5,24 @@
 //! instance = 0                    # its own on each, 0 to 63
 //! listen = "127.0.0.1:7400"
 //! storage = "/srv/shared"         # the same files on all instances
-//! members = [0, 1, 2]             # optional: this instance and its peers
+//!                                 # optional, with what they are otherwise:
+//! members = [0, 1, 2]             # this instance and its peers
 //! page_size = 8192                # 4096, 8192, 16384 or 32768
-//! arena_mb = 256
+//! arena_mb = 64
+//! cache_pages = 4000              # as many as the arena has room for
+//! huge_pages = true               # if the host has them
+//! poller_cores = [2]              # any core
+//! io_threads = 2
+//! acquire_timeout_ms = 30000
+//! page_crc = true
 //!
 //! [[peers]]
 //! instance = 1
 //! address = "10.0.0.2:7400"
+//!
+//! [[peers]]
+//! instance = 2
+//! address = "10.0.0.3:7400"
 //! ```
 
 use crate::view::{View, ViewError};
@@ -238,6 +249,26 @@ impl NodeConfig {
         Ok(config)
     }
 
+    /// Checks that every other member has an address. Whoever adds peers later need not ask.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] with the members that have none.
+    pub fn check_peers(&self, path: &Path) -> Result<(), ConfigError> {
+        let is_known =
+            |id: &InstanceId| *id == self.instance || self.peers.iter().any(|p| p.instance == *id);
+        let unknown = self.members.iter().filter(|id| !is_known(id));
+        let unknown: Vec<_> = unknown.map(ToString::to_string).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        Err(ConfigError::Value {
+            path: path.to_owned(),
+            key: "peers",
+            found: format!("a list without {}", unknown.join(", ")),
+            expected: "an address for each other instance that `members` lists",
+        })
+    }
+
     /// The membership view that the member list makes.
     ///
     /// # Errors
@@ -279,6 +310,24 @@ mod tests {
         let config = parse(&text).unwrap();
         assert_eq!(config.members, [InstanceId(4), InstanceId(1)]);
         assert_eq!((config.page_size, config.frames()), (PageSize::K8, 8192));
+    }
+
+    #[test]
+    fn the_documented_file_is_accepted() {
+        let lines = include_str!("config.rs").lines().map_while(|line| line.strip_prefix("//!"));
+        let lines = lines.skip_while(|line| !line.contains("```toml")).skip(1);
+        let text: Vec<_> = lines.take_while(|line| !line.contains("```")).collect();
+        let config = parse(&text.join("\n")).unwrap();
+        config.check_peers(Path::new("node.toml")).unwrap();
+        assert_eq!((config.cluster, config.cache_pages), (ClusterId(42), Some(4000)));
+        assert_eq!((config.poller_cores, config.peers.len()), (vec![2], 2));
+    }
+
+    #[test]
+    fn a_member_without_an_address_is_named() {
+        let config = parse(&format!("{GOOD}members = [1, 2]\n")).unwrap();
+        let error = config.check_peers(Path::new("node.toml")).unwrap_err().to_string();
+        assert!(error.contains("a list without 2"), "{error}");
     }
 
     #[test]

@@ -1,18 +1,19 @@
 //! `pagewire`: runs one instance, or a whole demonstration of three.
 
-use clap::{Args, Parser, Subcommand};
-use pagewire_node::{
-    NodeConfig, agent, demo,
-    instance::NodeInstance,
-    runtime::{Node, NodeError},
-};
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
+use pagewire_node::{NodeConfig, agent, demo, instance::NodeInstance, runtime::Node};
 use std::{
     error::Error,
-    io::{BufReader, stdin, stdout},
-    path::PathBuf,
+    io::{BufReader, Write, stdin, stdout},
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
+
+/// How often an instance looks whether its peers are up.
+const PEERS_CHECK: Duration = Duration::from_millis(50);
+/// How often it looks whether a peer refuses it, once they were.
+const WHOLE_CHECK: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Parser)]
 #[command(
@@ -69,7 +70,11 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PAGEWIRE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match run(Cli::parse().command) {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match run(cli.command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -77,6 +82,21 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Help and version as they are; what is wrong with the arguments in one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        error.exit();
+    }
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines: Vec<_> = lines
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .collect();
+    eprintln!("pagewire: {}; see --help", lines.join(" "));
+    ExitCode::from(2)
 }
 
 fn run(command: Command) -> Result<bool, Box<dyn Error>> {
@@ -93,35 +113,50 @@ fn run(command: Command) -> Result<bool, Box<dyn Error>> {
                     threads,
                     seed,
                 } => {
-                    let instance = NodeInstance::start(config)?;
                     let options = agent::Options { manifest, log, threads, seed };
-                    agent::run(instance, &options, BufReader::new(stdin()), stdout())?;
+                    run_agent(config, &options)
                 }
-                _ => serve(&config)?,
+                _ => serve(&config, &options.config).map(|()| true),
             }
-            Ok(true)
         }
     }
 }
 
-/// Runs an instance until it is killed, or a peer refuses it.
-fn serve(config: &NodeConfig) -> Result<(), NodeError> {
+/// Runs the demo's part of an instance. What the coordinator was told, it tells the user.
+fn run_agent(config: NodeConfig, options: &agent::Options) -> Result<bool, Box<dyn Error>> {
+    let instance = match NodeInstance::start(config) {
+        Ok(instance) => instance,
+        Err(error) => return Ok(agent::refuse(error.to_string(), stdout()).map(|()| false)?),
+    };
+    match agent::run(instance, options, BufReader::new(stdin()), stdout()) {
+        Err(error) if error.is_told() => Ok(false),
+        ended => Ok(ended.map(|()| true)?),
+    }
+}
+
+/// Runs an instance until it is killed, or a peer refuses it for good.
+fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
+    config.check_peers(path)?;
     let node = Node::start(config)?;
     let (instance, incarnation) = node.identity();
-    println!(
+    tell(&format!(
         "instance {instance} of cluster {}, incarnation {incarnation}, listens on {}",
         config.cluster,
         node.listen_address()
-    );
+    ));
     let peers = config.members.len() - 1;
-    match node.wait_for_peers(Duration::from_secs(3600)) {
-        Ok(()) => println!("all {peers} peers are up"),
-        Err(error) => return Err(error),
-    }
+    let mut is_told = false;
     loop {
-        std::thread::park_timeout(Duration::from_secs(1));
-        if let Some(refusal) = node.refusal()? {
-            return Err(NodeError::Refused(refusal));
+        let is_whole = node.peers_missing()?.is_empty();
+        if is_whole && !is_told {
+            tell(&format!("all {peers} peers are up"));
         }
+        is_told |= is_whole;
+        std::thread::park_timeout(if is_told { WHOLE_CHECK } else { PEERS_CHECK });
     }
+}
+
+/// A line for whoever watches; nobody has to.
+fn tell(line: &str) {
+    let _ = writeln!(stdout(), "{line}");
 }

@@ -254,6 +254,12 @@ impl Pcm {
         }
     }
 
+    /// True when nobody waits for it: it need not leave before something else does.
+    #[must_use]
+    pub fn may_wait(&self) -> bool {
+        matches!(self, Self::Claimed { .. } | Self::Written { .. })
+    }
+
     /// The 72 bytes of this message about page `tag`.
     #[must_use]
     pub fn encode(&self, tag: BufferTag) -> [u8; PCM_BODY_BYTES] {

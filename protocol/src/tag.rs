@@ -75,10 +75,13 @@ impl BufferTag {
     /// A hash of all fields, equal on every instance: it decides the partition.
     #[must_use]
     pub fn hash(&self) -> u64 {
-        // Multiply-xorshift rounds (the finaliser of splitmix64) over the three words of the tag.
-        let mut h = mix(u64::from(self.tablespace) << 32 | u64::from(self.database));
-        h = mix(h ^ (u64::from(self.relation) << 32 | u64::from(self.fork as u32)));
-        mix(h ^ u64::from(self.block))
+        // The words are multiplied side by side, so that they do not wait for each other, and the
+        // sum goes through the finaliser of splitmix64.
+        let [a, b, c] = self.to_words();
+        mix(a
+            .wrapping_mul(0xD6E8_FEB8_6659_FD93)
+            .wrapping_add(b.wrapping_mul(0xA076_1D64_78BD_642F))
+            .wrapping_add(c.wrapping_mul(0xE703_7ED1_A0B4_28DB)))
     }
 
     /// The part of the directory that this page belongs to.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    latency::GrantPath,
+    grd::GrantPath,
     ledger::{relation, verify, workload::tests::MemoryPages},
 };
 use pagewire_protocol::{BufferTag, PageSize};

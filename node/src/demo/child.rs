@@ -20,6 +20,8 @@ use std::{
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a complaint: how long to listen for the death of another instance that explains it.
 const SETTLE: Duration = Duration::from_millis(300);
+/// A working agent tells its progress far more often: one that is silent for so long has stopped.
+const SILENCE: Duration = Duration::from_secs(10);
 /// How often an exit is looked for: the standard library has no wait with a deadline.
 const EXIT_POLL: Duration = Duration::from_millis(2);
 /// After this event an agent exits.
@@ -243,24 +245,31 @@ impl Fleet {
     /// Lets the agents work for `duration`; `show` gets every progress event.
     ///
     /// # Errors
-    /// As [`Fleet::wait_all`], but silence is no error.
+    /// As [`Fleet::wait_all`]; an agent may be silent for [`SILENCE`].
     pub fn watch(
         &mut self,
         duration: Duration,
         mut show: impl FnMut(InstanceId, &Event),
     ) -> Result<(), ChildError> {
-        let end = Instant::now() + duration;
+        let start = Instant::now();
+        let end = start + duration;
+        let mut heard: BTreeMap<_, _> = self.members.keys().map(|id| (*id, start)).collect();
         loop {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            match self.receiver.recv_timeout(left) {
+            let now = Instant::now();
+            let quietest = heard.iter().min_by_key(|(_, at)| **at);
+            let patience = quietest.map_or(end, |(_, at)| *at + SILENCE).min(end);
+            match self.receiver.recv_timeout(patience.saturating_duration_since(now)) {
                 Ok((instance, Incoming::Event(event @ Event::Progress { .. }))) => {
+                    heard.insert(instance, Instant::now());
                     show(instance, &event);
                 }
                 Ok((instance, other)) => return Err(self.failure(instance, other, "progress")),
-                Err(_) => return Ok(()),
+                Err(_) if Instant::now() >= end => return Ok(()),
+                Err(_) => {
+                    let instance = quietest.map_or(InstanceId(0), |(id, _)| *id);
+                    let timeout_s = SILENCE.as_secs();
+                    return Err(ChildError::Timeout { instance, expected: "progress", timeout_s });
+                }
             }
         }
     }

@@ -19,7 +19,7 @@ pub mod verify_cmd;
 use crate::{
     agent::lines::{Command as Order, Event, Report},
     ledger::{
-        manifest::ManifestError,
+        manifest::{GROUP_ACCOUNTS, ManifestError},
         random::Random,
         relation::{self, Prepared, RelationError},
         verify::Verification,
@@ -48,6 +48,9 @@ const SYNTHETIC_PAGES: u32 = 600;
 /// evicted and read again.
 const ARENA_MIB: std::ops::RangeInclusive<u32> = 32..=128;
 const ARENA_IN_FLIGHT_MIB: u32 = 16;
+/// Pages that a worker may need at a time, with some to spare: an audit holds a whole group.
+const PAGES_PER_WORKER: u32 = 16;
+const _: () = assert!(GROUP_ACCOUNTS + 1 < PAGES_PER_WORKER as usize);
 
 /// Runs a small cluster on this host, moves money between pages, and proves that nothing was lost
 #[derive(Debug, Clone, clap::Args)]
@@ -73,6 +76,10 @@ pub struct DemoOptions {
     #[arg(long, value_name = "N", default_value_t = 2,
           value_parser = clap::value_parser!(u32).range(1..=64))]
     pub threads: u32,
+    /// Pages that each instance caches at most: fewer than the relation has are given up and read
+    /// again all the time [default: as many as there is room for]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(32..))]
+    pub cache_pages: Option<u32>,
     /// Seed of the pages and of the workers' choices [default: another one each time]
     #[arg(long, value_name = "SEED")]
     pub seed: Option<u64>,
@@ -121,6 +128,19 @@ pub enum DemoError {
         /// The path.
         path: PathBuf,
     },
+    /// The workers of an instance may hold more pages at a time than it may cache.
+    #[error(
+        "--cache-pages is {found}, expected at least {expected} for {threads} workers that hold up \
+         to {PAGES_PER_WORKER} pages each: raise it or lower --threads"
+    )]
+    CacheTooSmall {
+        /// Pages to cache.
+        found: u32,
+        /// Fewest that will do.
+        expected: u32,
+        /// Workers of each instance.
+        threads: u32,
+    },
     /// The system refused.
     #[error("cannot {doing}: {source}; check TMPDIR, permissions and free space")]
     Io {
@@ -144,6 +164,7 @@ pub enum DemoError {
 /// # Errors
 /// [`DemoError`] when it cannot run to its end. All children have ended then.
 pub fn run(options: &DemoOptions) -> Result<bool, DemoError> {
+    check_cache(options)?;
     check_files(options)?;
     let seed = options.seed.unwrap_or_else(fresh_seed);
     let folder = tempfile::Builder::new()
@@ -170,6 +191,17 @@ pub fn run(options: &DemoOptions) -> Result<bool, DemoError> {
     text.and_then(|text| io::stdout().lock().write_all(text.as_bytes()))
         .map_err(io_error("print the outcome"))?;
     Ok(report.passed())
+}
+
+/// Refuses a cache in which the workers would wait for each other's pages for good.
+fn check_cache(options: &DemoOptions) -> Result<(), DemoError> {
+    let (threads, expected) = (options.threads, options.threads * PAGES_PER_WORKER);
+    match options.cache_pages {
+        Some(found) if found < expected => {
+            Err(DemoError::CacheTooSmall { found, expected, threads })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses what will not work at the end, before anything is started.
@@ -221,7 +253,10 @@ impl<'o> Stage<'o> {
         // signed numbers.
         let cluster = Random::new(fresh_seed()).next_u64() >> 1;
         for instance in stage.instances() {
-            let text = config(instance, options.nodes, cluster, &storage, stage.arena_mib());
+            let mut text = config(instance, options.nodes, cluster, &storage, stage.arena_mib());
+            if let Some(pages) = options.cache_pages {
+                text.push_str(&format!("cache_pages = {pages}\n"));
+            }
             fs::write(stage.config_path(instance), text)
                 .map_err(io_error("write an instance's configuration"))?;
         }
@@ -303,6 +338,11 @@ impl<'o> Stage<'o> {
         command.arg("--log").arg(self.log_path(instance));
         command.arg("--threads").arg(self.options.threads.to_string());
         command.arg("--seed").arg(self.seed.to_string());
+        // When one instance ends, the others warn of it until they are ended: the coordinator's one
+        // line says it all.
+        if std::env::var_os("PAGEWIRE_LOG").is_none() {
+            command.env("PAGEWIRE_LOG", "error");
+        }
         command
     }
 
@@ -422,9 +462,25 @@ mod tests {
         assert_eq!((options.transport, options.seed, options.json), (Transport::Auto, None, false));
         let options = parse("--nodes 4 --seconds 1 --transport tcp --seed 9 --json --pages a.1");
         assert_eq!(options.expect("parsed").pages, Some(PathBuf::from("a.1")));
-        for words in ["--nodes 1", "--nodes 5", "--seconds 0", "--transport verbs", "--threads 0"] {
+        for words in [
+            "--nodes 1",
+            "--nodes 5",
+            "--seconds 0",
+            "--transport verbs",
+            "--threads 0",
+            "--cache-pages 31",
+        ] {
             assert!(parse(words).is_err(), "{words}");
         }
+    }
+
+    #[test]
+    fn a_cache_in_which_workers_wait_for_each_other_for_good_is_refused() {
+        let check = |words| check_cache(&parse(words).expect("parsed"));
+        check("--threads 64").expect("as many as there is room for");
+        check("--threads 2 --cache-pages 32").expect("enough");
+        let error = check("--threads 3 --cache-pages 47").expect_err("too few").to_string();
+        assert!(error.contains("is 47, expected at least 48"), "{error}");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The master's side: what everyone was granted of the pages that this instance masters.
 //!
-//! Invariants: one conversion per page at a time, and it ends only with the requester's claim;
-//! every grant of a page has a greater number than the ones before; while a page is exclusive its
-//! owner is its only holder; the owner holds the current version, and is the write-owner if there
-//! is one.
+//! Invariants: one conversion per page at a time, and it ends only with the requester's claim, or
+//! with its release of the grant when storage could not give it the page; every grant of a page has
+//! a greater number than the ones before; while a page is exclusive its owner is its only holder;
+//! the owner holds the current version, and is the write-owner if there is one.
 //!
 //! ```text
 //!  event \ entry | free                          | converting
@@ -17,7 +17,8 @@
 //!                |   + INVALIDATE the others     |
 //!                | nobody: RESPONSE Storage      |
 //!  CLAIM         | repeated: CLAIMED again       | this grant: record, CLAIMED, next in queue
-//!  RELEASE       | holder: remove, RELEASED      | not involved: remove, RELEASED
+//!  RELEASE       | holder: remove, RELEASED      | this grant: over, RELEASED, next in queue
+//!                |                               | not involved: remove, RELEASED
 //!                | otherwise: ignore             | ships S: when the claim is there
 //!                |                               | being revoked: ignore, the revocation decides
 //!  WRITTEN       | note the version              | note the version
@@ -186,13 +187,19 @@ impl Directory {
                 entry.exclusive = false;
             }
         }
-        entry.conversion = None;
         out.send(claimant, tag, claimed);
         if let Some(source) = conversion.source
             && source != claimant
         {
             out.send(source, tag, claimed);
         }
+        self.next(tag, out);
+    }
+
+    /// A conversion is over: who was leaving leaves, and the next request is granted.
+    fn next(&mut self, tag: BufferTag, out: &mut Out<'_>) {
+        let entry = self.entries.entry(tag).or_default();
+        entry.conversion = None;
         for leaver in std::mem::take(&mut entry.leaving).iter() {
             if entry.holders.has(leaver) {
                 remove(entry, tag, leaver, entry.grant, out);
@@ -216,6 +223,12 @@ impl Directory {
             return;
         };
         entry.version = entry.version.max(version);
+        if entry.conversion.is_some_and(|c| c.request.instance == from && c.grant == grant) {
+            // What storage was to give it could not be read, so nobody holds it.
+            out.send(from, tag, Pcm::Released { grant });
+            self.next(tag, out);
+            return;
+        }
         if !entry.holders.has(from) {
             return;
         }

@@ -120,7 +120,8 @@ pub enum Event {
         /// Who.
         waiter: WaiterId,
     },
-    /// What [`Effect::Lower`] asked for is so: no pin beyond `to` is out.
+    /// What [`Effect::Lower`] asked for is so: no pin beyond `to` is out. What it says of the page
+    /// holds when the core takes the event, also if a [`Effect::MarkDirty`] came in between.
     Drained {
         /// The page.
         tag: BufferTag,

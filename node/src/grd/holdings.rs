@@ -18,7 +18,8 @@
 //!  WriteDone       | -                 | -               | step / RELEASE | -
 //!  RELEASED        | ignore            | ignore          | ignore         | drop, step
 //!
-//!  step, when idle: revocation, else write-back, else first waiter, else eviction
+//!  step, when idle: the first waiter of a new grant when it is already being revoked, else
+//!                   revocation, else write-back, else first waiter, else eviction
 //! ```
 //!
 //! What each field is for, when it is set and when it is cleared, stands beside it ([`Holding`]).
@@ -170,6 +171,8 @@ pub struct HoldingView {
     pub dirty: bool,
     /// Something is under way: a request, a revocation, a write, a release.
     pub busy: bool,
+    /// PCM_RELEASE is out: the mode is of no use any more, and the master may have given it on.
+    pub releasing: bool,
     /// Shipped away and not yet claimed.
     pub in_transit: bool,
 }
@@ -197,6 +200,7 @@ impl Holdings {
             grant: h.grant,
             dirty: h.dirty,
             busy: h.activity != Activity::Idle || h.pending.is_some() || h.revocation.is_some(),
+            releasing: h.activity == Activity::Releasing,
             in_transit: h.transit.is_some(),
         })
     }
@@ -237,7 +241,9 @@ impl Holdings {
             return;
         }
         let front = self.pool.front(h.waiters).copied();
-        if let Some(revocation) = h.revocation {
+        if let Some(to) = owed(h, &self.pool).filter(|_| h.revocation.is_some()) {
+            lower(h, tag, to, Purpose::Waiters, out);
+        } else if let Some(revocation) = h.revocation {
             if h.mode <= revocation.leaves() {
                 self.serve(tag, out);
             } else {
@@ -254,8 +260,7 @@ impl Holdings {
             }
         } else if let Some(waiter) = front {
             if waiter.mode <= h.mode {
-                let to = if waiter.mode == Mode::X { Mode::N } else { Mode::S };
-                lower(h, tag, to, Purpose::Waiters, out);
+                lower(h, tag, room_for(waiter.mode), Purpose::Waiters, out);
             } else if h.pending.is_none() {
                 self.request(tag, waiter.mode, out);
             }
@@ -281,9 +286,12 @@ impl Holdings {
         let Activity::Draining(_, purpose) = h.activity else { return };
         h.activity = Activity::Idle;
         (h.dirty, h.version) = (dirty, version);
-        // A grant is of use to its first waiter before it can be revoked.
-        if h.unused.is_some() && to == Mode::N && !h.waiters.is_empty() {
-            self.complete_waiters(tag, to, out);
+        if let Some(needed) = owed(h, &self.pool) {
+            if to <= needed {
+                self.complete_waiters(tag, to, out);
+            } else {
+                lower(h, tag, needed, Purpose::Waiters, out);
+            }
             return;
         }
         if let Some(revocation) = h.revocation {
@@ -418,10 +426,10 @@ impl Holdings {
                 self.finish_if_whole(tag, out);
             }
             Err(reason) => {
-                // The conversion has to end: claim what was granted and give it up at once.
-                let (request, mode, version) = (p.request, p.want, p.version);
+                // The conversion has to end. A claim would make this instance a holder, and the
+                // next in the master's queue would be sent here for a page that is not here.
+                let version = p.version;
                 if let Some(grant) = p.grant {
-                    out.send_to_master(tag, Pcm::Claim { request, mode, grant, version });
                     out.send_to_master(tag, Pcm::Release { grant, version });
                 }
                 self.refused(tag, &AcquireError::Storage { tag, reason }, out);
@@ -473,6 +481,7 @@ impl Holdings {
             self.complete_waiters(tag, Mode::N, out);
         } else if h.activity == Activity::Idle {
             if h.waiters.is_empty() {
+                h.unused = None;
                 out.effect(Effect::Open { tag, mode: h.mode });
             }
             self.step(tag, out);
@@ -526,6 +535,7 @@ impl Holdings {
     fn serve(&mut self, tag: BufferTag, out: &mut Out<'_>) {
         let h = self.holdings.entry(tag).or_insert_with(Holding::new);
         let Some(revocation) = h.revocation.take() else { return };
+        h.unused = None;
         let request = revocation.request;
         let requester = request.instance;
         match revocation.ship {
@@ -638,6 +648,18 @@ fn give_up(h: &mut Holding) {
     h.wants_write = false;
     h.wants_eviction = false;
     h.activity = Activity::Idle;
+}
+
+/// How far pins have to be drained before a waiter for `mode` can be completed.
+fn room_for(mode: Mode) -> Mode {
+    if mode == Mode::X { Mode::N } else { Mode::S }
+}
+
+/// A grant is of use to its first waiter before it can be revoked, or weakened to less than that
+/// waiter needs: how far pins have to be drained for it, if it is still to be completed.
+fn owed(h: &Holding, pool: &FifoPool<Waiter>) -> Option<Mode> {
+    let first = pool.front(h.waiters).filter(|first| h.unused.is_some() && first.mode <= h.mode);
+    first.map(|first| room_for(first.mode))
 }
 
 fn lower(h: &mut Holding, tag: BufferTag, to: Mode, purpose: Purpose, out: &mut Out<'_>) {

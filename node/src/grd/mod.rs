@@ -26,10 +26,7 @@ pub(crate) use table::TagMap;
 use crate::view::View;
 use directory::Directory;
 use holdings::Holdings;
-use pagewire_protocol::{
-    BufferTag, Incarnation, InstanceId, Mode, Pcm, RequestId,
-    pcm::{Verdict, kind::PCM_RESPONSE},
-};
+use pagewire_protocol::{BufferTag, Incarnation, InstanceId, Mode, Pcm, RequestId, pcm::Verdict};
 use std::collections::VecDeque;
 
 /// Things that no correct peer causes; each is counted and answered harmlessly.
@@ -187,7 +184,7 @@ fn refuse_epoch(from: InstanceId, tag: BufferTag, message: Pcm, out: &mut Out<'_
             out.refuse(from, tag, request, want, Verdict::StaleEpoch);
         }
         // Its page came with it and nobody wants it.
-        _ if message.kind() == PCM_RESPONSE => out.effects.push(Effect::Discard { tag }),
+        Pcm::Response { verdict: Verdict::Page, .. } => out.effect(Effect::Discard { tag }),
         _ => {}
     }
 }

@@ -33,7 +33,11 @@ use std::{
 };
 
 /// One in this many local hits is timed: two readings of the clock cost more than a hit.
-const TIMED_HITS: u64 = 16;
+const TIMED_HITS: u64 = 64;
+/// How often a thread that waits looks whether the shard, which would wake it, is still there.
+const SHARD_CHECK: Duration = Duration::from_millis(250);
+/// How often a thread that has withdrawn looks for the answer.
+const WITHDRAWN_CHECK: Duration = Duration::from_millis(10);
 
 /// What all handles of a node share with its shard.
 #[derive(Debug)]
@@ -133,14 +137,19 @@ impl Handle {
         Ok(WriteGuard { handle: self, pin: Some(pin) })
     }
 
+    #[inline]
     fn timed_hit<T>(&self, hit: impl FnOnce() -> Option<T>) -> Option<T> {
         let count = self.hits.get() + 1;
-        if !count.is_multiple_of(TIMED_HITS) {
-            let guard = hit()?;
-            self.hits.set(count);
-            self.latencies.borrow_mut().local_untimed += 1;
-            return Some(guard);
+        if count.is_multiple_of(TIMED_HITS) {
+            return self.time_hit(count, hit);
         }
+        let guard = hit()?;
+        self.hits.set(count);
+        Some(guard)
+    }
+
+    #[cold]
+    fn time_hit<T>(&self, count: u64, hit: impl FnOnce() -> Option<T>) -> Option<T> {
         let start = Instant::now();
         let guard = hit()?;
         self.hits.set(count);
@@ -221,7 +230,8 @@ impl Handle {
                 self.command(Command::Withdraw { sequence: self.sequence.get(), tag });
             }
             // After withdrawing the shard answers at once, granted or not.
-            thread::park_timeout(limit.saturating_sub(waited).max(Duration::from_millis(10)));
+            let left = limit.saturating_sub(waited);
+            thread::park_timeout(left.clamp(WITHDRAWN_CHECK, SHARD_CHECK));
         }
     }
 
@@ -249,7 +259,11 @@ impl Handle {
     /// How long grants took so far.
     #[must_use]
     pub fn latencies(&self) -> GrantLatencies {
-        self.latencies.borrow().clone()
+        let hits = self.hits.get();
+        GrantLatencies {
+            local_untimed: hits - hits / TIMED_HITS,
+            ..self.latencies.borrow().clone()
+        }
     }
 }
 

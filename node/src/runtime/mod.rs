@@ -15,6 +15,7 @@ mod io;
 mod node;
 mod outbox;
 mod pool;
+mod refusals;
 mod shard;
 
 pub use handle::{Handle, ReadGuard, WriteGuard};

@@ -45,14 +45,12 @@ pub enum NodeError {
     Refused(String),
     /// Not all peers were there in time.
     #[error(
-        "{up} of {expected} peers are up after {limit_s} s: start the others, and see that their \
-         addresses are right"
+        "no session with {missing} after {limit_s} s, expected one with every member: start the \
+         others, and see that their addresses are right"
     )]
     PeersMissing {
-        /// Peers with a session.
-        up: usize,
-        /// Peers configured.
-        expected: usize,
+        /// Members without a session.
+        missing: String,
         /// How long was waited, in seconds.
         limit_s: u64,
     },
@@ -72,8 +70,9 @@ enum Control {
 
 #[derive(Debug)]
 struct Status {
-    peers_up: usize,
+    missing: Vec<InstanceId>,
     refusal: Option<String>,
+    any_refusal: Option<String>,
 }
 
 /// A running instance; dropping it stops its thread.
@@ -86,7 +85,6 @@ pub struct Node {
     identity: (InstanceId, Incarnation),
     counters: Arc<NodeCounters>,
     endpoint_counters: Arc<EndpointCounters>,
-    peers: usize,
 }
 
 impl Node {
@@ -107,7 +105,6 @@ impl Node {
             identity: shard.identity(),
             counters: shard.counters(),
             endpoint_counters: shard.endpoint_counters(),
-            peers: config.members.len() - 1,
             thread: None,
         };
         let cores = config.poller_cores.clone();
@@ -169,24 +166,22 @@ impl Node {
     /// Waits until every other member has a session with this one.
     ///
     /// # Errors
-    /// [`NodeError::PeersMissing`] after `limit`, [`NodeError::Refused`] as soon as a peer refuses.
+    /// [`NodeError::PeersMissing`] after `limit`; [`NodeError::Refused`] when a peer refuses this
+    /// instance for good, or still does after `limit`.
     pub fn wait_for_peers(&self, limit: Duration) -> Result<(), NodeError> {
         let deadline = Instant::now() + limit;
         loop {
-            let Status { peers_up, refusal } = self.ask(Control::Status)?;
-            if peers_up == self.peers {
+            let Status { missing, refusal, any_refusal } = self.ask(Control::Status)?;
+            if missing.is_empty() {
                 return Ok(());
             }
-            if let Some(refusal) = refusal {
+            let is_late = Instant::now() >= deadline;
+            if let Some(refusal) = refusal.or(any_refusal.filter(|_| is_late)) {
                 return Err(NodeError::Refused(refusal));
             }
-            if Instant::now() >= deadline {
-                let limit_s = limit.as_secs();
-                return Err(NodeError::PeersMissing {
-                    up: peers_up,
-                    expected: self.peers,
-                    limit_s,
-                });
+            if is_late {
+                let missing = list(&missing);
+                return Err(NodeError::PeersMissing { missing, limit_s: limit.as_secs() });
             }
             thread::park_timeout(Duration::from_millis(5));
         }
@@ -208,13 +203,19 @@ impl Node {
         self.ask(Control::Flush).map_err(|e| e.to_string())?
     }
 
-    /// Why a peer refuses this instance, if one does.
+    /// Members that there is no session with yet.
     ///
     /// # Errors
-    /// [`NodeError::Stopped`].
-    pub fn refusal(&self) -> Result<Option<String>, NodeError> {
-        Ok(self.ask(Control::Status)?.refusal)
+    /// [`NodeError::Stopped`]; [`NodeError::Refused`] when a peer refuses this instance for good.
+    pub fn peers_missing(&self) -> Result<Vec<InstanceId>, NodeError> {
+        let Status { missing, refusal, .. } = self.ask(Control::Status)?;
+        refusal.map_or(Ok(missing), |refusal| Err(NodeError::Refused(refusal)))
     }
+}
+
+fn list(ids: &[InstanceId]) -> String {
+    let name = |id: &InstanceId| format!("instance {id}");
+    ids.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 impl Drop for Node {
@@ -252,8 +253,11 @@ fn drive(shard: &mut Shard, inbox: &Receiver<Control>) {
                 }
                 Control::Flush(reply) => shard.flush(reply),
                 Control::Status(reply) => {
-                    let refusal = shard.refusal().map(str::to_owned);
-                    let _ = reply.send(Status { peers_up: shard.peers_up(), refusal });
+                    let _ = reply.send(Status {
+                        missing: shard.peers_missing(),
+                        refusal: shard.refusal().map(str::to_owned),
+                        any_refusal: shard.any_refusal().map(str::to_owned),
+                    });
                 }
                 Control::Stop => return,
             }

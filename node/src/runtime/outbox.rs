@@ -25,13 +25,14 @@ impl Outbox {
         self.peers.push(Peer { id, lanes: Default::default() });
     }
 
-    /// Sends `message` now, or as soon as the lane has credit, behind what waits there already.
+    /// Sends `message` with the next poll (`may_wait`: or later), or as soon as the lane has credit, behind what waits there already.
     pub(super) fn send(
         &mut self,
         endpoint: &mut Endpoint,
         to: InstanceId,
         lane: Lane,
         message: Message,
+        may_wait: bool,
     ) {
         let peer = self.peers.iter_mut().find(|p| p.id == to);
         let Some(peer) = peer else {
@@ -40,7 +41,12 @@ impl Outbox {
         };
         let queue = &mut peer.lanes[lane.index()];
         if queue.is_empty() {
-            match endpoint.send(to, lane, message) {
+            let sent = if may_wait {
+                endpoint.send_when_quiet(to, lane, message)
+            } else {
+                endpoint.send(to, lane, message)
+            };
+            match sent {
                 Ok(()) => return,
                 Err(SendError::WrongLane(message)) => {
                     tracing::error!("message {} does not belong on lane {lane:?}", message.kind);

@@ -4,7 +4,7 @@
 //! Invariants: a page is in the pool, in the index and published exactly while it is held; at most
 //! `limit` pages are held or expected.
 
-use super::handle::Shared;
+use super::{NodeCounters, handle::Shared};
 use crate::grd::TagMap;
 use pagewire_protocol::{BufferTag, Lsn, Mode, page};
 use pagewire_transport::{
@@ -44,16 +44,22 @@ pub(super) struct Pool {
     evicting: usize,
     /// Where the clock sweep goes on.
     hand: usize,
-    copies: u64,
+    counters: Arc<NodeCounters>,
 }
 
 impl Pool {
-    pub(super) fn new(arena: Arena, table: PageTable, shared: Arc<Shared>, limit: usize) -> Self {
+    pub(super) fn new(
+        arena: Arena,
+        table: PageTable,
+        shared: Arc<Shared>,
+        limit: usize,
+        counters: Arc<NodeCounters>,
+    ) -> Self {
         let frames = arena.frames() as usize;
         let mut pages = TagMap::default();
         pages.reserve(limit);
         let slots = vec![Slot::default(); frames];
-        Self { arena, table, shared, pages, slots, limit, evicting: 0, hand: 0, copies: 0 }
+        Self { arena, table, shared, pages, slots, limit, evicting: 0, hand: 0, counters }
     }
 
     fn index(&self, tag: &BufferTag) -> FrameIndex {
@@ -64,21 +70,14 @@ impl Pool {
         &mut self.slots[index.0 as usize]
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.pages.len()
+    /// Pages that are dirty or may be being written to.
+    pub(super) fn unclean(&self) -> impl Iterator<Item = BufferTag> + '_ {
+        let unclean = |index| self.table.is_dirty(index) || self.table.is_being_written(index);
+        self.pages.iter().filter(move |(_, index)| unclean(**index)).map(|(tag, _)| *tag)
     }
 
-    /// Pages that were copied because a send still held their frame.
-    pub(super) fn copies(&self) -> u64 {
-        self.copies
-    }
-
-    pub(super) fn tags(&self) -> Vec<BufferTag> {
-        self.pages.keys().copied().collect()
-    }
-
-    pub(super) fn any_dirty(&self) -> bool {
-        self.pages.values().any(|index| self.table.is_dirty(*index))
+    pub(super) fn is_dirty(&self, tag: &BufferTag) -> bool {
+        self.table.is_dirty(self.index(tag))
     }
 
     /// Pages that must go before `expected` more can come.
@@ -113,7 +112,10 @@ impl Pool {
         let hash_of = |f: FrameIndex| slots[f.0 as usize].tag.map_or(0, |tag| tag.hash());
         self.shared.index.remove(tag, index, hash_of);
         let slot = std::mem::take(self.slot(index));
-        self.evicting -= usize::from(slot.evicting);
+        if slot.evicting {
+            self.evicting -= 1;
+            self.counters.pages_evicted.add(1);
+        }
         self.table.take(index)
     }
 
@@ -174,23 +176,21 @@ impl Pool {
     fn copy(&mut self, tag: &BufferTag, index: FrameIndex) -> FrameIndex {
         let _ = self.table.lower(index, Mode::N);
         let dirty = self.table.is_dirty(index);
-        let evicting = self.slot(index).evicting;
+        // It is wanted, so it is not given up.
+        self.keep(tag);
         let old = self.remove(tag);
-        self.copies += 1;
+        self.counters.pages_copied.add(1);
         let mut frame =
             self.arena.take().expect("the arena has a frame for every one that is sent");
         frame.copy_from_slice(&old);
         let index = self.table.publish(frame, *tag, Mode::N, dirty);
         self.enter(*tag, index);
-        if evicting {
-            self.slot(index).evicting = true;
-            self.evicting += 1;
-        }
         index
     }
 
-    /// The next page to give up: not pinned, and not used since the sweep last passed it.
-    pub(super) fn victim(&mut self) -> Option<BufferTag> {
+    /// The next page to give up: one that `may_go`, not pinned, and not used since the sweep last
+    /// passed it.
+    pub(super) fn victim(&mut self, may_go: impl Fn(&BufferTag) -> bool) -> Option<BufferTag> {
         // Two rounds: the first may only clear marks.
         for _ in 0..2 * self.slots.len() {
             let at = self.hand;
@@ -199,7 +199,7 @@ impl Pool {
                 continue;
             };
             let index = self.index(&tag);
-            if !self.table.is_pinned(index) && !self.table.take_referenced(index) {
+            if !self.table.is_pinned(index) && !self.table.take_referenced(index) && may_go(&tag) {
                 self.slots[at].evicting = true;
                 self.evicting += 1;
                 return Some(tag);

@@ -9,9 +9,9 @@
 //! ```text
 //!   posted       peers x (page credits + bulk credits)      receives, one frame each
 //!   unconfirmed  peers x (page credits + bulk credits)      sent, not acknowledged
-//!   in transit   peers x page credits                       shipped, not claimed
 //!   scratch      I/O threads                                checksums are put on there
-//!   cache        the rest                                   pages held or expected
+//!   cache        the rest                                   pages held, expected, or shipped
+//!                                                           away and not yet claimed
 //! ```
 //! so that a frame is there whenever one is needed, and only the cache has to make room.
 
@@ -22,6 +22,7 @@ use super::{
     io::{IoDone, IoJob, IoThreads},
     outbox::Outbox,
     pool::Pool,
+    refusals::Refusals,
 };
 use crate::{
     config::NodeConfig,
@@ -41,13 +42,15 @@ use std::{
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
     thread::Thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Commands that a thread can have on their way: more than it has guards.
 const COMMANDS: usize = 1024;
 /// Fewest pages an instance can work with: every thread needs some at the same time.
 const CACHE_PAGES_MIN: u32 = 32;
+/// Pause in making room after a page could not be written: it would be tried again at once.
+const EVICT_RETRY: Duration = Duration::from_millis(100);
 /// The slot of a waiter id that tells the handle; below it the handle's own count.
 const HANDLE_SHIFT: u32 = 48;
 
@@ -62,6 +65,7 @@ pub struct NodeCounters {
     pub pages_read: Counter,
     /// Pages written to storage.
     pub pages_written: Counter,
+    /// Pages given up for room.
     /// Pages given up for room.
     pub pages_evicted: Counter,
     /// Pages copied because a send still held their frame when they were to be written.
@@ -81,6 +85,9 @@ struct HandleEnd {
 /// Writing everything back, as asked for by [`Shard::flush`].
 #[derive(Debug)]
 struct Flush {
+    /// Pages that were dirty, or being written to, when it was asked for: until they are written,
+    /// found clean, or gone to another instance, and the duty to write them with them.
+    left: BTreeSet<BufferTag>,
     reply: Sender<Result<(), String>>,
     failed: Option<String>,
     syncing: bool,
@@ -108,20 +115,21 @@ pub struct Shard {
     outstanding_max: usize,
     inputs: VecDeque<Input>,
     effects: Vec<Effect>,
-    writing: usize,
+    /// Pages that are on their way to storage.
+    writing: BTreeSet<BufferTag>,
+    /// No page is given up before; set when one could not be written.
+    evict_again_at: Option<Instant>,
     flush: Option<Flush>,
     up: BTreeSet<InstanceId>,
     lost: BTreeSet<InstanceId>,
-    refusal: Option<String>,
+    refusals: Refusals,
     counters: Arc<NodeCounters>,
 }
 
 /// Frames of an arena that are left for cached pages; see the module. `None`: too few.
-#[must_use]
-pub fn cache_pages(config: &NodeConfig, frames: u32) -> Option<u32> {
+fn cache_pages(config: &NodeConfig, frames: u32) -> Option<u32> {
     let peers = u32::try_from(config.members.len()).ok()?.saturating_sub(1);
-    let credits = config.credits;
-    let fabric = peers * (credits.frames_per_peer() + credits.of(Lane::Pages));
+    let fabric = peers * config.credits.frames_per_peer();
     frames.checked_sub(fabric + config.io_threads).filter(|&pages| pages >= CACHE_PAGES_MIN)
 }
 
@@ -154,11 +162,14 @@ impl Shard {
         let io = IoThreads::start(config.io_threads, &store, &arena, &shared.waker)
             .map_err(NodeError::Thread)?;
         let limit = limit as usize;
+        let counters = Arc::<NodeCounters>::default();
+        let pool =
+            Pool::new(arena.clone(), table, Arc::clone(&shared), limit, Arc::clone(&counters));
         let grd = Grd::new(config.instance, endpoint.config().incarnation, view);
         Ok(Self {
             me: config.instance,
             grd,
-            pool: Pool::new(arena.clone(), table, Arc::clone(&shared), limit),
+            pool,
             shared,
             arena,
             io,
@@ -173,12 +184,13 @@ impl Shard {
             outstanding_max: config.credits.of(Lane::Pages) as usize,
             inputs: VecDeque::with_capacity(64),
             effects: Vec::with_capacity(64),
-            writing: 0,
+            writing: BTreeSet::new(),
+            evict_again_at: None,
             flush: None,
             up: BTreeSet::new(),
             lost: BTreeSet::new(),
-            refusal: None,
-            counters: Arc::default(),
+            refusals: Refusals::new(Instant::now()),
+            counters,
         })
     }
 
@@ -210,10 +222,23 @@ impl Shard {
         self.up.len()
     }
 
-    /// Why a peer refuses this instance for good, if one does.
+    /// Members, this instance aside, that have no session yet.
+    #[must_use]
+    pub fn peers_missing(&self) -> Vec<InstanceId> {
+        let is_missing = |id: &InstanceId| *id != self.me && !self.up.contains(id);
+        self.grd.view().members().iter().copied().filter(is_missing).collect()
+    }
+
+    /// The refusal of a peer that this instance has to go for, if there is one.
     #[must_use]
     pub fn refusal(&self) -> Option<&str> {
-        self.refusal.as_deref()
+        self.refusals.verdict(!self.up.is_empty())
+    }
+
+    /// Any refusal of a peer that is not over.
+    #[must_use]
+    pub fn any_refusal(&self) -> Option<&str> {
+        self.refusals.any()
     }
 
     /// Counters, readable from any thread.
@@ -254,17 +279,44 @@ impl Shard {
             tracing::warn!("asked to write back while doing so");
             let _ = flush.reply.send(Err("asked again before it was done".to_owned()));
         }
-        self.flush = Some(Flush { reply, failed: None, syncing: false });
-        for tag in self.pool.tags() {
-            self.input(Input::WriteBack { tag });
-        }
+        let left: BTreeSet<_> = self.pool.unclean().chain(self.writing.iter().copied()).collect();
+        self.inputs.extend(left.iter().map(|&tag| Input::WriteBack { tag }));
+        self.flush = Some(Flush { left, reply, failed: None, syncing: false });
         self.run();
         self.flush_on();
     }
 
     /// One turn. True when it found anything to do.
     pub fn poll(&mut self) -> bool {
-        let mut busy = self.endpoint.poll();
+        // First what local threads want, so that it leaves together with what the last turn left.
+        let busy = self.take_commands();
+        let events = self.endpoint.poll();
+        self.turn(busy || events)
+    }
+
+    /// Sleeps until there is something to do or `timeout` is over, then one turn. `work_waits`
+    /// tells of work that the caller wakes the shard for.
+    pub fn wait(&mut self, timeout: Duration, work_waits: impl FnOnce() -> bool) -> bool {
+        let (handles, io) = (&self.handles, &self.io);
+        let events = self.endpoint.wait(timeout, || {
+            io.has_done() || work_waits() || handles.iter().any(|h| !h.commands.is_empty())
+        });
+        self.turn(events)
+    }
+
+    fn take_commands(&mut self) -> bool {
+        let mut any = false;
+        for at in 0..self.handles.len() {
+            while let Ok(command) = self.handles[at].commands.pop() {
+                any = true;
+                self.on_command(at, command);
+            }
+        }
+        any
+    }
+
+    fn turn(&mut self, busy: bool) -> bool {
+        let mut busy = busy;
         while let Some(event) = self.endpoint.next_event() {
             self.on_event(event);
         }
@@ -272,25 +324,10 @@ impl Shard {
             busy = true;
             self.on_io(done);
         }
-        for at in 0..self.handles.len() {
-            while let Ok(command) = self.handles[at].commands.pop() {
-                busy = true;
-                self.on_command(at, command);
-            }
-        }
         self.outbox.pump(&mut self.endpoint);
         self.make_room();
+        self.flush_on();
         busy
-    }
-
-    /// Sleeps until there is something to do, `timeout` is over, or the waker is used and
-    /// `work_waits` says so; then one turn.
-    pub fn wait(&mut self, timeout: Duration, work_waits: impl FnOnce() -> bool) -> bool {
-        let (handles, io) = (&self.handles, &self.io);
-        self.endpoint.wait(timeout, || {
-            io.has_done() || work_waits() || handles.iter().any(|h| !h.commands.is_empty())
-        });
-        self.poll()
     }
 
     // ---- what comes in -------------------------------------------------------------------------
@@ -300,9 +337,13 @@ impl Shard {
             Event::Message(received) => self.on_message(received),
             Event::Up { peer, incarnation } => {
                 tracing::info!("instance {peer} is up, incarnation {incarnation}");
+                self.refusals.over(peer);
                 self.up.insert(peer);
             }
-            Event::Linked { peer } => tracing::info!("instance {peer} is linked again"),
+            Event::Linked { peer } => {
+                tracing::info!("instance {peer} is linked again");
+                self.refusals.over(peer);
+            }
             Event::Down { peer, reason } => {
                 tracing::warn!("the link with instance {peer} is down: {reason}");
             }
@@ -314,11 +355,16 @@ impl Shard {
                 );
                 self.lost.insert(peer);
             }
-            Event::Refused { refusal, detail, .. } => {
-                tracing::warn!("refused: {detail}");
-                // A duplicate may be the trace of a former life; others do not go away.
-                let _ = refusal;
-                self.refusal = Some(detail);
+            Event::Refused { peer, refusal, detail, .. } => {
+                // It is repeated with every attempt, and told once.
+                let told = detail.clone();
+                if self.refusals.note(peer, refusal, detail, Instant::now()) {
+                    if self.up.is_empty() {
+                        tracing::info!("refused: {told}");
+                    } else {
+                        tracing::warn!("refused: {told}");
+                    }
+                }
             }
             _ => {}
         }
@@ -358,17 +404,19 @@ impl Shard {
                 self.input(Input::ReadDone { tag, result });
             }
             IoDone::Write { tag, version, result } => {
-                self.writing -= 1;
                 let written = result.is_ok();
                 if let Err(error) = result {
                     tracing::error!("page {tag} could not be written: {error}");
                     self.pool.set_dirty(&tag, true);
+                    self.evict_again_at = Some(Instant::now() + EVICT_RETRY);
                     if let Some(flush) = &mut self.flush {
                         flush.failed.get_or_insert(error);
                     }
                 } else {
                     self.counters.pages_written.add(1);
                 }
+                self.writing.remove(&tag);
+                self.flushed(&tag);
                 self.input(Input::WriteDone { tag, version, written });
             }
             IoDone::Sync { result } => {
@@ -378,7 +426,6 @@ impl Shard {
             }
         }
         self.run();
-        self.flush_on();
     }
 
     fn on_command(&mut self, at: usize, command: Command) {
@@ -439,6 +486,7 @@ impl Shard {
             Effect::Forget { tag, grant } => {
                 if self.transits.get(&tag).is_some_and(|(shipped, _)| *shipped == grant) {
                     self.transits.remove(&tag);
+                    self.admit();
                 }
             }
             Effect::Read { tag, at_least } => {
@@ -448,7 +496,7 @@ impl Shard {
             Effect::Write { tag, version } => {
                 self.pool.set_dirty(&tag, false);
                 let frame = self.pool.share(&tag);
-                self.writing += 1;
+                self.writing.insert(tag);
                 self.io.submit(IoJob::Write { tag, version, frame });
             }
             Effect::Lower { tag, to } => {
@@ -470,10 +518,13 @@ impl Shard {
             Effect::Open { tag, mode } => {
                 self.pool.keep(&tag);
                 self.pool.open(&tag, mode);
+                if self.flush.is_some() && !self.pool.is_dirty(&tag) {
+                    self.flushed(&tag);
+                }
             }
             Effect::Drop { tag } => {
-                self.counters.pages_evicted.add(1);
                 drop(self.pool.remove(&tag));
+                self.flushed(&tag);
                 self.admit();
             }
         }
@@ -482,9 +533,9 @@ impl Shard {
     fn send(&mut self, to: InstanceId, tag: BufferTag, message: Pcm, frame: Option<SharedFrame>) {
         let body = Body::new(&message.encode(tag)).unwrap_or(Body::EMPTY);
         let epoch = self.grd.view().epoch();
-        let lane = message.lane();
+        let (lane, may_wait) = (message.lane(), message.may_wait());
         let message = Message { kind: message.kind(), epoch, body, frame };
-        self.outbox.send(&mut self.endpoint, to, lane, message);
+        self.outbox.send(&mut self.endpoint, to, lane, message, may_wait);
     }
 
     fn ship(&mut self, to: InstanceId, tag: BufferTag, message: Pcm, keep: bool) {
@@ -496,7 +547,7 @@ impl Shard {
         self.counters.bytes_shipped.add(frame.len() as u64);
         self.send(to, tag, message, Some(frame));
         if !keep {
-            self.admit();
+            self.flushed(&tag);
         }
     }
 
@@ -516,7 +567,9 @@ impl Shard {
 
     /// Sends requests while there is room for what they bring and credit for it to come.
     fn admit(&mut self) {
-        while self.outstanding < self.outstanding_max && self.pool.has_room(self.outstanding) {
+        while self.outstanding < self.outstanding_max
+            && self.pool.has_room(self.outstanding + self.transits.len())
+        {
             let Some((to, tag, message)) = self.waiting.pop_front() else { return };
             self.outstanding += 1;
             if to == self.me {
@@ -530,42 +583,46 @@ impl Shard {
 
     /// Evicts pages while requests wait for room.
     fn make_room(&mut self) {
-        if self.waiting.is_empty() {
+        let too_soon = |at: Instant| Instant::now() < at;
+        if self.waiting.is_empty() || self.evict_again_at.is_some_and(too_soon) {
             return;
         }
-        let expected = self.outstanding + self.waiting.len().min(self.outstanding_max);
+        let wanted = self.waiting.len().min(self.outstanding_max);
+        let expected = self.outstanding + self.transits.len() + wanted;
+        // The core would not give up a busy page, the one that waits for its upgrade among them.
+        let may_go = |tag: &BufferTag| self.grd.holding(tag).is_some_and(|h| !h.busy);
         for _ in 0..self.pool.excess(expected) {
-            let Some(tag) = self.pool.victim() else { break };
-            self.input(Input::Evict { tag });
+            let Some(tag) = self.pool.victim(may_go) else { break };
+            self.inputs.push_back(Input::Evict { tag });
         }
         self.run();
     }
 
-    /// Goes on with writing back, when the last write of a round is done.
+    /// The page is no longer this flush's business.
+    fn flushed(&mut self, tag: &BufferTag) {
+        if let Some(flush) = &mut self.flush {
+            flush.left.remove(tag);
+        }
+    }
+
+    /// Goes on with writing back, when no page is left.
     fn flush_on(&mut self) {
         let Some(flush) = &mut self.flush else { return };
-        if flush.syncing || self.writing > 0 {
+        if flush.syncing || !flush.left.is_empty() {
             return;
         }
         if let Some(error) = flush.failed.take() {
             let _ = flush.reply.send(Err(error));
             self.flush = None;
-        } else if !self.pool.any_dirty() {
+        } else {
             flush.syncing = true;
             self.io.submit(IoJob::Sync);
         }
-    }
-
-    /// Pages copied so far, carried over to the counters.
-    fn count_copies(&self) {
-        let copied = &self.counters.pages_copied;
-        copied.add(self.pool.copies() - copied.get());
     }
 }
 
 impl Drop for Shard {
     fn drop(&mut self) {
-        self.count_copies();
         let waiting = self.outbox.waiting();
         if waiting > 0 {
             tracing::warn!("stopped with {waiting} messages unsent");
@@ -582,6 +639,6 @@ fn drained_input(drained: super::pool::Drained) -> Input {
 /// Fewest frames the configuration works with.
 fn frames_needed(config: &NodeConfig) -> u32 {
     let peers = u32::try_from(config.members.len()).unwrap_or(u32::MAX).saturating_sub(1);
-    let per_peer = config.credits.frames_per_peer() + config.credits.of(Lane::Pages);
-    CACHE_PAGES_MIN + config.io_threads + peers.saturating_mul(per_peer)
+    let fabric = peers.saturating_mul(config.credits.frames_per_peer());
+    CACHE_PAGES_MIN.saturating_add(config.io_threads).saturating_add(fabric)
 }

@@ -78,6 +78,8 @@ impl Inner {
     fn free(&self, index: u32) {
         let header = self.layout.header(&self.mapping);
         let descriptor = self.descriptor(index);
+        // Before the frame can be taken again, so that the number never falls below 0.
+        header.free_count.fetch_add(1, Ordering::Relaxed);
         let mut top = header.free.load(Ordering::Relaxed);
         loop {
             let below = u32::try_from(top & 0xFFFF_FFFF).unwrap_or(0);
@@ -85,11 +87,10 @@ impl Inner {
             let new = next_stack_word(top, index + 1);
             match header.free.compare_exchange_weak(top, new, Ordering::Release, Ordering::Relaxed)
             {
-                Ok(_) => break,
+                Ok(_) => return,
                 Err(now) => top = now,
             }
         }
-        header.free_count.fetch_add(1, Ordering::Relaxed);
     }
 
     fn take(&self) -> Option<u32> {

@@ -256,6 +256,12 @@ impl PageTable {
         self.descriptor(index).word.fetch_and(!REFERENCED, Ordering::Relaxed) & REFERENCED != 0
     }
 
+    /// True while somebody may be writing to the page.
+    #[must_use]
+    pub fn is_being_written(&self, index: FrameIndex) -> bool {
+        self.word(index) & EXCLUSIVE != 0
+    }
+
     /// True when any pin is out.
     #[must_use]
     pub fn is_pinned(&self, index: FrameIndex) -> bool {
@@ -334,7 +340,6 @@ impl PageView {
     ///
     /// # Panics
     /// If the ticket is exclusive or of another arena.
-    #[must_use]
     pub fn adopt_shared(&self, ticket: PinTicket) -> SharedPin<'_> {
         assert!(!ticket.exclusive && ticket.arena == Arc::as_ptr(&self.arena) as usize);
         SharedPin { arena: &self.arena, index: ticket.index }
@@ -344,7 +349,6 @@ impl PageView {
     ///
     /// # Panics
     /// If the ticket is shared or of another arena.
-    #[must_use]
     pub fn adopt_exclusive(&self, ticket: PinTicket) -> ExclusivePin<'_> {
         assert!(ticket.exclusive && ticket.arena == Arc::as_ptr(&self.arena) as usize);
         ExclusivePin { arena: &self.arena, index: ticket.index, written: false }

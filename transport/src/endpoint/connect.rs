@@ -4,7 +4,7 @@
 //!   dialler                                   acceptor
 //!   connect, hello{small, nonce} ---------->  judge: refuse, or tear down an older link
 //!                 <------------ hello{status, what it expects, its credits}
-//!   the same for page and bulk
+//!   the same for bulk
 //!   link up                                   link up
 //! ```
 //! The instance with the greater id dials at once, the lesser one half a second later, so that both
@@ -14,7 +14,10 @@ use super::{Endpoint, Event};
 use crate::{
     Frame,
     error::LinkError,
-    link::{Link, tcp::TcpLink},
+    link::{
+        Link, Urgency,
+        tcp::{CONNECTIONS, TcpLink},
+    },
     session::Session,
 };
 use mio::{Interest, Token, event, net::TcpStream};
@@ -87,7 +90,8 @@ pub(super) struct Forming {
     expected: [Sequence; Lane::COUNT],
     posted: Vec<(LaneClass, Frame)>,
     credits: [u32; Lane::COUNT],
-    streams: [Option<TcpStream>; LaneClass::COUNT],
+    /// In the order of [`CONNECTIONS`].
+    streams: [Option<TcpStream>; CONNECTIONS.len()],
     /// The other side's hello on the first connection.
     theirs: Option<Hello>,
     /// The connection that is being dialled.
@@ -100,6 +104,11 @@ struct Dial {
     stream: TcpStream,
     said_hello: bool,
     answer: PartialHello,
+}
+
+/// Which of a link's connections that of `class` is.
+fn position(class: LaneClass) -> Option<usize> {
+    CONNECTIONS.iter().position(|connection| *connection == class)
 }
 
 fn dial_token(slot: usize, class: LaneClass) -> Token {
@@ -136,14 +145,21 @@ impl Endpoint {
         let unlinked = self.peers.iter().filter(|p| p.link.is_none());
         let dials = unlinked.map(|p| p.forming.as_ref().map_or(p.dial_at, |f| f.deadline));
         let hellos = self.incoming.iter().flatten().map(|i| i.deadline);
+        // No event tells that a frame has come back or that a connection can be accepted now.
+        let owing = self.peers.iter().any(|p| p.link.is_some() && p.owed_frames != [0; 3]);
+        let retry = (owing || self.accept_again).then_some(now);
         dials
             .chain(hellos)
+            .chain(retry)
             .min()
             .map_or(Duration::from_secs(60), |at| at.saturating_duration_since(now))
             .max(Duration::from_millis(1))
     }
 
     pub(super) fn timers(&mut self, now: Instant) {
+        if self.accept_again {
+            self.accept();
+        }
         for place in &mut self.incoming {
             if place.as_ref().is_some_and(|incoming| incoming.deadline <= now) {
                 self.counters.handshakes_dropped.add(1);
@@ -164,6 +180,8 @@ impl Endpoint {
                 if forming.deadline <= now {
                     let limit_ms = self.config.handshake_timeout.as_millis();
                     self.forming_failed(slot, &LinkError::HandshakeTimeout { limit_ms });
+                    // Meanwhile the other side, to which this one was busy, gets its turn.
+                    self.peers[slot].retry_soon(now);
                 }
             } else if peer.link.is_none() && peer.dial_at <= now {
                 self.dial(slot, now);
@@ -172,6 +190,7 @@ impl Endpoint {
     }
 
     fn accept(&mut self) {
+        self.accept_again = false;
         loop {
             match self.listener.accept() {
                 Ok((stream, address)) => {
@@ -181,8 +200,10 @@ impl Endpoint {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => {
-                    // Out of file descriptors, say: the connection waits, others go on.
+                    // Out of file descriptors, say: the connection waits, others go on. There will
+                    // be no further event for it.
                     tracing::warn!("a connection cannot be accepted: {e}");
+                    self.accept_again = true;
                     return;
                 }
             }
@@ -252,7 +273,8 @@ impl Endpoint {
     }
 
     fn judge(&self, hello: &Hello) -> Result<usize, Refusal> {
-        if !hello.speaks(PROTOCOL_VERSION_MIN, PROTOCOL_VERSION) {
+        if !hello.speaks(PROTOCOL_VERSION_MIN, PROTOCOL_VERSION) || position(hello.class).is_none()
+        {
             return Err(Refusal::Version);
         }
         if hello.cluster != self.config.cluster {
@@ -272,6 +294,9 @@ impl Endpoint {
             return Err(Refusal::View);
         }
         let peer = &self.peers[slot];
+        if peer.ended.is_some_and(|ended| hello.incarnation <= ended) {
+            return Err(Refusal::Ended);
+        }
         if let Some(known) = peer.incarnation {
             if hello.incarnation < known {
                 return Err(Refusal::Ended);
@@ -282,7 +307,11 @@ impl Endpoint {
         }
         let begun = hello.class == LaneClass::Small;
         match &peer.forming {
-            Some(f) if f.ours && f.dial.as_ref().is_some_and(|d| d.said_hello) => {
+            // Once the other side has answered, ours is under way between two connections, too.
+            Some(f)
+                if f.ours
+                    && (f.theirs.is_some() || f.dial.as_ref().is_some_and(|d| d.said_hello)) =>
+            {
                 // Both dialled: the greater id's link goes first.
                 if self.config.instance > hello.instance { Err(Refusal::Busy) } else { Ok(slot) }
             }
@@ -320,7 +349,9 @@ impl Endpoint {
         if !matches!(stream.write(&reply.encode()), Ok(HELLO_BYTES)) {
             return;
         }
-        forming.streams[theirs.class.index()] = Some(stream);
+        if let Some(at) = position(theirs.class) {
+            forming.streams[at] = Some(stream);
+        }
         self.establish_if_whole(slot);
     }
 
@@ -361,7 +392,7 @@ impl Endpoint {
             expected,
             posted,
             credits,
-            streams: [None, None, None],
+            streams: [None, None],
             theirs: None,
             dial: None,
         });
@@ -371,6 +402,7 @@ impl Endpoint {
         let peer = &mut self.peers[slot];
         let Some(old) = peer.incarnation.filter(|&known| known < incarnation) else { return };
         peer.incarnation = None;
+        peer.ended = Some(old);
         let undelivered = peer.session.take().map(Session::end).unwrap_or_default();
         self.events.push_back(Event::Ended { peer: peer.id, incarnation: old, undelivered });
     }
@@ -386,19 +418,22 @@ impl Endpoint {
         else {
             return;
         };
-        let [Some(small), Some(page), Some(bulk)] = streams else { return };
+        let [Some(main), Some(bulk)] = streams else { return };
         let fresh = peer.session.is_none();
         let (me, id) = (self.config.instance, peer.id);
         let session = peer.session.get_or_insert_with(|| Session::new(me, id, theirs.credits));
         if let Err(violation) = session.link_up(theirs.expected, theirs.credits, credits) {
             self.counters.bad_input.add(1);
             tracing::warn!("no link with instance {id}: {violation}");
+            if fresh {
+                peer.session = None;
+            }
             peer.retry_soon(Instant::now());
             return;
         }
         let page_bytes = self.arena.page_size().bytes();
-        let mut link = TcpLink::new([small, page, bulk], page_bytes, self.config.page_crc);
-        for class in LaneClass::ALL {
+        let mut link = TcpLink::new([main, bulk], page_bytes, self.config.page_crc);
+        for class in CONNECTIONS {
             let interest = Interest::READABLE | Interest::WRITABLE;
             let token = link_token(slot, class);
             let registry = self.os.registry();
@@ -407,6 +442,9 @@ impl Endpoint {
                 && let Err(error) = registry.register(stream, token, interest)
             {
                 session.link_down();
+                if fresh {
+                    peer.session = None;
+                }
                 tracing::warn!("no link with instance {id}: {error}");
                 return;
             }
@@ -424,7 +462,7 @@ impl Endpoint {
         peer.connected();
         peer.counters.links_up.add(1);
         for lane in Lane::ALL {
-            peer.pump(lane);
+            peer.pump(lane, Urgency::Now);
         }
         self.events.push_back(if fresh {
             Event::Up { peer: id, incarnation: theirs.incarnation }
@@ -490,7 +528,9 @@ impl Endpoint {
             && answer.cluster == ours.cluster
             && answer.nonce == ours.nonce
             && answer.class == class;
-        if !meant || peer.incarnation.is_some_and(|known| answer.incarnation < known) {
+        let over = peer.incarnation.is_some_and(|known| answer.incarnation < known)
+            || peer.ended.is_some_and(|ended| answer.incarnation <= ended);
+        if !meant || over {
             let refusal = if meant { Refusal::Ended } else { Refusal::WrongTarget };
             self.forming_failed(slot, &LinkError::Refused(refusal));
             return;
@@ -508,10 +548,10 @@ impl Endpoint {
             }
         }
         let Some(forming) = &mut self.peers[slot].forming else { return };
-        if let Some(dial) = forming.dial.take() {
-            forming.streams[class.index()] = Some(dial.stream);
+        if let (Some(dial), Some(at)) = (forming.dial.take(), position(class)) {
+            forming.streams[at] = Some(dial.stream);
         }
-        match LaneClass::ALL.get(class.index() + 1) {
+        match position(class).and_then(|at| CONNECTIONS.get(at + 1)) {
             Some(&next) => self.dial_class(slot, next),
             None => self.establish_if_whole(slot),
         }
@@ -598,9 +638,12 @@ fn explain(refusal: Refusal, theirs: &Hello, ours: &Hello, refused_us: bool) -> 
             theirs.view_hash, ours.view_hash
         ),
         Refusal::Busy => format!("instance {id} is dialling us: its link goes first"),
-        _ => format!(
-            "incarnation {} of instance {id} is over, a later one was seen: restart the process",
-            theirs.incarnation
-        ),
+        _ => {
+            let over = if refused_us { ours } else { theirs };
+            format!(
+                "incarnation {} of instance {} is over, a later one was seen: restart the process",
+                over.incarnation, over.instance
+            )
+        }
     }
 }

@@ -23,12 +23,12 @@ use crate::{
     Arena, Message, Received, TransportError,
     counters::{EndpointCounters, PeerCounters},
     error::LinkError,
-    link::{Link, LinkEvent},
+    link::{Link, LinkEvent, Urgency},
     session::{AckDue, Disposition, Rejected},
 };
 use connect::{Incoming, LISTENER, MAX_INCOMING, WAKER};
 use mio::{Events, Poll, net::TcpListener};
-use pagewire_protocol::{Incarnation, InstanceId, Lane, LaneClass, hello::Refusal};
+use pagewire_protocol::{Incarnation, InstanceId, Lane, hello::Refusal};
 use peer::Peer;
 use std::{
     collections::VecDeque,
@@ -44,6 +44,8 @@ const TURNS_PER_OS_POLL: u32 = 32;
 const TURNS_PER_TIMER: u32 = 256;
 /// Turns without an event after which owed acknowledgements go out.
 const QUIET_TURNS: u32 = 64;
+/// How long an endpoint that sleeps lets an acknowledgement wait for a message to travel with.
+const QUIET: Duration = Duration::from_millis(2);
 
 /// What has happened.
 #[derive(Debug)]
@@ -128,12 +130,16 @@ pub struct Endpoint {
     /// Position in `peers` by instance id; `u16::MAX` for none.
     slots: Vec<u16>,
     incoming: Vec<Option<Incoming>>,
+    /// Connections wait, but the last attempt to accept one failed.
+    accept_again: bool,
     events: VecDeque<Event>,
     /// Of a link while it is polled; kept to be used again.
     scratch: Vec<LinkEvent>,
     counters: Arc<EndpointCounters>,
     turn: u32,
     quiet_turns: u32,
+    /// Since when an acknowledgement is owed, as far as [`Endpoint::wait`] has noticed.
+    owed_since: Option<Instant>,
 }
 
 impl Endpoint {
@@ -160,11 +166,13 @@ impl Endpoint {
             peers: Vec::new(),
             slots: Vec::new(),
             incoming: (0..MAX_INCOMING).map(|_| None).collect(),
+            accept_again: false,
             events: VecDeque::with_capacity(1024),
             scratch: Vec::with_capacity(1024),
             counters: Arc::default(),
             turn: 0,
             quiet_turns: 0,
+            owed_since: None,
         })
     }
 
@@ -251,12 +259,39 @@ impl Endpoint {
     #[inline]
     #[allow(clippy::result_large_err)] // Back-pressure hands the message back by value.
     pub fn send(&mut self, to: InstanceId, lane: Lane, message: Message) -> Result<(), SendError> {
+        self.submit(to, lane, message, Urgency::Now)
+    }
+
+    /// Sends a message that nobody waits for: it leaves with the next one for the same peer that
+    /// [`Endpoint::send`] takes, or when the endpoint is quiet.
+    ///
+    /// # Errors
+    /// As [`Endpoint::send`].
+    #[allow(clippy::result_large_err)] // As above.
+    pub fn send_when_quiet(
+        &mut self,
+        to: InstanceId,
+        lane: Lane,
+        message: Message,
+    ) -> Result<(), SendError> {
+        self.submit(to, lane, message, Urgency::WhenQuiet)
+    }
+
+    #[inline]
+    #[allow(clippy::result_large_err)] // As above.
+    fn submit(
+        &mut self,
+        to: InstanceId,
+        lane: Lane,
+        message: Message,
+        urgency: Urgency,
+    ) -> Result<(), SendError> {
         let Some(slot) = self.slot(to) else { return Err(SendError::NoSession(message)) };
         let peer = &mut self.peers[slot];
         let Some(session) = &mut peer.session else { return Err(SendError::NoSession(message)) };
         match session.submit(lane, message) {
             Ok(()) => {
-                peer.pump(lane);
+                peer.pump(lane, urgency);
                 Ok(())
             }
             Err(Rejected::NoCredit(message)) => {
@@ -271,10 +306,14 @@ impl Endpoint {
     pub fn flush(&mut self) {
         for slot in 0..self.peers.len() {
             let peer = &mut self.peers[slot];
-            if let Some(link) = &mut peer.link
-                && let Err(reason) = link.flush()
-            {
-                self.link_down(slot, reason);
+            while let Some(link) = &mut peer.link {
+                if let Err(reason) = link.flush() {
+                    self.link_down(slot, reason);
+                    break;
+                }
+                if !peer.blocked || !peer.unblock() {
+                    break;
+                }
             }
         }
     }
@@ -290,12 +329,14 @@ impl Endpoint {
         }
         if self.turn.is_multiple_of(TURNS_PER_TIMER) {
             self.timers(Instant::now());
+            // For lanes that wait while others are never quiet.
+            self.quiet();
         }
         self.read_links();
         if self.events.is_empty() {
-            self.quiet_turns += 1;
+            self.quiet_turns = self.quiet_turns.saturating_add(1);
             if self.quiet_turns == QUIET_TURNS {
-                self.acknowledge(AckDue::Lazy);
+                self.quiet();
             }
         } else {
             self.quiet_turns = 0;
@@ -303,17 +344,17 @@ impl Endpoint {
         !self.events.is_empty()
     }
 
-    /// Sends what is queued, acknowledgements included, and sleeps until there is something to
+    /// Sends what is queued, acknowledgements that have waited included, and sleeps until there is something to
     /// read, [`Waker::wake`] is called, or `timeout` is over; then polls once. `work_waits` is asked
     /// after the endpoint has announced that it sleeps: it returns true if the caller's own queues
     /// hold something, and then there is no sleep. True when there are events to take.
     pub fn wait(&mut self, timeout: Duration, work_waits: impl FnOnce() -> bool) -> bool {
-        self.acknowledge(AckDue::Lazy);
+        let until_acks = self.acknowledge_when_quiet();
         self.flush();
         let may_sleep = self.events.is_empty()
             && self.peers.iter().all(|p| p.link.as_ref().is_none_or(Link::may_sleep));
         if may_sleep {
-            let timeout = timeout.min(self.next_timer());
+            let timeout = timeout.min(self.next_timer()).min(until_acks);
             self.waker.announce_sleep();
             if work_waits() {
                 self.waker.awake();
@@ -348,6 +389,10 @@ impl Endpoint {
     /// from the arena. Without one it is owed until one is free.
     fn consumed(&mut self, slot: usize, lane: Lane) {
         let peer = &mut self.peers[slot];
+        if peer.stale[lane.index()] > 0 {
+            peer.stale[lane.index()] -= 1;
+            return;
+        }
         if lane.class().has_frame() {
             peer.owed_frames[lane.class().index()] += 1;
             peer.post_owed(lane, &self.arena, &self.counters);
@@ -355,6 +400,36 @@ impl Endpoint {
             session.posted(lane);
         }
         peer.acknowledge_if(lane, AckDue::Now);
+    }
+
+    /// Before a sleep: an acknowledgement that is owed goes out alone once it was owed for
+    /// [`QUIET`], so that a peer is not woken for what the next message brings anyway. Returns how
+    /// long the sleep may be.
+    fn acknowledge_when_quiet(&mut self) -> Duration {
+        let owed = |p: &Peer| {
+            p.link.as_ref().is_some_and(Link::is_waiting_for_quiet)
+                || Lane::ALL.iter().any(|&lane| p.owes_ack(lane))
+        };
+        if !self.peers.iter().any(owed) {
+            self.owed_since = None;
+            return Duration::MAX;
+        }
+        let now = Instant::now();
+        let quiet_at = *self.owed_since.get_or_insert(now) + QUIET;
+        if now >= quiet_at {
+            self.owed_since = None;
+            self.quiet();
+            return Duration::MAX;
+        }
+        quiet_at - now
+    }
+
+    /// Sends what waits for a quiet moment: acknowledgements, and messages that nobody waits for.
+    fn quiet(&mut self) {
+        self.acknowledge(AckDue::Lazy);
+        for link in self.peers.iter_mut().filter_map(|peer| peer.link.as_mut()) {
+            link.hurry();
+        }
     }
 
     fn acknowledge(&mut self, at_least: AckDue) {
@@ -371,6 +446,7 @@ impl Endpoint {
             for lane in [Lane::Pages, Lane::Bulk] {
                 if peer.owed_frames[lane.class().index()] > 0 {
                     peer.post_owed(lane, &self.arena, &self.counters);
+                    peer.acknowledge_if(lane, AckDue::Now);
                 }
             }
             let Some(link) = &mut peer.link else { continue };
@@ -413,7 +489,7 @@ impl Endpoint {
         let Some(session) = &mut peer.session else { return Ok(None) };
         let disposition = session.receive(header)?;
         // Credits may have come with it.
-        peer.pump(header.lane);
+        peer.pump(header.lane, Urgency::Now);
         let counters = peer.counters.lane(header.lane);
         match disposition {
             Disposition::AckOnly => Ok(None),
@@ -449,8 +525,15 @@ impl Endpoint {
             tracing::warn!("link to instance {id} at {address} closed: {reason}");
         }
         peer.counters.links_down.add(1);
-        // Frames that were owed to the old link are not owed to the next.
-        peer.owed_frames = [0; LaneClass::COUNT];
+        peer.forget_link();
+        peer.stale = [0; Lane::COUNT];
+        for event in &self.events {
+            if let Event::Message(received) = event
+                && received.from == peer.id
+            {
+                peer.stale[received.lane.index()] += 1;
+            }
+        }
         peer.retry_soon(Instant::now());
         if let Some(session) = &mut peer.session {
             session.link_down();

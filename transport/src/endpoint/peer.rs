@@ -4,7 +4,7 @@ use super::connect::Forming;
 use crate::{
     Arena,
     counters::{EndpointCounters, PeerCounters},
-    link::{Link, tcp::TcpLink},
+    link::{Link, Urgency, tcp::TcpLink},
     session::{AckDue, Session},
 };
 use pagewire_protocol::{Body, Incarnation, InstanceId, Lane, LaneClass};
@@ -32,6 +32,14 @@ pub(super) struct Peer {
     pub(super) forming: Option<Forming>,
     /// Receives that could not be posted for want of a frame, by class.
     pub(super) owed_frames: [u32; LaneClass::COUNT],
+    /// Messages by lane that came on an earlier link and are not taken yet: their receives went
+    /// with that link, so nothing is posted again for them.
+    pub(super) stale: [u32; Lane::COUNT],
+    /// The link's queue was full; what it refused is waiting.
+    pub(super) blocked: bool,
+    refused_acks: [bool; Lane::COUNT],
+    /// The latest incarnation that is over; it and those before it do not come back.
+    pub(super) ended: Option<Incarnation>,
     pub(super) dial_at: Instant,
     retry: Duration,
     pub(super) counters: Arc<PeerCounters>,
@@ -53,21 +61,29 @@ impl Peer {
             link: None,
             forming: None,
             owed_frames: [0; LaneClass::COUNT],
+            stale: [0; Lane::COUNT],
+            blocked: false,
+            refused_acks: [false; Lane::COUNT],
+            ended: None,
             dial_at: Instant::now() + wait,
             retry: RETRY_MIN,
             counters,
         }
     }
 
-    /// Moves messages of `lane` from the session to the link while both allow it.
+    /// Moves messages of `lane` from the session to the link while both allow it. True if there
+    /// were any.
     #[inline]
-    pub(super) fn pump(&mut self, lane: Lane) {
-        let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return };
+    pub(super) fn pump(&mut self, lane: Lane, urgency: Urgency) -> bool {
+        let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return false };
         let counters = self.counters.lane(lane);
+        let mut any = false;
         while let Some((header, message)) = session.next_outgoing(lane) {
-            if !link.send(&header, &message.body, message.frame.as_ref()) {
+            if !link.send(&header, &message.body, message.frame.as_ref(), urgency) {
+                self.blocked = true;
                 break;
             }
+            any = true;
             let frame_bytes = message.frame.as_ref().map_or(0, |frame| frame.len() as u64);
             if session.transmitted(lane) {
                 counters.sent.add(1);
@@ -76,19 +92,52 @@ impl Peer {
             }
             counters.frame_bytes.add(frame_bytes);
         }
+        any
+    }
+
+    /// Gives the link what it refused while its queue was full. True if it took any of it.
+    pub(super) fn unblock(&mut self) -> bool {
+        self.blocked = false;
+        let mut any = false;
+        for lane in Lane::ALL {
+            if std::mem::take(&mut self.refused_acks[lane.index()]) {
+                any |= self.acknowledge_alone(lane);
+            }
+            any |= self.pump(lane, Urgency::Now);
+        }
+        any
+    }
+
+    /// The link is gone, and with it all that was meant for it.
+    pub(super) fn forget_link(&mut self) {
+        self.owed_frames = [0; LaneClass::COUNT];
+        self.blocked = false;
+        self.refused_acks = [false; Lane::COUNT];
+    }
+
+    /// True when an acknowledgement of `lane`, or credits, wait to be told.
+    pub(super) fn owes_ack(&self, lane: Lane) -> bool {
+        self.session.as_ref().is_some_and(|session| session.ack_due(lane) != AckDue::No)
     }
 
     /// Sends an acknowledgement of `lane` alone if it is due.
     pub(super) fn acknowledge_if(&mut self, lane: Lane, at_least: AckDue) {
-        let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return };
-        if session.ack_due(lane) < at_least.max(AckDue::Lazy) {
-            return;
+        if self.session.as_ref().is_some_and(|s| s.ack_due(lane) >= at_least.max(AckDue::Lazy)) {
+            self.acknowledge_alone(lane);
         }
+    }
+
+    fn acknowledge_alone(&mut self, lane: Lane) -> bool {
+        let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return false };
         let header = session.ack_alone(lane);
-        // A full queue carries headers enough; this one's values travel with the next.
-        if link.send(&header, &Body::EMPTY, None) {
+        let taken = link.send(&header, &Body::EMPTY, None, Urgency::Now);
+        if taken {
             self.counters.lane(lane).acks_alone.add(1);
+        } else {
+            self.blocked = true;
+            self.refused_acks[lane.index()] = true;
         }
+        taken
     }
 
     /// Posts receives of `lane` that are owed, as far as the arena has free frames.

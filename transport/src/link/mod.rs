@@ -29,19 +29,43 @@ pub enum LinkEvent {
     },
 }
 
+/// How soon a message has to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// With the next flush.
+    Now,
+    /// With the next message that is urgent, or when the endpoint is quiet: a system call and a
+    /// wake-up of the peer are more than it is worth.
+    WhenQuiet,
+}
+
 /// One way to a peer; see the module.
 pub trait Link: std::fmt::Debug {
     /// Gives the link a frame for the next message of a class that carries frames.
     fn post_receive(&mut self, class: LaneClass, frame: Frame);
 
-    /// Queues a message. False: the link's queue is full, try again after [`Link::flush`].
-    fn send(&mut self, header: &SessionHeader, body: &Body, frame: Option<&SharedFrame>) -> bool;
+    /// Queues a message. False: the link's queue is full, try again after [`Link::flush`]. A
+    /// message with a frame is always urgent.
+    fn send(
+        &mut self,
+        header: &SessionHeader,
+        body: &Body,
+        frame: Option<&SharedFrame>,
+        urgency: Urgency,
+    ) -> bool;
 
-    /// Hands what is queued to the kernel or device, as far as it takes it.
+    /// Hands what is queued to the kernel or device, as far as it takes it; what is not urgent only
+    /// together with what is.
     ///
     /// # Errors
     /// [`LinkError`]: the link is dead.
     fn flush(&mut self) -> Result<(), LinkError>;
+
+    /// Makes everything that is queued urgent.
+    fn hurry(&mut self);
+
+    /// True while something waits that is not urgent.
+    fn is_waiting_for_quiet(&self) -> bool;
 
     /// Appends what has completed to `events`.
     ///

@@ -5,6 +5,9 @@ use crate::Message;
 use pagewire_protocol::{Lane, Sequence};
 use std::collections::VecDeque;
 
+/// Messages that a lane retains at most, whatever number of receives the peer states.
+const WINDOW_MAX: usize = 4096;
+
 #[derive(Debug)]
 pub(super) struct LaneState {
     // Sending.
@@ -24,7 +27,7 @@ pub(super) struct LaneState {
     /// Of the present link: messages received, and receives posted. Both modulo 2^32.
     received: u32,
     pub(super) granted: u32,
-    /// Receives posted at the start of the link: the greatest number ever outstanding.
+    /// The greatest number of receives that were outstanding on this link.
     credits: u32,
     told_ack: Sequence,
     told_granted: u32,
@@ -32,7 +35,7 @@ pub(super) struct LaneState {
 
 impl LaneState {
     pub(super) fn new(window: u32) -> Self {
-        let window = usize::try_from(window).unwrap_or(usize::MAX);
+        let window = usize::try_from(window).unwrap_or(usize::MAX).min(WINDOW_MAX);
         Self {
             retained: VecDeque::with_capacity(window),
             window,
@@ -73,8 +76,18 @@ impl LaneState {
         self.forget_up_to(Sequence(peer_expected.0 - 1));
         self.cursor = peer_expected;
         (self.sent, self.limit) = (0, limit);
+        self.widen();
         (self.received, self.granted, self.credits) = (0, granted, granted);
         (self.told_ack, self.told_granted) = (self.last_received(), granted);
+    }
+
+    /// A peer that was short of frames at first may have all its receives posted later.
+    fn widen(&mut self) {
+        let credit = usize::try_from(self.credit_left()).unwrap_or(usize::MAX).min(WINDOW_MAX);
+        if credit > self.window {
+            self.window = credit;
+            self.retained.reserve(credit.saturating_sub(self.retained.len()));
+        }
     }
 
     fn forget_up_to(&mut self, ack: Sequence) {
@@ -134,6 +147,7 @@ impl LaneState {
         // Headers of one lane may travel on two connections: only the greatest counts.
         if limit.wrapping_sub(self.limit) < 1 << 31 {
             self.limit = limit;
+            self.widen();
         }
         Ok(())
     }
@@ -159,18 +173,19 @@ impl LaneState {
 
     pub(super) fn posted(&mut self) {
         self.granted = self.granted.wrapping_add(1);
-        debug_assert!(
-            self.granted.wrapping_sub(self.received) <= self.credits,
-            "credit from nothing"
-        );
+        // Greater than at the start of the link when frames were short then.
+        self.credits = self.credits.max(self.granted.wrapping_sub(self.received));
     }
 
     pub(super) fn ack_due(&self) -> AckDue {
         let acks = self.last_received().0 - self.told_ack.0;
         let credits = u64::from(self.granted.wrapping_sub(self.told_granted));
         let half = u64::from(self.credits / 2).max(1);
+        // All that the peer knows of is used up: it waits for this.
+        let starved = credits > 0 && self.told_granted == self.received;
         match acks.max(credits) {
             0 => AckDue::No,
+            _ if starved => AckDue::Now,
             waiting if waiting >= half => AckDue::Now,
             _ => AckDue::Lazy,
         }

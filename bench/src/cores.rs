@@ -1,0 +1,30 @@
+//! Which core each end runs on.
+
+use crate::error::BenchError;
+use core_affinity::CoreId;
+
+/// Two different cores of those that this process may use. Call it before any thread is pinned: a
+/// pinned thread, and every thread it starts, sees only its own core.
+///
+/// # Errors
+/// [`BenchError::Cores`] when there are not two.
+pub(crate) fn pair() -> Result<[CoreId; 2], BenchError> {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    match cores[..] {
+        // The last ones: the first serves most of the machine's interrupts.
+        [.., second, first] => Ok([first, second]),
+        _ => Err(BenchError::Cores { found: cores.len() }),
+    }
+}
+
+/// Keeps the calling thread on `core`.
+///
+/// # Errors
+/// [`BenchError::Pin`] when the system does not allow it.
+pub(crate) fn pin(core: CoreId) -> Result<(), BenchError> {
+    if core_affinity::set_for_current(core) {
+        Ok(())
+    } else {
+        Err(BenchError::Pin { core: core.id })
+    }
+}

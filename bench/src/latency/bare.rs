@@ -1,0 +1,218 @@
+//! What the endpoints are measured against: nonblocking sockets, spun on, and nothing else.
+//!
+//! [`Bare`] moves the bytes that a link moves, with the calls that a link makes: header and padded
+//! body in one contiguous buffer, `send` and `recv`; a page as header, padded body and frame with one
+//! vectored write and one vectored read, out of as many frames and into as many as the endpoint
+//! uses. It computes no CRC, keeps nothing and knows no sequence. [`Plain`] moves the payload alone,
+//! from one buffer and into the same.
+
+use super::{
+    Way,
+    traffic::{self, NUMBER_BYTES, PAGE_BYTES, Pages, Size},
+};
+use crate::{
+    error::BenchError,
+    spin::{Patience, Switch},
+};
+use pagewire_protocol::header::{BODY_BYTES_MAX, FRAME_OFFSET_BYTES, HEADER_BYTES};
+use pagewire_transport::{Arena, Frame};
+use std::{
+    io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write},
+    net::TcpStream,
+};
+
+/// Where the number lies in a message: at the start of the body.
+const NUMBER_AT: usize = HEADER_BYTES;
+
+/// Same bytes, same system calls.
+#[derive(Debug)]
+pub(crate) struct Bare {
+    stream: TcpStream,
+    output: [u8; FRAME_OFFSET_BYTES],
+    input: [u8; FRAME_OFFSET_BYTES],
+    /// Bytes of the present message that are there.
+    got: usize,
+    pages: Pages,
+    /// Received into in turn.
+    landing: Vec<Frame>,
+    next_landing: usize,
+}
+
+impl Bare {
+    /// Bare sockets that send `pages`, and receive into `landing_frames` frames of `arena`.
+    pub(crate) fn new(
+        stream: TcpStream,
+        pages: Pages,
+        arena: &Arena,
+        landing_frames: u32,
+    ) -> Result<Self, BenchError> {
+        let landing = (0..landing_frames).map(|_| arena.take());
+        Ok(Self {
+            stream,
+            output: [0; FRAME_OFFSET_BYTES],
+            input: [0; FRAME_OFFSET_BYTES],
+            got: 0,
+            pages,
+            landing: landing.collect::<Option<_>>().ok_or(BenchError::NoFrame)?,
+            next_landing: 0,
+        })
+    }
+
+    #[inline]
+    fn hear_small(&mut self) -> Result<Option<u64>, BenchError> {
+        self.got += read(self.stream.read(&mut self.input[self.got..]))?;
+        let wire_bytes = FRAME_OFFSET_BYTES;
+        if self.got < wire_bytes {
+            return Ok(None);
+        }
+        self.got -= wire_bytes;
+        let number = traffic::number_in(&self.input[NUMBER_AT..]);
+        // One message at a time: nothing may follow.
+        traffic::same("the length of a message", number, self.got as u64, 0)?;
+        Ok(Some(number))
+    }
+
+    #[inline]
+    fn hear_page(&mut self) -> Result<Option<u64>, BenchError> {
+        let frame = &mut self.landing[self.next_landing];
+        self.got += read(if self.got < FRAME_OFFSET_BYTES {
+            let mut parts = [IoSliceMut::new(&mut self.input[self.got..]), IoSliceMut::new(frame)];
+            self.stream.read_vectored(&mut parts)
+        } else {
+            self.stream.read(&mut frame[self.got - FRAME_OFFSET_BYTES..])
+        })?;
+        if self.got < FRAME_OFFSET_BYTES + PAGE_BYTES {
+            return Ok(None);
+        }
+        self.got = 0;
+        let number = traffic::number_in(&self.input[NUMBER_AT..]);
+        self.pages.check(&self.landing[self.next_landing], number)?;
+        self.next_landing = (self.next_landing + 1) % self.landing.len();
+        Ok(Some(number))
+    }
+}
+
+impl Way for Bare {
+    #[inline]
+    fn say(&mut self, size: Size, number: u64, switch: &Switch) -> Result<(), BenchError> {
+        traffic::put_number(&mut self.output[NUMBER_AT..], number);
+        let stream = &mut self.stream;
+        match size {
+            Size::Small(_) => write(&self.output, switch, |rest| stream.write(rest)),
+            Size::Page => {
+                let (header, frame) = (&self.output[..], &self.pages.of(number)[..]);
+                write_page(header, frame, switch, |parts| stream.write_vectored(parts))
+            }
+        }
+    }
+
+    #[inline]
+    fn hear(&mut self, size: Size) -> Result<Option<u64>, BenchError> {
+        match size {
+            Size::Small(_) => self.hear_small(),
+            Size::Page => self.hear_page(),
+        }
+    }
+}
+
+/// Payload alone, one buffer.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    stream: TcpStream,
+    buffer: Frame,
+    got: usize,
+}
+
+impl Plain {
+    /// Bare sockets with a buffer from `arena`.
+    pub(crate) fn new(stream: TcpStream, arena: &Arena) -> Result<Self, BenchError> {
+        let buffer = arena.take().ok_or(BenchError::NoFrame)?;
+        Ok(Self { stream, buffer, got: 0 })
+    }
+}
+
+impl Way for Plain {
+    #[inline]
+    fn say(&mut self, size: Size, number: u64, switch: &Switch) -> Result<(), BenchError> {
+        traffic::put_number(&mut self.buffer, number);
+        let stream = &mut self.stream;
+        write(&self.buffer[..size.bytes()], switch, |rest| stream.write(rest))
+    }
+
+    #[inline]
+    fn hear(&mut self, size: Size) -> Result<Option<u64>, BenchError> {
+        self.got += read(self.stream.read(&mut self.buffer[self.got..size.bytes()]))?;
+        if self.got < size.bytes() {
+            return Ok(None);
+        }
+        self.got = 0;
+        Ok(Some(traffic::number_in(&self.buffer)))
+    }
+}
+
+/// Bytes that a read got: 0 when none wait.
+#[inline]
+fn read(result: io::Result<usize>) -> Result<usize, BenchError> {
+    match result {
+        Ok(0) => Err(io::Error::from(ErrorKind::UnexpectedEof).into()),
+        Ok(n) => Ok(n),
+        Err(e) if again(&e) => Ok(0),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn again(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// Writes all of `bytes`: in one call, unless the socket's buffer is full.
+#[inline]
+fn write(
+    bytes: &[u8],
+    switch: &Switch,
+    mut call: impl FnMut(&[u8]) -> io::Result<usize>,
+) -> Result<(), BenchError> {
+    let mut sent = 0;
+    let mut patience = Patience::new(switch, "room in a socket");
+    loop {
+        match call(&bytes[sent..]) {
+            Ok(n) => sent += n,
+            Err(e) if again(&e) => {}
+            Err(e) => return Err(e.into()),
+        }
+        if sent == bytes.len() {
+            return Ok(());
+        }
+        patience.spin()?;
+    }
+}
+
+/// Writes `header` and `frame` with one vectored call, unless the socket's buffer is full.
+#[inline]
+fn write_page(
+    header: &[u8],
+    frame: &[u8],
+    switch: &Switch,
+    mut call: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+) -> Result<(), BenchError> {
+    let mut sent = 0;
+    let mut patience = Patience::new(switch, "room in a socket");
+    loop {
+        let parts = [
+            IoSlice::new(&header[sent.min(header.len())..]),
+            IoSlice::new(&frame[sent.saturating_sub(header.len())..]),
+        ];
+        match call(&parts) {
+            Ok(n) => sent += n,
+            Err(e) if again(&e) => {}
+            Err(e) => return Err(e.into()),
+        }
+        if sent == header.len() + frame.len() {
+            return Ok(());
+        }
+        patience.spin()?;
+    }
+}
+
+const _: () = assert!(NUMBER_AT + NUMBER_BYTES <= FRAME_OFFSET_BYTES);
+const _: () = assert!(HEADER_BYTES + BODY_BYTES_MAX == FRAME_OFFSET_BYTES);

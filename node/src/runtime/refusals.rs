@@ -1,0 +1,158 @@
+//! Refusals by peers, and when they mean that this instance has to go.
+//!
+//! Two instances that do not fit (cluster id, member list, page size, ...) refuse each other, and
+//! neither can see which of them is wrong. So the one that came last goes, and those that have each
+//! other carry on and complain:
+//!
+//! ```text
+//!  refusal             | this instance goes
+//!  --------------------+---------------------------------------------------------------------
+//!  Ended               | at once: a later life of it has been seen
+//!  DuplicateInstance   | when it stands: at first it may only be that its former life has not
+//!                      | been noticed dead
+//!  any other           | when it stands, and this instance is a newcomer: it has no session with
+//!                      | anybody, and was refused soon after it started
+//! ```
+//! A refusal stands when it was repeated [`STANDS`] after it came first; a session ends it. Pure:
+//! time is a parameter.
+
+use pagewire_protocol::{InstanceId, hello::Refusal};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// How long a refusal must have been repeated: peers that are being started are told of each other
+/// one after the other, and a death is noticed a moment after it.
+const STANDS: Duration = Duration::from_secs(2);
+/// An instance that is refused for the first time this soon after its start came last.
+const NEWCOMER: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+struct Standing {
+    refusal: Refusal,
+    detail: String,
+    first: Instant,
+    last: Instant,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Refusals {
+    started: Instant,
+    by_peer: BTreeMap<InstanceId, Standing>,
+}
+
+impl Refusals {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { started: now, by_peer: BTreeMap::new() }
+    }
+
+    /// `peer` refuses this instance. True when that is news.
+    pub(super) fn note(
+        &mut self,
+        peer: InstanceId,
+        refusal: Refusal,
+        detail: String,
+        now: Instant,
+    ) -> bool {
+        match self.by_peer.get_mut(&peer) {
+            Some(standing) if standing.refusal == refusal => {
+                (standing.detail, standing.last) = (detail, now);
+                false
+            }
+            _ => {
+                let standing = Standing { refusal, detail, first: now, last: now };
+                self.by_peer.insert(peer, standing);
+                true
+            }
+        }
+    }
+
+    /// There is a session with `peer`.
+    pub(super) fn over(&mut self, peer: InstanceId) {
+        self.by_peer.remove(&peer);
+    }
+
+    /// The refusal that this instance has to go for, in words.
+    pub(super) fn verdict(&self, has_session: bool) -> Option<&str> {
+        let is_final = |s: &&Standing| {
+            let stands = s.last.duration_since(s.first) >= STANDS;
+            let newcomer = !has_session && s.first.duration_since(self.started) < NEWCOMER;
+            match s.refusal {
+                Refusal::Ended => true,
+                Refusal::DuplicateInstance => stands,
+                _ => stands && newcomer,
+            }
+        };
+        self.by_peer.values().find(is_final).map(|s| s.detail.as_str())
+    }
+
+    /// Any refusal, final or not, in words.
+    pub(super) fn any(&self) -> Option<&str> {
+        self.by_peer.values().next().map(|s| s.detail.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: InstanceId = InstanceId(4);
+
+    /// Whether an instance goes, refused from `first_ms` after its start to `last_ms`.
+    fn goes(refusal: Refusal, first_ms: u64, last_ms: u64, has_session: bool) -> bool {
+        let start = Instant::now();
+        let mut refusals = Refusals::new(start);
+        for ms in [first_ms, last_ms] {
+            refusals.note(PEER, refusal, "why".to_owned(), start + Duration::from_millis(ms));
+        }
+        assert_eq!(refusals.any(), Some("why"));
+        refusals.verdict(has_session).is_some()
+    }
+
+    #[test]
+    fn a_newcomer_that_does_not_fit_goes_when_the_refusal_stands() {
+        for refusal in [Refusal::Cluster, Refusal::View, Refusal::UnknownInstance] {
+            assert!(!goes(refusal, 500, 2400, false), "{refusal:?}: it may be told of us yet");
+            assert!(goes(refusal, 500, 2600, false), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn an_instance_that_others_have_stays_when_a_stranger_refuses_it() {
+        assert!(!goes(Refusal::Cluster, 500, 60_000, true));
+        assert!(!goes(Refusal::WrongTarget, 500, 60_000, true));
+    }
+
+    #[test]
+    fn an_instance_that_waits_alone_stays_when_a_newcomer_refuses_it() {
+        assert!(!goes(Refusal::Cluster, 11_000, 60_000, false));
+    }
+
+    #[test]
+    fn a_duplicate_goes_when_its_namesake_is_still_there() {
+        assert!(!goes(Refusal::DuplicateInstance, 500, 2400, true), "it may be about to be missed");
+        assert!(goes(Refusal::DuplicateInstance, 500, 2600, true));
+    }
+
+    #[test]
+    fn an_instance_whose_later_life_was_seen_goes_at_once() {
+        assert!(goes(Refusal::Ended, 90_000, 90_000, true));
+    }
+
+    #[test]
+    fn a_session_ends_a_refusal_and_another_one_starts_anew() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut refusals = Refusals::new(start);
+        assert!(refusals.note(PEER, Refusal::Cluster, String::new(), at(0)));
+        assert!(!refusals.note(PEER, Refusal::Cluster, String::new(), at(1999)));
+        assert!(refusals.note(PEER, Refusal::View, String::new(), at(2500)));
+        assert_eq!(refusals.verdict(false), None);
+        refusals.over(PEER);
+        assert_eq!(refusals.any(), None);
+        assert!(refusals.note(PEER, Refusal::View, String::new(), at(5000)));
+        assert_eq!(refusals.verdict(false), None);
+    }
+}

@@ -1,0 +1,373 @@
+//! What operators and strangers do wrong: each is told in one line what was found, what was expected
+//! and what to do, and the instances that are right carry on.
+//!
+//! That they carry on is shown by a cluster whose workers move money all the while, and whose files
+//! verify in the end.
+
+mod support;
+
+use pagewire_node::agent::lines::Event;
+use pagewire_protocol::{
+    ClusterId, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, PageSize, Sequence,
+    hello::{HELLO_BYTES, Hello},
+};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    time::Duration,
+};
+use support::{
+    ledger::{CLUSTER, Cluster, Config, own_address},
+    process::{Process, wait_for},
+};
+
+/// What `pagewire node` says of the configuration `text`.
+fn refusal(text: &str) -> String {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("node.toml");
+    std::fs::write(&path, text).expect("a configuration");
+    Process::pagewire(["node".as_ref(), "--config".as_ref(), path.as_os_str()]).end().refused()
+}
+
+fn assert_tells(line: &str, words: &[&str]) {
+    for word in words {
+        assert!(line.contains(word), "'{word}' in: {line}");
+    }
+}
+
+// ---- the file ------------------------------------------------------------------------------------
+
+#[test]
+fn a_configuration_that_is_none_is_refused_with_the_key_and_the_line() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let good = Config { members: vec![0], ..Config::new(0, folder.path()) }.text();
+    let with = |from: &str, to: &str| {
+        assert!(good.contains(from), "{from} in {good}");
+        good.replacen(from, to, 1)
+    };
+    let cases = [
+        (with("arena_mb = 16", "arena_mib = 16"), vec!["line 8", "arena_mib", "expected one of"]),
+        (with("instance = 0", "instance = \"zero\""), vec!["line 2", "\"zero\"", "u16"]),
+        (with("instance = 0", "instance = -1"), vec!["line 2", "-1", "u16"]),
+        (with("instance = 0", "instance = 64"), vec!["members", "list with this instance's id"]),
+        (with("cluster = 4711", ""), vec!["missing field", "cluster"]),
+        (with("cluster = 4711", "cluster = 4711\ncluster = 4712"), vec!["line 2", "duplicate"]),
+        (with("cluster = 4711", "cluster = "), vec!["line 1"]),
+        (with(":7400", ""), vec!["line 3", "socket address"]),
+        (with(":7400", ":74000"), vec!["line 3", "socket address"]),
+        (with("page_size = 8192", "page_size = 1000"), vec!["page_size is 1000", "8192"]),
+        (with("page_size = 8192", "page_size = \"8k\""), vec!["line 6", "\"8k\""]),
+        (with("members = [0]", "members = [1, 2]"), vec!["without 0", "this instance's id"]),
+        (with("members = [0]", "members = [0, 0]"), vec!["0 is listed twice", "its own"]),
+        (with("members = [0]", "members = [0, 99]"), vec!["without 99", "an address for each"]),
+        (with("arena_mb = 16", "arena_mb = 0"), vec!["arena_mb is 0", "1 to 1048576"]),
+    ];
+    for (text, words) in cases {
+        assert_tells(&refusal(&text), &words);
+    }
+}
+
+#[test]
+fn an_instance_id_beyond_the_greatest_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = Config { members: vec![64], ..Config::new(64, folder.path()) };
+    assert_tells(&refusal(&config.text()), &["instance id 64", "0 to 63"]);
+}
+
+#[test]
+fn an_arena_without_room_for_pages_is_refused_with_what_it_needs() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [config, ..] = &Config::three(folder.path())[..] else { unreachable!() };
+    let text = config.text().replace("arena_mb = 16", "arena_mb = 1");
+    assert_tells(&refusal(&text), &["128 frames", "expected at least", "raise `arena_mb`"]);
+}
+
+#[test]
+fn a_peer_that_is_named_twice_or_is_the_instance_itself_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut config = Config::three(folder.path()).remove(0);
+    config.peers.push(config.peers[0]);
+    assert_tells(&refusal(&config.text()), &["peer 1", "configured twice"]);
+    config.peers[2] = (0, config.listen);
+    assert_tells(&refusal(&config.text()), &["peer 0", "very instance", "its own"]);
+    config.peers[2] = (7, config.listen);
+    assert_tells(&refusal(&config.text()), &["peers", "instance 7", "only instances that"]);
+}
+
+#[test]
+fn a_configuration_file_that_is_missing_is_named() {
+    let run = Process::pagewire(["node", "--config", "/nowhere/node.toml"]);
+    let line = run.end().refused();
+    assert_tells(&line, &["/nowhere/node.toml", "No such file", "name an existing TOML file"]);
+    let run = Process::pagewire(["node", "--config", "/proc"]);
+    assert_tells(&run.end().refused(), &["/proc", "directory"]);
+}
+
+#[test]
+fn arguments_that_are_none_are_refused_in_one_line() {
+    for (arguments, words) in [
+        (&["node"][..], &["--config"][..]),
+        (&["node", "--config", "a", "--colour"], &["--colour"]),
+        (&["dance"], &["dance"]),
+        (&["node", "--config", "a", "--agent"], &["--manifest"]),
+    ] {
+        assert_tells(&Process::pagewire(arguments).end().refused(), words);
+    }
+}
+
+// ---- the host ------------------------------------------------------------------------------------
+
+#[test]
+fn a_storage_folder_that_is_missing_or_none_or_unwritable_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").expect("written");
+    let refusal =
+        |storage: &Path| refusal(&Config { members: vec![0], ..Config::new(0, storage) }.text());
+    let line = refusal(&folder.path().join("missing"));
+    assert_tells(&line, &["missing", "No such file", "all instances share", "`storage`"]);
+    assert_tells(&refusal(&file), &["is no folder", "all instances share"]);
+    // Not even root can write there.
+    assert_tells(&refusal(Path::new("/proc")), &["/proc", "cannot be written", "right to write"]);
+}
+
+#[test]
+fn a_busy_port_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = Config { members: vec![0], ..Config::new(0, folder.path()) };
+    let _taken = TcpListener::bind(config.listen).expect("a free port");
+    let line = refusal(&config.text());
+    let listen = config.listen.to_string();
+    assert_tells(&line, &[&listen, "in use", "choose another address"]);
+    let elsewhere = Config { listen: "192.0.2.1:7400".parse().expect("an address"), ..config };
+    assert_tells(&refusal(&elsewhere.text()), &["192.0.2.1:7400", "cannot listen"]);
+}
+
+#[test]
+fn an_instance_of_the_demo_that_cannot_start_tells_its_coordinator() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("node.toml");
+    let config = Config::new(0, &folder.path().join("missing"));
+    std::fs::write(&path, config.text()).expect("a configuration");
+    let arguments = ["node", "--agent", "--manifest", "m", "--log", "l", "--config"];
+    let arguments = arguments.iter().map(AsRef::as_ref).chain([path.as_os_str()]);
+    let ended = Process::pagewire(arguments).end();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert_eq!(ended.stderr, "", "the coordinator tells the user");
+    let Ok(Event::Error { message }) = serde_json::from_str(&ended.stdout) else {
+        panic!("{ended:?}")
+    };
+    assert_tells(&message, &["missing", "No such file", "all instances share"]);
+}
+
+// ---- other instances -----------------------------------------------------------------------------
+
+#[test]
+fn instances_that_do_not_fit_end_and_the_cluster_carries_on() {
+    let mut cluster = Cluster::at_work(64);
+    let addresses = cluster.addresses.clone();
+    let storage = cluster.files.storage();
+    let newcomer = || Config::new(1, &storage).with_peers(&addresses);
+
+    let mut more = newcomer();
+    more.members.push(3);
+    more.peers.push((3, own_address()));
+    let mut stranger = newcomer();
+    (stranger.instance, stranger.members) = (7, vec![0, 7]);
+    stranger.peers.retain(|(id, _)| *id == 0);
+    let mut crossed = newcomer();
+    crossed.peers = vec![(0, addresses[2].1), (2, addresses[0].1)];
+    let cases = [
+        (newcomer(), ["instance id 1 is in use", "expected one process per id", "stop one"]),
+        (
+            Config { cluster: 8, ..newcomer() },
+            ["of cluster 4711", "this one of cluster 8", "the same cluster id"],
+        ),
+        (
+            Config { page_size: 4096, ..newcomer() },
+            ["pages of 8192", "this one of 4096", "the same page size"],
+        ),
+        (more, ["has member list", "this one", "the same members"]),
+        (stranger, ["instance 0 has no peer 7", "add it there", "mend the id"]),
+        (
+            crossed,
+            ["the process at that address is instance", "expected instance", "mend the peer's"],
+        ),
+    ];
+    let start = |(number, (config, words)): (usize, (Config, _))| {
+        let path = cluster.files.folder.path().join(format!("newcomer-{number}.toml"));
+        (config.run(&path), words)
+    };
+    let newcomers: Vec<_> = cases.into_iter().enumerate().map(start).collect();
+    for (newcomer, words) in newcomers {
+        let ended = newcomer.end();
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "one line: {}", ended.stderr);
+        assert_tells(&ended.stderr, &words);
+    }
+    cluster.makes_progress();
+    let files = cluster.finish();
+    let verdict = files.verify(3).succeeded().stdout;
+    assert!(verdict.ends_with("\nverified\n"), "{verdict}");
+}
+
+/// Waits until `node` says that it has all its peers.
+fn is_whole(node: &mut Process) {
+    node.line("word that all are up", |line| line == "all 2 peers are up");
+}
+
+#[test]
+fn the_place_of_a_crashed_instance_is_taken_by_its_next_life() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let configs = Config::three(folder.path());
+    let path = |at: usize| folder.path().join(format!("{at}.toml"));
+    let mut nodes: Vec<_> = (0..3).map(|at| configs[at].run(&path(at))).collect();
+    nodes.iter_mut().for_each(is_whole);
+    for at in [1, 0, 2] {
+        nodes[at].kill();
+        nodes[at] = configs[at].run(&path(at));
+        is_whole(&mut nodes[at]);
+    }
+    assert!(nodes.iter_mut().all(Process::is_running));
+}
+
+#[test]
+fn instances_that_have_each_other_wait_for_the_right_third_when_a_wrong_one_came() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut configs = Config::three(folder.path());
+    // The wrong one has the lesser id, so that the others dial it before it has dialled them.
+    let mut wrong = configs[0].clone();
+    wrong.cluster = 8;
+    let path = |at: usize| folder.path().join(format!("{at}.toml"));
+    let mut nodes: Vec<_> = [1, 2].iter().map(|&at| configs[at].run(&path(at))).collect();
+    let ended = wrong.run(&path(0)).end();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert_tells(&ended.stderr, &["of cluster 4711", "this one of cluster 8"]);
+    for node in &mut nodes {
+        let word = "instance 0 is of cluster 8, this one of cluster 4711";
+        node.complaint("word of the stranger", |line| line.contains(word));
+        assert!(node.is_running(), "{}", node.history());
+    }
+    nodes.push(configs.remove(0).run(&path(0)));
+    nodes.iter_mut().for_each(is_whole);
+}
+
+#[test]
+fn of_a_pair_with_different_clusters_one_ends_and_both_say_why() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut configs = Config::three(folder.path());
+    configs.truncate(2);
+    for config in &mut configs {
+        config.members.truncate(2);
+        config.peers.retain(|(id, _)| *id < 2);
+    }
+    configs[1].cluster = 8;
+    let path = |at: usize| folder.path().join(format!("{at}.toml"));
+    let mut nodes: Vec<_> = (0..2).map(|at| configs[at].run(&path(at))).collect();
+    for node in &mut nodes {
+        let why = |line: &str| line.contains("of cluster 8") && line.contains("of cluster 4711");
+        node.complaint("word of the other cluster", why);
+    }
+    wait_for("the end of one", || nodes.iter_mut().any(|node| !node.is_running()));
+    let ended = nodes.into_iter().find_map(|mut node| (!node.is_running()).then(|| node.end()));
+    let ended = ended.expect("one of the two");
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let told = ended.stderr.lines().last().expect("a last line");
+    assert_tells(told, &["pagewire: ", "of cluster 8", "of cluster 4711", "the same cluster id"]);
+}
+
+// ---- strangers -----------------------------------------------------------------------------------
+
+/// The hello that instance 1 of the cluster would send to `to`.
+fn hello(to: u16) -> Hello {
+    Hello {
+        version_min: 1,
+        version_max: 1,
+        class: LaneClass::Small,
+        refusal: None,
+        cluster: ClusterId(CLUSTER),
+        instance: InstanceId(1),
+        to: InstanceId(to),
+        page_size: PageSize::K8,
+        incarnation: Incarnation(1),
+        nonce: LinkNonce(77),
+        view_hash: 0,
+        expected: [Sequence(1); Lane::COUNT],
+        credits: [0; Lane::COUNT],
+    }
+}
+
+/// Bytes that no peer sends.
+fn garbage() -> Vec<Vec<u8>> {
+    let mut state = 12345u64;
+    let mut random = |bytes: usize| -> Vec<u8> {
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state.to_be_bytes()[0]
+        };
+        (0..bytes).map(|_| next()).collect()
+    };
+    let hello = hello(0).encode();
+    let mut all: Vec<_> = [0, 1, 7, 8, 127, 128, 129, 500, 4000, 70_000].map(&mut random).into();
+    // Begun like a hello, cut off or gone on with at random.
+    all.extend([1, 7, 8, 9, 64, HELLO_BYTES - 1].map(|end| hello[..end].to_vec()));
+    all.extend([8, 16, 64].map(|at| [hello[..at].to_vec(), random(HELLO_BYTES - at)].concat()));
+    // A whole hello of an instance that the cluster has already, of a life long over, and more.
+    all.push([hello.to_vec(), random(10_000)].concat());
+    for at in [10, 14, 20, 40, 60, 100, 127] {
+        let mut flipped = hello;
+        flipped[at] ^= 0x55;
+        all.push(flipped.to_vec());
+    }
+    all.push(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec());
+    all
+}
+
+/// Sends `bytes` to `address` and takes what comes back until the other side closes, if it does.
+fn send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("it accepts");
+    stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
+    // It may have closed before all is sent.
+    let _ = stream.write_all(bytes);
+    let _ = stream.read(&mut [0; 2 * HELLO_BYTES]);
+    stream
+}
+
+#[test]
+fn strangers_at_the_port_disturb_nobody() {
+    let mut cluster = Cluster::at_work(64);
+    let addresses = cluster.addresses.clone();
+    let mut kept = Vec::new();
+    for (_, address) in &addresses {
+        for bytes in garbage() {
+            kept.push(send(*address, &bytes));
+        }
+        // More than may be in their handshake at a time, and none says a word.
+        kept.extend((0..80).map(|_| TcpStream::connect(*address).expect("it accepts")));
+    }
+    cluster.makes_progress();
+    drop(kept);
+    cluster.makes_progress();
+    for agent in &mut cluster.agents {
+        assert!(agent.is_running(), "{}", agent.history());
+    }
+    let files = cluster.finish();
+    let verdict = files.verify(3).succeeded().stdout;
+    assert!(verdict.ends_with("\nverified\n"), "{verdict}");
+}
+
+#[test]
+fn an_instance_ends_when_its_coordinator_is_gone() {
+    let mut cluster = Cluster::at_work(16);
+    let ids: Vec<_> = cluster.agents.iter().map(Process::id).collect();
+    cluster.agents.iter_mut().for_each(Process::hang_up);
+    for agent in &mut cluster.agents {
+        wait_for("its end", || !agent.is_running());
+    }
+    for (agent, id) in cluster.agents.into_iter().zip(ids) {
+        let ended = agent.end();
+        assert_eq!(ended.status.code(), Some(1), "process {id}: {ended:?}");
+        assert_tells(&ended.stderr, &["the coordinator is gone, stopping"]);
+    }
+}

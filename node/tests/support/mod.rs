@@ -1,0 +1,9 @@
+//! What the integration tests share: processes that end with their handle, page files, and a
+//! cluster that runs the ledger.
+
+// Every test program uses a part of it.
+#![allow(dead_code)]
+
+pub(crate) mod ledger;
+pub(crate) mod pages;
+pub(crate) mod process;

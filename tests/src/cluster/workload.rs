@@ -1,0 +1,302 @@
+//! What local threads do: take guards by themselves or through the core, change pages, let go.
+//!
+//! A thread may hold several guards; it takes pages in ascending order, as DESIGN 5.2 asks.
+
+use super::{Checked, Cluster, Content, Node, Place, ensure, thread_of};
+use pagewire_node::grd::{AcquireError, Event, WaiterId};
+use pagewire_protocol::{Lsn, Mode};
+
+/// Threads of one instance are numbered below this.
+pub(super) const THREADS_MAX: u64 = 32;
+/// Longest that a thread may wait for a guard, in steps.
+const WAIT_STEPS_MAX: u64 = 20_000;
+/// Steps of a stream of guards before the probe joins it.
+const STREAM_STEPS: u64 = 100;
+
+/// What threads want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Habit {
+    /// Any page, any mode.
+    Mixed,
+    /// All but the first thread of instance `probe` want `page` in `mode`, over and over.
+    Stream { page: usize, mode: Mode, probe: usize },
+    /// Only to let go.
+    Nothing,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Guard {
+    page: usize,
+    mode: Mode,
+    /// The page as the guard last saw it.
+    seen: Content,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    waiter: WaiterId,
+    page: usize,
+    mode: Mode,
+    since: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Thread {
+    guards: Vec<Guard>,
+    waiting: Option<Waiting>,
+    /// A waiter that has ended.
+    former: Option<WaiterId>,
+}
+
+impl Thread {
+    pub(super) fn is_idle(&self) -> bool {
+        self.guards.is_empty() && self.waiting.is_none()
+    }
+
+    fn could_release(&self) -> bool {
+        !self.guards.is_empty() && self.waiting.is_none()
+    }
+}
+
+impl Cluster {
+    pub(super) fn anyone_could_release(&self) -> bool {
+        self.nodes.iter().any(|node| node.threads.iter().any(Thread::could_release))
+    }
+
+    pub(super) fn thread_step(&mut self) -> Checked {
+        if self.habit == Habit::Mixed && self.random.percent(self.options.withdraw_percent) {
+            return self.withdraw_any();
+        }
+        let found = self.find_thread(|_, thread| thread.waiting.is_none());
+        let Some((node, thread)) = found else { return Ok(()) };
+        match self.habit {
+            Habit::Mixed => self.mixed_step(node, thread),
+            Habit::Stream { page, mode, probe } => {
+                if !self.nodes[node].threads[thread].is_idle() {
+                    let lets_go = self.random.percent(self.options.release_percent);
+                    return if lets_go { self.release(node, thread) } else { Ok(()) };
+                }
+                if (node, thread) == (probe, 0) {
+                    return Ok(());
+                }
+                self.acquire(node, thread, page, mode)
+            }
+            Habit::Nothing => match self.find_thread(|_, thread| thread.could_release()) {
+                Some((node, thread)) => self.release(node, thread),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// One of the threads that `wanted` is true for.
+    fn find_thread(&mut self, wanted: impl Fn(&Node, &Thread) -> bool) -> Option<(usize, usize)> {
+        let threads = self.options.threads;
+        let all = self.nodes.len() * threads;
+        let first = self.random.index(all);
+        let mut places = (first..first + all).map(|at| ((at % all) / threads, at % threads));
+        places.find(|&(node, thread)| {
+            let node = &self.nodes[node];
+            wanted(node, &node.threads[thread])
+        })
+    }
+
+    /// One of those that wait withdraws, most likely while pins are being lowered for it.
+    fn withdraw_any(&mut self) -> Checked {
+        let any = self.random.percent(30);
+        let found = self.find_thread(|node, thread| {
+            thread.waiting.is_some_and(|w| any || node.frames[w.page].lowering.is_some())
+        });
+        found.map_or(Ok(()), |(node, thread)| self.withdraw(node, thread))
+    }
+
+    fn mixed_step(&mut self, node: usize, thread: usize) -> Checked {
+        let it = &self.nodes[node].threads[thread];
+        let Some(last) = it.guards.iter().map(|guard| guard.page).max() else {
+            let page = self.random.index(self.pages.len());
+            return self.acquire_any(node, thread, page);
+        };
+        if self.random.percent(self.options.release_percent) {
+            return self.release(node, thread);
+        }
+        if last + 1 < self.pages.len() && self.random.percent(self.options.nest_percent) {
+            let page = last + 1 + self.random.index(self.pages.len() - last - 1);
+            return self.acquire_any(node, thread, page);
+        }
+        self.change(node, thread)
+    }
+
+    // ---- taking a guard ------------------------------------------------------------------------
+
+    fn acquire_any(&mut self, node: usize, thread: usize, page: usize) -> Checked {
+        let writes = self.random.percent(self.options.exclusive_percent);
+        self.acquire(node, thread, page, if writes { Mode::X } else { Mode::S })
+    }
+
+    fn acquire(&mut self, node: usize, thread: usize, page: usize, mode: Mode) -> Checked {
+        let place = Place { node, page };
+        if self.nodes[node].frames[page].may_pin(mode) {
+            self.trace.action(self.summary.steps, || {
+                format!("instance {node} page {page} thread {thread} pins {mode} by itself")
+            });
+            let seen = self.grant(place, mode)?;
+            self.nodes[node].threads[thread].guards.push(Guard { page, mode, seen });
+            self.summary.hits += 1;
+            return self.check_page(page);
+        }
+        self.last_waiter += 1;
+        let waiter = WaiterId(self.last_waiter * THREADS_MAX + u64::try_from(thread).unwrap_or(0));
+        let since = self.summary.steps;
+        let it = &mut self.nodes[node].threads[thread];
+        it.waiting = Some(Waiting { waiter, page, mode, since });
+        let tag = self.pages[page].tag;
+        self.feed(place, Event::Acquire { tag, mode, waiter })
+    }
+
+    /// The thread gives up waiting. Now and then a former waiter does: nothing must happen.
+    fn withdraw(&mut self, node: usize, thread: usize) -> Checked {
+        let it = &self.nodes[node].threads[thread];
+        let (Some(waiting), former) = (it.waiting, it.former) else { return Ok(()) };
+        let place = Place { node, page: waiting.page };
+        let tag = self.pages[waiting.page].tag;
+        if let Some(waiter) = former.filter(|_| self.random.percent(20)) {
+            return self.feed(place, Event::Withdraw { tag, waiter });
+        }
+        self.feed(place, Event::Withdraw { tag, waiter: waiting.waiter })?;
+        let still = self.nodes[node].threads[thread].waiting;
+        ensure!(still.is_none(), "a waiter that withdrew waits on");
+        self.summary.withdrawn += 1;
+        Ok(())
+    }
+
+    /// Who has waited longest for the page on this instance, and what for.
+    pub(super) fn first_waiter(&self, place: Place) -> Option<(WaiterId, Mode)> {
+        let waiting = self.nodes[place.node].threads.iter().filter_map(|thread| thread.waiting);
+        let here = waiting.filter(|waiting| waiting.page == place.page);
+        here.map(|waiting| (waiting.waiter, waiting.mode)).min()
+    }
+
+    /// The wait that `waiter` stands for is over: it must be going on until now.
+    fn end_wait(&mut self, place: Place, waiter: WaiterId) -> Checked<Waiting> {
+        let it = &mut self.nodes[place.node].threads[thread_of(waiter)];
+        let waiting = it.waiting.filter(|w| w.waiter == waiter && w.page == place.page);
+        let Some(waiting) = waiting else {
+            return Err(format!("waiter {} ends, but nobody waits so", waiter.0));
+        };
+        (it.waiting, it.former) = (None, Some(waiter));
+        let frame = &mut self.nodes[place.node].frames[place.page];
+        frame.owed = frame.owed.filter(|&owed| owed != waiter);
+        let waited = self.summary.steps - waiting.since;
+        self.summary.longest_wait_steps = self.summary.longest_wait_steps.max(waited);
+        Ok(waiting)
+    }
+
+    pub(super) fn apply_complete(&mut self, place: Place, waiter: WaiterId, mode: Mode) -> Checked {
+        let waiting = self.end_wait(place, waiter)?;
+        ensure!(waiting.mode == mode, "waits for {}, gets {mode}", waiting.mode);
+        let seen = self.grant(place, mode)?;
+        let it = &mut self.nodes[place.node].threads[thread_of(waiter)];
+        it.guards.push(Guard { page: place.page, mode, seen });
+        self.summary.completed += 1;
+        Ok(())
+    }
+
+    pub(super) fn apply_fail(
+        &mut self,
+        place: Place,
+        waiter: WaiterId,
+        error: Option<&AcquireError>,
+    ) -> Checked {
+        self.end_wait(place, waiter)?;
+        match error {
+            None => Ok(()),
+            Some(AcquireError::Storage { .. }) if self.options.read_failure_percent > 0 => {
+                self.summary.failed += 1;
+                Ok(())
+            }
+            Some(error) => Err(format!("a waiter fails though nothing is wrong: {error}")),
+        }
+    }
+
+    // ---- with a guard --------------------------------------------------------------------------
+
+    /// Changes a page that the thread holds X, if it holds one.
+    fn change(&mut self, node: usize, thread: usize) -> Checked {
+        let it = &self.nodes[node].threads[thread];
+        let Some(at) = it.guards.iter().position(|guard| guard.mode == Mode::X) else {
+            return Ok(());
+        };
+        let page = it.guards[at].page;
+        let others = self.nodes.iter().enumerate().any(|(other, node_)| {
+            let frame = &node_.frames[page];
+            if other == node { frame.shared > 0 } else { frame.is_pinned() }
+        });
+        ensure!(!others, "instance {node} changes page {page} while others have guards of it");
+        let value = self.random.next_u64();
+        let it = &mut self.nodes[node];
+        it.clock = Lsn(it.clock.0 + 1);
+        let content = Content { version: it.clock, value };
+        self.trace.action(self.summary.steps, || {
+            format!("instance {node} page {page} thread {thread} makes v{}", content.version.0)
+        });
+        it.frames[page].held = Some(content);
+        it.frames[page].dirty = true;
+        it.threads[thread].guards[at].seen = content;
+        let truth = &mut self.pages[page].truth;
+        ensure!(truth.version < content.version, "a version goes back to v{}", content.version);
+        *truth = content;
+        self.summary.changes += 1;
+        self.check_page(page)
+    }
+
+    /// Lets one of the thread's guards go; what it sees must not have changed under it.
+    fn release(&mut self, node: usize, thread: usize) -> Checked {
+        let guards = &mut self.nodes[node].threads[thread].guards;
+        let Guard { page, mode, seen } = guards.swap_remove(self.random.index(guards.len()));
+        self.trace.action(self.summary.steps, || {
+            format!("instance {node} page {page} thread {thread} unpins {mode}")
+        });
+        ensure!(seen == self.pages[page].truth, "the page changed under a guard");
+        self.nodes[node].frames[page].unpin(mode);
+        self.note_drained(Place { node, page });
+        self.check_page(page)
+    }
+
+    // ---- nobody waits for ever -----------------------------------------------------------------
+
+    pub(super) fn check_waits(&self) -> Checked {
+        for (node, thread) in self.threads() {
+            if let Some(waiting) = thread.waiting {
+                let waited = self.summary.steps - waiting.since;
+                let Waiting { page, mode, .. } = waiting;
+                ensure!(
+                    waited < WAIT_STEPS_MAX,
+                    "instance {node} has waited {waited} steps for page {page} in {mode}"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn threads(&self) -> impl Iterator<Item = (usize, &Thread)> {
+        self.nodes.iter().enumerate().flat_map(|(n, node)| node.threads.iter().map(move |t| (n, t)))
+    }
+
+    /// One thread wants a page in `wanted` while all others stream through it in the other mode.
+    pub(super) fn probe_starvation(&mut self, wanted: Mode) -> Checked {
+        let page = self.random.index(self.pages.len());
+        let probe = self.random.index(self.nodes.len());
+        let mode = if wanted == Mode::X { Mode::S } else { Mode::X };
+        self.habit = Habit::Stream { page, mode, probe };
+        for _ in 0..STREAM_STEPS {
+            self.step()?;
+        }
+        let start = self.summary.steps;
+        self.acquire(probe, 0, page, wanted)?;
+        while self.nodes[probe].threads[0].waiting.is_some() {
+            self.step()?;
+        }
+        let waited = self.summary.steps - start;
+        self.summary.starvation_steps = self.summary.starvation_steps.max(waited);
+        Ok(())
+    }
+}

@@ -1,0 +1,367 @@
+//! Who gets a link and who does not: every refusal has a reason and a text, is counted, and does not
+//! disturb those that are linked.
+
+mod common;
+
+use common::{
+    CLUSTER, FRAMES, Flow, Node, Random, arena, cluster, config, introduce, link_all, nobody, pump,
+    raw::{self, RawPeer},
+    settle, turns,
+};
+use pagewire_protocol::{
+    ClusterId, Incarnation, InstanceId, LaneClass, LinkNonce, PageSize,
+    hello::{HELLO_BYTES, Hello, Refusal},
+};
+use pagewire_transport::{Arena, ArenaConfig, Endpoint, EndpointConfig, Event, TransportError};
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
+
+/// Waits until `nodes[who]` is refused by instance `by`; the text for the operator.
+fn refusal_of(nodes: &mut [Node], who: usize, by: u16, wanted: Refusal) -> String {
+    let mut text = None;
+    let mut flow = Flow::new(0, 1);
+    pump(nodes, &format!("{wanted:?} is reported"), |nodes| {
+        // The healthy pair carries on meanwhile.
+        flow.send_all_lanes(nodes, u64::MAX);
+        flow.take(nodes);
+        for event in nodes[who].events.drain(..) {
+            if let Event::Refused { peer, refusal, detail, .. } = event {
+                assert_eq!((peer, refusal), (InstanceId(by), wanted), "{detail}");
+                text = Some(detail);
+            }
+        }
+        text.is_some()
+    });
+    pump(nodes, "the healthy pair's messages have arrived", |nodes| {
+        flow.take(nodes);
+        flow.got == flow.sent
+    });
+    text.unwrap()
+}
+
+/// Instances 1 and 2 are linked. The third node tries to reach instance 1 as `as_peer` and must be
+/// refused with a text that has `parts`, and not disturb the two.
+fn assert_refused(third: Node, as_peer: u16, refusal: Refusal, parts: &[&str]) {
+    let mut nodes = cluster(2);
+    let address = nodes[0].address();
+    nodes.push(third);
+    nodes[2].knows(as_peer, address);
+    let text = refusal_of(&mut nodes, 2, as_peer, refusal);
+    for part in parts {
+        assert!(text.contains(part), "{text:?} lacks {part:?}");
+    }
+    assert!(nodes[0].endpoint.counters().refused.get() > 0);
+    assert_eq!(nodes[0].endpoint.counters().bad_input.get(), 0);
+    assert!(!nodes[2].is_linked(as_peer));
+    for node in &nodes[..2] {
+        assert!(!node.has_event(|event| matches!(event, Event::Down { .. })), "{:?}", node.events);
+    }
+}
+
+/// As above for a third node that instance 1 knows and dials as well: both sides are told.
+fn assert_both_are_told(third: Node, refusal: Refusal, found: &str, expected: &str, to_do: &str) {
+    let mut nodes = cluster(2);
+    nodes.push(third);
+    introduce(&mut nodes, 0, 2);
+    for (who, by, first, second) in [(2, 1, found, expected), (0, 3, expected, found)] {
+        let text = refusal_of(&mut nodes, who, by, refusal);
+        for part in [&format!("instance {by} "), first, second, to_do] {
+            assert!(text.contains(part), "{text:?} lacks {part:?}");
+        }
+        assert!(text.find(first) < text.rfind(second), "{text:?}");
+        let refuser = usize::from(by - 1);
+        assert!(nodes[refuser].endpoint.counters().refused.get() > 0);
+    }
+    assert!(!nodes[2].is_linked(1) && !nodes[0].is_linked(3));
+    for node in &nodes[..2] {
+        assert!(!node.has_event(|event| matches!(event, Event::Down { .. })), "{:?}", node.events);
+    }
+}
+
+#[test]
+fn another_cluster_is_refused_on_both_sides() {
+    let third = Node::new(EndpointConfig { cluster: ClusterId(78), ..config(3) }, FRAMES);
+    let to_do = "give both the same cluster id";
+    assert_both_are_told(third, Refusal::Cluster, "cluster 77", "cluster 78", to_do);
+}
+
+#[test]
+fn another_page_size_is_refused_on_both_sides() {
+    let page_size = PageSize::K16;
+    let arena = ArenaConfig { huge_pages: false, page_size, ..ArenaConfig::new(FRAMES) };
+    let third = Node::with_arena(config(3), Arena::new(&arena).unwrap());
+    let to_do = "set the same page size on all";
+    let sizes = [PageSize::K8, PageSize::K16].map(|size| size.to_string());
+    assert_both_are_told(third, Refusal::PageSize, &sizes[0], &sizes[1], to_do);
+}
+
+#[test]
+fn another_member_list_is_refused_on_both_sides() {
+    let third = Node::new(EndpointConfig { view_hash: 0xAB, ..config(3) }, FRAMES);
+    let to_do = "configure the same members";
+    let (ours, theirs) = ("0000000000000000", "00000000000000ab");
+    assert_both_are_told(third, Refusal::View, ours, theirs, to_do);
+}
+
+#[test]
+fn an_address_of_another_instance_is_refused() {
+    let third = Node::new(config(3), FRAMES);
+    let parts = ["is instance 1", "expected instance 9", "mend the peer's address"];
+    assert_refused(third, 9, Refusal::WrongTarget, &parts);
+}
+
+#[test]
+fn an_instance_that_is_not_configured_is_refused() {
+    let third = Node::new(config(3), FRAMES);
+    let parts = ["instance 1 has no peer 3", "add it there or mend the id here"];
+    assert_refused(third, 1, Refusal::UnknownInstance, &parts);
+}
+
+#[test]
+fn a_second_process_with_the_id_of_a_linked_one_is_refused() {
+    let mut twin = config(2);
+    twin.incarnation = Incarnation(u64::MAX);
+    let parts = ["instance id 2 is in use", "expected one process per id", "stop one of them"];
+    assert_refused(Node::new(twin, FRAMES), 1, Refusal::DuplicateInstance, &parts);
+}
+
+#[test]
+fn a_second_process_is_let_in_once_the_first_is_gone() {
+    let mut nodes = cluster(2);
+    let first = nodes[1].endpoint.config().incarnation;
+    let twin = EndpointConfig { incarnation: Incarnation(first.0 + 1), ..config(2) };
+    nodes.push(Node::new(twin, FRAMES));
+    let address = nodes[0].address();
+    nodes[2].knows(1, address);
+    refusal_of(&mut nodes, 2, 1, Refusal::DuplicateInstance);
+    drop(nodes.remove(1));
+    pump(&mut nodes, "the second process is linked", |nodes| {
+        nodes[0].is_linked(2) && nodes[1].is_linked(1)
+    });
+    let ended =
+        |event: &Event| matches!(event, Event::Ended { incarnation, .. } if *incarnation == first);
+    assert!(nodes[0].has_event(ended), "{:?}", nodes[0].events);
+    Flow::new(0, 1).exchange(&mut nodes, 20);
+}
+
+#[test]
+fn a_peer_with_this_very_id_is_refused() {
+    // In this process's own configuration ...
+    let mut alone = Endpoint::bind(config(1), arena(8)).unwrap();
+    let error = alone.add_peer(InstanceId(1), nobody()).unwrap_err();
+    assert!(matches!(error, TransportError::Peer { .. }));
+    assert!(error.to_string().contains("give each instance its own"), "{error}");
+    alone.add_peer(InstanceId(2), nobody()).unwrap();
+    assert!(alone.add_peer(InstanceId(2), nobody()).is_err(), "configured twice");
+    // ... and on the wire.
+    let mut nodes = cluster(2);
+    let address = nodes[0].address();
+    let twin = raw::hello(1, 1, LaneClass::Small);
+    let (_, answer) = raw::greet(&mut nodes, address, &twin);
+    assert_eq!(answer.refusal, Some(Refusal::DuplicateInstance));
+    assert_eq!(nodes[0].endpoint.counters().refused.get(), 1);
+    Flow::new(0, 1).exchange(&mut nodes, 20);
+}
+
+#[test]
+fn a_process_of_the_same_id_at_the_peers_address_is_refused() {
+    // Both are instance 1; one of them takes the other for instance 2.
+    let third = Node::new(config(1), FRAMES);
+    assert_refused(third, 2, Refusal::WrongTarget, &["is instance 1", "expected instance 2"]);
+}
+
+#[test]
+fn a_hello_of_another_version_is_refused() {
+    let mut nodes = cluster(2);
+    let address = nodes[0].address();
+    let mut hello = raw::hello(2, 1, LaneClass::Small);
+    (hello.version_min, hello.version_max) = (7, 9);
+    let (mut stream, answer) = raw::greet(&mut nodes, address, &hello);
+    assert_eq!(answer.refusal, Some(Refusal::Version));
+    assert_eq!(raw::read(&mut nodes, &mut stream, 1), [0; 0], "closed behind the answer");
+    assert_eq!(nodes[0].endpoint.counters().refused.get(), 1);
+    Flow::new(0, 1).exchange(&mut nodes, 20);
+}
+
+#[test]
+fn a_peer_that_speaks_another_version_is_reported() {
+    let mut nodes = cluster(2);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    nodes[0].knows(3, listener.local_addr().unwrap());
+    let mut accepted = None;
+    pump(&mut nodes, "the peer is dialled", |_| {
+        accepted = accepted.take().or_else(|| listener.accept().ok());
+        accepted.is_some()
+    });
+    let mut stream = accepted.unwrap().0;
+    stream.set_nonblocking(true).unwrap();
+    let hello = raw::read(&mut nodes, &mut stream, HELLO_BYTES);
+    let hello = Hello::decode(&hello.try_into().unwrap()).unwrap();
+    assert_eq!((hello.instance, hello.to), (InstanceId(1), InstanceId(3)));
+    let mut answer = raw::hello(3, 1, LaneClass::Small);
+    (answer.version_min, answer.version_max) = (7, 9);
+    answer.refusal = Some(Refusal::Version);
+    stream.write_all(&answer.encode()).unwrap();
+    let text = refusal_of(&mut nodes, 0, 3, Refusal::Version);
+    for part in ["instance 3", "versions 7 to 9", "this one 1 to 1", "at most one version apart"] {
+        assert!(text.contains(part), "{text:?} lacks {part:?}");
+    }
+}
+
+#[test]
+fn an_older_life_of_an_instance_is_refused() {
+    let mut nodes = cluster(2);
+    let known = nodes[1].endpoint.config().incarnation;
+    let old = EndpointConfig { incarnation: Incarnation(known.0 - 1), ..config(2) };
+    nodes.push(Node::new(old, FRAMES));
+    let address = nodes[0].address();
+    nodes[2].knows(1, address);
+    let text = refusal_of(&mut nodes, 2, 1, Refusal::Ended);
+    let parts = [format!("incarnation {} of instance 2 is over", known.0 - 1), "restart".into()];
+    for part in parts {
+        assert!(text.contains(&part), "{text:?} lacks {part:?}");
+    }
+    // No more when the later one has gone.
+    drop(nodes.remove(1));
+    pump(&mut nodes, "the link is gone", |nodes| !nodes[0].is_linked(2));
+    nodes[1].events.clear();
+    pump(&mut nodes, "it is refused again", |nodes| {
+        nodes[1].has_event(|e| matches!(e, Event::Refused { refusal: Refusal::Ended, .. }))
+    });
+    assert!(!nodes[0].is_linked(2));
+}
+
+#[test]
+fn a_life_that_was_declared_ended_does_not_come_back() {
+    let mut nodes = vec![Node::new(config(1), FRAMES)];
+    nodes[0].knows(2, nobody());
+    drop(RawPeer::link(&mut nodes, 2, 10));
+    pump(&mut nodes, "the link is gone", |nodes| !nodes[0].is_linked(2));
+    // A later life begins, which ends the earlier one, and dies before it has a link.
+    let address = nodes[0].address();
+    let mut later = raw::hello(2, 1, LaneClass::Small);
+    (later.incarnation, later.nonce) = (Incarnation(11), LinkNonce(11));
+    let (stream, answer) = raw::greet(&mut nodes, address, &later);
+    assert_eq!(answer.refusal, None);
+    drop(stream);
+    pump(&mut nodes, "the end is reported", |nodes| {
+        nodes[0].has_event(|e| matches!(e, Event::Ended { incarnation: Incarnation(10), .. }))
+    });
+    let mut earlier = later;
+    (earlier.incarnation, earlier.nonce) = (Incarnation(10), LinkNonce(12));
+    let (_, answer) = raw::greet(&mut nodes, address, &earlier);
+    assert_eq!(answer.refusal, Some(Refusal::Ended));
+    RawPeer::link(&mut nodes, 2, 11);
+}
+
+#[test]
+fn a_truncated_hello_is_counted_and_the_others_carry_on() {
+    let mut nodes = cluster(2);
+    let whole = raw::hello(2, 1, LaneClass::Small).encode();
+    for length in [0, 1, 7, 8, 60, HELLO_BYTES - 1] {
+        let before = nodes[0].endpoint.counters().not_a_hello.get();
+        let mut stream = raw::connect(nodes[0].address());
+        stream.write_all(&whole[..length]).unwrap();
+        turns(&mut nodes, 100);
+        drop(stream);
+        pump(&mut nodes, "it is counted", |nodes| {
+            nodes[0].endpoint.counters().not_a_hello.get() == before + 1
+        });
+    }
+    Flow::new(0, 1).exchange(&mut nodes, 20);
+    settle(&mut nodes, 1);
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_dropped_in_time() {
+    let handshake_timeout = Duration::from_millis(100);
+    let configs = [1, 2].map(|id| EndpointConfig { handshake_timeout, ..config(id) });
+    let mut nodes = configs.map(|config| Node::new(config, FRAMES));
+    introduce(&mut nodes, 0, 1);
+    link_all(&mut nodes);
+    let mut silent = raw::connect(nodes[0].address());
+    let mut half = raw::connect(nodes[0].address());
+    half.write_all(&raw::hello(2, 1, LaneClass::Small).encode()[..64]).unwrap();
+    for stream in [&mut silent, &mut half] {
+        assert_eq!(raw::read(&mut nodes, stream, 1), [0; 0]);
+    }
+    assert_eq!(nodes[0].endpoint.counters().handshakes_dropped.get(), 2);
+    Flow::new(0, 1).exchange(&mut nodes, 20);
+}
+
+#[test]
+fn random_bytes_are_refused_and_the_others_carry_on() {
+    let mut nodes = cluster(2);
+    let mut flow = Flow::new(0, 1);
+    let mut random = Random::new(1);
+    let whole = raw::hello(2, 1, LaneClass::Small).encode();
+    for round in 1..=120 {
+        let length = usize::try_from(1 + random.below(5000)).unwrap();
+        let mut bytes = random.bytes(length);
+        match round % 3 {
+            // Behind the right first bytes.
+            1 => bytes.splice(..0, whole[..8].iter().copied()).for_each(drop),
+            // A hello with one wrong bit.
+            2 => {
+                bytes = whole.to_vec();
+                let bit = usize::try_from(random.below(8 * 128)).unwrap();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+            _ => {}
+        }
+        bytes.resize(bytes.len().max(HELLO_BYTES), 0);
+        let mut stream = raw::connect(nodes[0].address());
+        let _ = stream.write(&bytes);
+        assert_eq!(raw::read(&mut nodes, &mut stream, 1), [0; 0], "round {round}");
+        assert_eq!(nodes[0].endpoint.counters().not_a_hello.get(), round);
+        flow.exchange(&mut nodes, 1);
+    }
+    assert_eq!(nodes[0].endpoint.counters().bad_input.get(), 0);
+    settle(&mut nodes, 1);
+}
+
+#[test]
+fn two_hundred_silent_connections_do_not_keep_a_peer_out() {
+    let handshake_timeout = Duration::from_millis(500);
+    let mut nodes = vec![Node::new(EndpointConfig { handshake_timeout, ..config(1) }, FRAMES)];
+    // The listener's backlog is not made for so many at once.
+    let mut silent: Vec<TcpStream> = Vec::new();
+    for round in 1..=4 {
+        silent.extend((0..50).map(|_| raw::connect(nodes[0].address())));
+        pump(&mut nodes, "they are accepted", |nodes| {
+            nodes[0].endpoint.counters().accepted.get() == 50 * round
+        });
+    }
+    // 64 at most are in their handshake.
+    assert!(nodes[0].endpoint.counters().handshakes_dropped.get() >= 200 - 64);
+    nodes.push(Node::new(config(2), FRAMES));
+    introduce(&mut nodes, 0, 1);
+    link_all(&mut nodes);
+    Flow::new(0, 1).exchange(&mut nodes, 20);
+    // Every one of them is closed in the end.
+    pump(&mut nodes, "all are closed", |_| {
+        silent.retain_mut(
+            |stream| matches!(stream.read(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock),
+        );
+        silent.is_empty()
+    });
+    assert!(nodes[0].endpoint.counters().handshakes_dropped.get() >= 200);
+}
+
+#[test]
+fn a_busy_port_is_named_with_what_to_do() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = other.local_addr().unwrap();
+    let config = EndpointConfig::new(CLUSTER, InstanceId(1), listen);
+    let error = Endpoint::bind(config, arena(8)).unwrap_err();
+    assert!(matches!(error, TransportError::Listen { address, .. } if address == listen));
+    let text = error.to_string();
+    for part in [&format!("cannot listen on {listen}"), "in use", "choose another address"] {
+        assert!(text.contains(part), "{text:?} lacks {part:?}");
+    }
+    assert!(!text.contains('\n'));
+}
