@@ -104,3 +104,44 @@ fn a_size_without_a_message_is_refused_with_what_was_expected() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("4096") && text.contains("8 to 80") && text.contains("8192"), "{text}");
 }
+
+#[test]
+fn a_grant_prints_both_references_and_its_ratio() {
+    for hops in ["2", "3"] {
+        for mode in ["s", "x"] {
+            let few = ["--rounds", "2", "--samples-per-round", "40", "--pages", "16", "--json"];
+            let output = bench(&[&["grant", "--hops", hops, "--mode", mode], &few[..]].concat());
+            if one_core_only(&output) {
+                return;
+            }
+            assert!(output.status.success(), "{output:?}");
+            let json: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+            assert_eq!(json["hops"].to_string(), hops);
+            for leg in ["grant", "page_fetch", "bare_chain"] {
+                let keys = keys(&json[leg]);
+                assert_eq!(keys, ["max_us", "p50_us", "p999_us", "p99_us", "samples"]);
+                assert!(json[leg]["p50_us"].as_f64().unwrap() > 0.0);
+            }
+            assert_eq!(json["grant"]["samples"], 80);
+            for ratio in ["ratio_p50", "ratio_page_fetch_p50", "ratio_bare_chain_p50", "control"] {
+                assert!(json[ratio].as_f64().unwrap() > 0.0, "{ratio}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hit_allocates_nothing() {
+    let few = ["--rounds", "2", "--samples-per-round", "6400", "--json"];
+    let output = bench(&[&["hit"], &few[..]].concat());
+    if one_core_only(&output) {
+        return;
+    }
+    assert!(output.status.success(), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    for figure in ["mean_ns", "p50_ns", "p99_ns"] {
+        assert!(json[figure].as_f64().unwrap() > 0.0, "{figure}");
+    }
+    assert_eq!(json["allocations"], 0);
+    assert_eq!(json["write"]["allocations"], 0);
+}
