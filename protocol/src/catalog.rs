@@ -109,7 +109,8 @@ pub const MESSAGES: &[MessageDoc] = &[
         kind: kind::PCM_RELEASE,
         name: "PCM_RELEASE",
         lane: "control",
-        sent: "holder to master, when it evicts a page that is clean",
+        sent: "holder to master, when it evicts a page that it need not write; requester to \
+               master, when storage could not give it the page that it was granted",
         answer: "PCM_RELEASED, or the PCM_SHIP or PCM_INVALIDATE that crossed it",
         late: "for a grant that has been revoked: ignored",
     },

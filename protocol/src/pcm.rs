@@ -139,11 +139,12 @@ pub enum Pcm {
         /// The grant.
         grant: GrantNumber,
     },
-    /// "I want to give it up; it is clean and on storage."
+    /// "I want to give it up; nothing of it is left for me to write." Also of a grant that was not
+    /// claimed, because storage could not give the page.
     Release {
         /// Grant to give up.
         grant: GrantNumber,
-        /// Version on storage.
+        /// Version of the page.
         version: Lsn,
     },
     /// "You no longer hold it."
