@@ -17,7 +17,7 @@ use super::{LinkEvent, Readiness, Urgency, wrong_connection};
 use crate::{Frame, SharedFrame, error::LinkError};
 use mio::net::TcpStream;
 use pagewire_protocol::{
-    Body, DecodeError, LaneClass, MessageKind, SessionHeader, crc32c,
+    Body, DecodeError, Lane, LaneClass, MessageKind, SessionHeader, crc32c,
     header::{FRAME_OFFSET_BYTES, HEADER_BYTES, verify_crc},
 };
 use std::{
@@ -33,7 +33,7 @@ const READ_BATCH: usize = 16;
 /// session runs out of credit before a link runs out of room.
 const QUEUE_MAX: usize = 1024;
 /// Messages that are not urgent wait until there are this many.
-const HURRY: usize = 64;
+const LATER_MAX: usize = 64;
 /// Messages without a frame after which it is worth reading ahead.
 const SMALL_RUN: u32 = 8;
 /// Bytes that are read ahead at least.
@@ -41,6 +41,7 @@ const AHEAD_BYTES: usize = 32 * FRAME_OFFSET_BYTES;
 
 #[derive(Debug)]
 struct Outgoing {
+    lane: Lane,
     header: [u8; FRAME_OFFSET_BYTES],
     frame: Option<SharedFrame>,
 }
@@ -91,10 +92,11 @@ pub(super) struct Connection {
     /// The last read brought as much as it could: more may be waiting.
     backlog: bool,
     queue: VecDeque<Outgoing>,
+    /// Messages that nobody waits for. They stay behind pages, and come before what is queued of
+    /// their own lane, whose order they keep.
+    later: VecDeque<Outgoing>,
     /// Bytes of the first queued message that the kernel has.
     sent: usize,
-    /// Something in the queue is urgent.
-    urgent: bool,
     writable: bool,
     /// Bytes of pages that were read too far and had to be moved.
     moved_bytes: u64,
@@ -123,8 +125,8 @@ impl Connection {
             small_run: 1,
             backlog: false,
             queue: VecDeque::with_capacity(QUEUE_MAX),
+            later: VecDeque::with_capacity(LATER_MAX),
             sent: 0,
-            urgent: false,
             writable: true,
             moved_bytes: 0,
             readiness: Readiness::new(),
@@ -152,11 +154,11 @@ impl Connection {
     // ---- writing -------------------------------------------------------------------------------
 
     pub(super) fn hurry(&mut self) {
-        self.urgent = !self.queue.is_empty();
+        self.queue.append(&mut self.later);
     }
 
     pub(super) fn is_waiting_for_quiet(&self) -> bool {
-        !self.urgent && !self.queue.is_empty()
+        !self.later.is_empty()
     }
 
     #[inline]
@@ -167,7 +169,7 @@ impl Connection {
         frame: Option<&SharedFrame>,
         urgency: Urgency,
     ) -> bool {
-        if self.queue.len() == QUEUE_MAX {
+        if self.queue.len() + self.later.len() == QUEUE_MAX {
             return false;
         }
         let page_crc = frame.filter(|_| self.page_crc).map(|frame| crc32c(&[frame]));
@@ -175,14 +177,21 @@ impl Connection {
         bytes[..HEADER_BYTES]
             .copy_from_slice(&SessionHeader { page_crc, ..*header }.encode(body, true));
         bytes[HEADER_BYTES..].copy_from_slice(body.padded());
-        self.queue.push_back(Outgoing { header: bytes, frame: frame.cloned() });
-        self.urgent |= urgency == Urgency::Now || frame.is_some() || self.queue.len() > HURRY;
+        let outgoing = Outgoing { lane: header.lane, header: bytes, frame: frame.cloned() };
+        if urgency == Urgency::WhenQuiet && frame.is_none() && self.later.len() < LATER_MAX {
+            self.later.push_back(outgoing);
+            return true;
+        }
+        if self.later.len() == LATER_MAX || self.later.iter().any(|l| l.lane == header.lane) {
+            self.queue.append(&mut self.later);
+        }
+        self.queue.push_back(outgoing);
         true
     }
 
     #[inline]
     pub(super) fn flush(&mut self) -> Result<(), LinkError> {
-        while self.urgent && self.writable && !self.queue.is_empty() {
+        while self.writable && !self.queue.is_empty() {
             match self.write() {
                 Ok(0) => return Err(LinkError::Closed),
                 Ok(n) => self.sent += n,
@@ -197,14 +206,11 @@ impl Connection {
                 self.queue.pop_front();
             }
         }
-        if self.queue.is_empty() {
-            self.urgent = false;
-        }
         Ok(())
     }
 
     fn write(&mut self) -> std::io::Result<usize> {
-        if let [Outgoing { header, frame: None }] = self.queue.as_slices().0
+        if let [Outgoing { header, frame: None, .. }] = self.queue.as_slices().0
             && self.queue.len() == 1
         {
             // A vector of one costs more than a plain write.
