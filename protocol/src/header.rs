@@ -7,8 +7,8 @@
 //!  |    |    |      |       | len  |       |          |      |         |        |     | crc   |    |
 //!  +----+----+------+-------+------+-------+----------+------+---------+--------+-----+-------+----+
 //! ```
-//! The body (at most 80 bytes) follows. A message with a frame pads its body to 80 bytes, so that
-//! the frame begins at a fixed offset of 128 and can be received in place.
+//! The body (at most 80 bytes) follows, padded with zeros to 80 on TCP and before a frame, so that
+//! a frame begins at a fixed offset of 128 and can be received in place.
 //!
 //! `ack` is the sequence up to which the sender has everything of the same lane in the other
 //! direction. `credits` is how many receives it has posted for that lane since the link came up
@@ -216,12 +216,6 @@ pub struct SessionHeader {
 }
 
 impl SessionHeader {
-    /// Bytes from the header's start to the end of the body, padding included.
-    #[must_use]
-    pub fn wire_len(&self) -> usize {
-        if self.frame { FRAME_OFFSET_BYTES } else { HEADER_BYTES + usize::from(self.body_len) }
-    }
-
     /// The 48 bytes of this header in front of `body`.
     #[must_use]
     pub fn encode(&self, body: &Body, with_crc: bool) -> [u8; HEADER_BYTES] {

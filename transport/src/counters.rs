@@ -50,6 +50,9 @@ pub struct LaneCounters {
 pub struct PeerCounters {
     /// By lane.
     pub lanes: [LaneCounters; Lane::COUNT],
+    /// Bytes of pages that moved inside user space because something else was expected where they
+    /// were read.
+    pub moved_bytes: Counter,
     /// Links that came up.
     pub links_up: Counter,
     /// Links that went down.

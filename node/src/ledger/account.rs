@@ -188,7 +188,7 @@ pub fn write(page: &mut [u8], account: &Account) -> Result<(), AccountError> {
 /// Opens an account with `balance` on `page`.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn init(page: &mut [u8], balance: i64) -> Result<(), AccountError> {
     write(page, &Account { balance, ..Account::default() })
 }

@@ -452,6 +452,10 @@ impl Endpoint {
             let Some(link) = &mut peer.link else { continue };
             let mut scratch = std::mem::take(&mut self.scratch);
             let polled = link.poll(&mut scratch);
+            let moved_bytes = link.take_moved_bytes();
+            if moved_bytes > 0 {
+                peer.counters.moved_bytes.add(moved_bytes);
+            }
             let mut failed = polled.err();
             for event in scratch.drain(..) {
                 let LinkEvent::Received { header, body, frame } = event;

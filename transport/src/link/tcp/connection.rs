@@ -142,8 +142,8 @@ impl Connection {
         self.writable |= writable;
     }
 
-    pub(super) fn moved_bytes(&self) -> u64 {
-        self.moved_bytes
+    pub(super) fn take_moved_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.moved_bytes)
     }
 
     pub(super) fn post_receive(&mut self, frame: Frame) {

@@ -92,10 +92,9 @@ impl TcpLink {
     }
 
     /// Bytes of pages that were read too far, because something else was expected, and had to be
-    /// moved into their frame.
-    #[must_use]
-    pub fn moved_bytes(&self) -> u64 {
-        self.main.moved_bytes() + self.bulk.moved_bytes()
+    /// moved into their frame, since this was last asked.
+    pub fn take_moved_bytes(&mut self) -> u64 {
+        self.main.take_moved_bytes() + self.bulk.take_moved_bytes()
     }
 }
 
