@@ -289,6 +289,8 @@ impl NodeConfig {
             view_hash: view.hash(),
             credits: self.credits,
             page_crc: self.page_crc,
+            // Until the directory can be recovered (see ARCHITECTURE).
+            peers_may_return: false,
             ..EndpointConfig::new(self.cluster, self.instance, self.listen)
         }
     }

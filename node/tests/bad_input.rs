@@ -218,18 +218,23 @@ fn is_whole(node: &mut Process) {
 }
 
 #[test]
-fn the_place_of_a_crashed_instance_is_taken_by_its_next_life() {
+fn the_next_life_of_a_crashed_instance_is_refused_until_all_start_anew() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let configs = Config::three(folder.path());
     let path = |at: usize| folder.path().join(format!("{at}.toml"));
-    let mut nodes: Vec<_> = (0..3).map(|at| configs[at].run(&path(at))).collect();
-    nodes.iter_mut().for_each(is_whole);
-    for at in [1, 0, 2] {
-        nodes[at].kill();
-        nodes[at] = configs[at].run(&path(at));
-        is_whole(&mut nodes[at]);
+    let start = || (0..3).map(|at| configs[at].run(&path(at))).collect::<Vec<_>>();
+    for crashed in [1, 0, 2] {
+        let mut nodes = start();
+        nodes.iter_mut().for_each(is_whole);
+        nodes[crashed].kill();
+        let ended = configs[crashed].run(&path(crashed)).end();
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        let id = format!("instance {crashed} took part in an earlier life");
+        assert_tells(&ended.stderr, &[&id, "cannot recover", "start them together"]);
+        for at in (0..3).filter(|at| *at != crashed) {
+            assert!(nodes[at].is_running(), "{}", nodes[at].history());
+        }
     }
-    assert!(nodes.iter_mut().all(Process::is_running));
 }
 
 #[test]

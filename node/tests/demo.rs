@@ -15,7 +15,7 @@ use std::{
 use support::{
     ledger::{Cluster, Files},
     pages::{PAGE_BYTES, full_page, put_checksum, read_pages, sound_page},
-    process::{Ended, Process, wait_for},
+    process::{Ended, Process, say, wait_for},
 };
 
 /// A demo that runs, with a temporary folder of its own.
@@ -523,7 +523,7 @@ fn instances_do_not_outlive_a_demo_that_is_killed() {
 fn a_disk_that_is_full_ends_the_demo_in_one_line() {
     let own_mounts = Command::new("unshare").args(["-rm", "true"]).output();
     if !own_mounts.is_ok_and(|output| output.status.success()) {
-        println!("skipped: no full disk without the right to mount one (unshare -rm)");
+        say("skipped: no full disk without the right to mount one (unshare -rm)");
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary folder");

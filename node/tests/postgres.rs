@@ -12,10 +12,11 @@ use std::{
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::Once,
 };
 use support::{
     pages::{PAGE_BYTES, read_pages},
-    process::Process,
+    process::{Process, say},
 };
 
 /// Set where PostgreSQL must be there, as in CI.
@@ -77,7 +78,9 @@ impl Postgres {
             Ok(found) => found,
             Err(reason) => {
                 assert!(std::env::var_os(REQUIRE).is_none(), "{REQUIRE} is set, but {reason}");
-                println!("skipped: {reason}; install it: apt-get install postgresql-15");
+                static TOLD: Once = Once::new();
+                let told = format!("skipped: {reason}; install it: apt-get install postgresql-15");
+                TOLD.call_once(|| say(&told));
                 return None;
             }
         };

@@ -48,6 +48,9 @@ pub enum Refusal {
     Busy = 8,
     /// The incarnation has been declared ended here; start the instance anew.
     Ended = 9,
+    /// A former life of the instance took part here, and what it knew cannot be recovered: the
+    /// cluster has to be started anew as a whole.
+    NoReturn = 10,
 }
 
 impl Refusal {
@@ -55,7 +58,7 @@ impl Refusal {
     pub const NONE: u8 = 0;
 
     /// All reasons.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Version,
         Self::Cluster,
         Self::WrongTarget,
@@ -65,6 +68,7 @@ impl Refusal {
         Self::View,
         Self::Busy,
         Self::Ended,
+        Self::NoReturn,
     ];
 
     fn from_wire(status: u8) -> Result<Option<Self>, DecodeError> {
@@ -74,7 +78,7 @@ impl Refusal {
         Self::ALL.into_iter().find(|r| *r as u8 == status).map(Some).ok_or(DecodeError::Field {
             what: "hello status",
             found: status.into(),
-            expected: "0 to 9",
+            expected: "0 to 10",
         })
     }
 

@@ -8,6 +8,7 @@
 //!  refusal             | this instance goes
 //!  --------------------+---------------------------------------------------------------------
 //!  Ended               | at once: a later life of it has been seen
+//!  NoReturn            | at once: an earlier life of it took part, and cannot be recovered
 //!  DuplicateInstance   | when it stands: at first it may only be that its former life has not
 //!                      | been noticed dead
 //!  any other           | when it stands, and this instance is a newcomer: it has no session with
@@ -80,7 +81,7 @@ impl Refusals {
             let stands = s.last.duration_since(s.first) >= STANDS;
             let newcomer = !has_session && s.first.duration_since(self.started) < NEWCOMER;
             match s.refusal {
-                Refusal::Ended => true,
+                Refusal::Ended | Refusal::NoReturn => true,
                 Refusal::DuplicateInstance => stands,
                 _ => stands && newcomer,
             }
@@ -139,6 +140,7 @@ mod tests {
     #[test]
     fn an_instance_whose_later_life_was_seen_goes_at_once() {
         assert!(goes(Refusal::Ended, 90_000, 90_000, true));
+        assert!(goes(Refusal::NoReturn, 90_000, 90_000, true));
     }
 
     #[test]

@@ -21,9 +21,11 @@ pub(crate) const CLUSTER: u64 = 4711;
 pub(crate) fn own_address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = std::process::id().wrapping_mul(64) + NEXT.fetch_add(1, Ordering::Relaxed);
-    let [_, a, b, c] = number.to_be_bytes();
-    // 127.0.0.1 itself, the source of all connections, does not come up.
-    SocketAddr::from(([127, a | 1, b, c.clamp(1, 254)], 7400))
+    let digit = |value: u32, base: u32| u8::try_from(value % base).expect("below 256");
+    // A number in mixed base, so that no two are the same; 127.0.0.1, the source of all
+    // connections, and addresses that end in 0 or 255 do not come up.
+    let (a, b, c) = (digit(number / 64_000, 126), digit(number / 250, 256), digit(number, 250));
+    SocketAddr::from(([127, a + 1, b, c + 1], 7400))
 }
 
 /// The configuration of an instance.

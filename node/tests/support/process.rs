@@ -187,6 +187,11 @@ fn until(
     }
 }
 
+/// Says something to whoever runs the tests; `println` of a test that passes is not shown.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Waits for `condition` with [`PATIENCE`].
 pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;

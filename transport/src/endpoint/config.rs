@@ -49,6 +49,9 @@ pub struct EndpointConfig {
     pub credits: LaneCredits,
     /// Put a CRC-32C on each page sent. On arrival a CRC is checked whenever there is one.
     pub page_crc: bool,
+    /// Whether a peer that ended may come back in a new life. A layer above that cannot recover what
+    /// the former life knew says no; the newcomer is then refused, and told why.
+    pub peers_may_return: bool,
     /// A connection whose handshake takes longer is dropped.
     pub handshake_timeout: Duration,
 }
@@ -68,6 +71,7 @@ impl EndpointConfig {
             view_hash: 0,
             credits: LaneCredits::default(),
             page_crc: true,
+            peers_may_return: true,
             handshake_timeout: Duration::from_secs(5),
         }
     }

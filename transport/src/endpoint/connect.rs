@@ -142,7 +142,9 @@ impl Endpoint {
     /// How long [`Endpoint::wait`] may sleep before [`Endpoint::timers`] has something to do.
     pub(super) fn next_timer(&self) -> Duration {
         let now = Instant::now();
-        let unlinked = self.peers.iter().filter(|p| p.link.is_none());
+        let returns = self.config.peers_may_return;
+        let unlinked =
+            self.peers.iter().filter(|p| p.link.is_none() && (returns || p.ended.is_none()));
         let dials = unlinked.map(|p| p.forming.as_ref().map_or(p.dial_at, |f| f.deadline));
         let hellos = self.incoming.iter().flatten().map(|i| i.deadline);
         // No event tells that a frame has come back or that a connection can be accepted now.
@@ -183,7 +185,11 @@ impl Endpoint {
                     // Meanwhile the other side, to which this one was busy, gets its turn.
                     self.peers[slot].retry_soon(now);
                 }
-            } else if peer.link.is_none() && peer.dial_at <= now {
+            } else if peer.link.is_none()
+                && peer.dial_at <= now
+                // A newcomer that may not return learns it when it dials.
+                && (self.config.peers_may_return || peer.ended.is_none())
+            {
                 self.dial(slot, now);
             }
         }
@@ -305,6 +311,9 @@ impl Endpoint {
                 return Err(Refusal::DuplicateInstance);
             }
         }
+        if self.is_return(slot, hello.incarnation) {
+            return Err(Refusal::NoReturn);
+        }
         let begun = hello.class == LaneClass::Small;
         match &peer.forming {
             // Once the other side has answered, ours is under way between two connections, too.
@@ -321,6 +330,13 @@ impl Endpoint {
         }
     }
 
+    /// True when `incarnation` is a later life than one that took part, and must not.
+    fn is_return(&self, slot: usize, incarnation: Incarnation) -> bool {
+        let peer = &self.peers[slot];
+        let earlier = peer.incarnation.or(peer.ended);
+        !self.config.peers_may_return && earlier.is_some_and(|earlier| incarnation > earlier)
+    }
+
     /// Answers a hello: takes the connection into the link it belongs to, or says why not.
     fn answer(&mut self, mut stream: TcpStream, address: SocketAddr, theirs: &Hello) {
         let mut reply = self.hello(theirs.instance, theirs.class, theirs.nonce);
@@ -329,6 +345,10 @@ impl Endpoint {
             Err(refusal) => {
                 reply.refusal = Some(refusal);
                 self.counters.refused.add(1);
+                if let (Refusal::NoReturn, Some(slot)) = (refusal, self.slot(theirs.instance)) {
+                    // That it is back says that its former life is over.
+                    self.end_older(slot, theirs.incarnation);
+                }
                 if refusal != Refusal::Busy {
                     let detail = explain(refusal, theirs, &reply, false);
                     tracing::warn!("connection from {address} refused: {detail}");
@@ -535,6 +555,12 @@ impl Endpoint {
             self.forming_failed(slot, &LinkError::Refused(refusal));
             return;
         }
+        if self.is_return(slot, answer.incarnation) {
+            self.end_older(slot, answer.incarnation);
+            self.forming_failed(slot, &LinkError::Refused(Refusal::NoReturn));
+            return;
+        }
+        let peer = &mut self.peers[slot];
         if class == LaneClass::Small {
             let fresh = peer.incarnation != Some(answer.incarnation);
             self.end_older(slot, answer.incarnation);
@@ -637,6 +663,15 @@ fn explain(refusal: Refusal, theirs: &Hello, ours: &Hello, refused_us: bool) -> 
              on all",
             theirs.view_hash, ours.view_hash
         ),
+        Refusal::NoReturn => {
+            let back = if refused_us { ours } else { theirs };
+            format!(
+                "instance {} took part in an earlier life and is back as incarnation {}; this \
+                 version cannot recover what that life held: stop all instances and start them \
+                 together",
+                back.instance, back.incarnation
+            )
+        }
         Refusal::Busy => format!("instance {id} is dialling us: its link goes first"),
         _ => {
             let over = if refused_us { ours } else { theirs };
