@@ -13,7 +13,7 @@
 //! `ack` is the sequence up to which the sender has everything of the same lane in the other
 //! direction. `credits` is how many receives it has posted for that lane since the link came up
 //! (modulo 2^32): the other side may have sent that many. Both therefore may be repeated, and the
-//! greatest wins. `crc` is CRC-32C of the header with this field zero, and of the body.
+//! greatest wins. `crc` is CRC-32C of the header, this field as zero, and of the padded body.
 
 use crate::{DecodeError, Epoch, InstanceId, PROTOCOL_VERSION, Sequence, crc32c};
 use std::fmt;
@@ -187,8 +187,8 @@ const _: () = assert!(size_of::<WireHeader>() == HEADER_BYTES);
 
 const FLAG_FRAME: u16 = 1;
 const FLAG_PAGE_CRC: u16 = 2;
-/// Bytes of the header that the CRC covers: all before the field itself.
-const CRC_COVERED_BYTES: usize = HEADER_BYTES - 4;
+/// Where the CRC lies: the last field of the header.
+const CRC_AT: usize = HEADER_BYTES - 4;
 
 /// A decoded session header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,14 +219,26 @@ impl SessionHeader {
     /// The 48 bytes of this header in front of `body`.
     #[must_use]
     pub fn encode(&self, body: &Body, with_crc: bool) -> [u8; HEADER_BYTES] {
-        debug_assert_eq!(usize::from(self.body_len), body.as_slice().len());
-        let mut flags = 0;
-        if self.frame {
-            flags |= FLAG_FRAME;
-        }
-        if self.page_crc.is_some() {
-            flags |= FLAG_PAGE_CRC;
-        }
+        let mut bytes = [0; HEADER_BYTES];
+        bytes.copy_from_slice(&self.encode_slot(body, with_crc)[..HEADER_BYTES]);
+        bytes
+    }
+
+    /// Header and body as they travel: 128 bytes, zeros behind the body. The CRC covers all of them,
+    /// its own field as zero.
+    #[must_use]
+    pub fn encode_slot(&self, body: &Body, with_crc: bool) -> [u8; FRAME_OFFSET_BYTES] {
+        let mut slot = [0; FRAME_OFFSET_BYTES];
+        self.encode_into(&mut slot, body, with_crc);
+        slot
+    }
+
+    /// As [`SessionHeader::encode_slot`], where the bytes are to leave from.
+    #[inline]
+    pub fn encode_into(&self, slot: &mut [u8; FRAME_OFFSET_BYTES], body: &Body, with_crc: bool) {
+        debug_assert_eq!(self.body_len, body.len);
+        let flags =
+            u16::from(self.frame) * FLAG_FRAME + u16::from(self.page_crc.is_some()) * FLAG_PAGE_CRC;
         let wire = WireHeader {
             version: 1,
             lane: self.lane as u8,
@@ -242,13 +254,45 @@ impl SessionHeader {
             page_crc: U32::new(self.page_crc.unwrap_or(0)),
             crc: U32::ZERO,
         };
-        let mut bytes = [0; HEADER_BYTES];
-        bytes.copy_from_slice(wire.as_bytes());
+        slot[..HEADER_BYTES].copy_from_slice(wire.as_bytes());
+        slot[HEADER_BYTES..].copy_from_slice(&body.bytes);
         if with_crc {
-            let crc = crc32c(&[&bytes[..CRC_COVERED_BYTES], body.as_slice()]);
-            bytes[CRC_COVERED_BYTES..].copy_from_slice(&crc.to_le_bytes());
+            let crc = crc32c(&[slot]);
+            slot[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
         }
-        bytes
+    }
+
+    /// Whether the header at the start of `slot` says that a frame follows; to be believed only once
+    /// it has been decoded.
+    #[inline]
+    #[must_use]
+    pub fn claims_frame(slot: &[u8]) -> bool {
+        slot.get(4).is_some_and(|flags| u16::from(*flags) & FLAG_FRAME != 0)
+    }
+
+    /// Reads what [`SessionHeader::encode_slot`] wrote. Checks every field, the padding and the CRC.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when a field or the padding holds what no sender writes, or the CRC is wrong.
+    #[inline]
+    pub fn decode_slot(slot: &[u8; FRAME_OFFSET_BYTES]) -> Result<(Self, Body), DecodeError> {
+        const ZEROS: [u8; BODY_BYTES_MAX] = [0; BODY_BYTES_MAX];
+        let header = Self::decode(slot)?;
+        let mut covered = *slot;
+        let found = take_crc(&mut covered);
+        let computed = crc32c(&[&covered]);
+        if found != computed {
+            return Err(DecodeError::Crc { what: "session header", found, computed });
+        }
+        let mut body = Body { len: header.body_len, bytes: ZEROS };
+        body.bytes.copy_from_slice(&slot[HEADER_BYTES..]);
+        let len = usize::from(header.body_len);
+        if body.bytes[len..] != ZEROS[len..] {
+            let found = body.bytes[len..].iter().copied().find(|byte| *byte != 0).unwrap_or(0);
+            let (what, found) = ("padding behind a body", found.into());
+            return Err(DecodeError::Field { what, found, expected: "0" });
+        }
+        Ok((header, body))
     }
 
     /// Reads the header at the start of `bytes`, which may be followed by anything. Checks every
@@ -256,67 +300,39 @@ impl SessionHeader {
     ///
     /// # Errors
     /// [`DecodeError`] when bytes are missing or a field holds what no sender writes.
+    #[inline]
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let too_short = DecodeError::Length {
+        let too_short = || DecodeError::Length {
             what: "session header",
             found: bytes.len(),
             expected: HEADER_BYTES,
         };
-        let (wire, _) = WireHeader::ref_from_prefix(bytes).map_err(|_| too_short)?;
-        let field = |what, found: u64, expected| DecodeError::Field { what, found, expected };
-        if u16::from(wire.version) != PROTOCOL_VERSION {
-            return Err(field("session header version", wire.version.into(), "1"));
-        }
-        let lane = Lane::from_wire(wire.lane)
-            .ok_or_else(|| field("session header lane", wire.lane.into(), "0 to 4"))?;
-        let kind = MessageKind(wire.kind.get());
-        let flags = wire.flags.get();
-        if flags & !(FLAG_FRAME | FLAG_PAGE_CRC) != 0 {
-            return Err(field("session header flags", flags.into(), "bits 0 and 1 only"));
-        }
-        let frame = flags & FLAG_FRAME != 0;
-        if frame != (lane.class().has_frame() && kind != MessageKind::ACK_ONLY) {
-            return Err(field(
-                "session header frame flag",
-                frame.into(),
-                "1 on the pages and bulk lanes, 0 elsewhere and on acknowledgements",
-            ));
-        }
-        if flags & FLAG_PAGE_CRC != 0 && !frame {
-            return Err(field(
-                "session header flags",
-                flags.into(),
-                "a page CRC only with a frame",
-            ));
-        }
-        let body_len = u8::try_from(wire.body_len.get())
-            .ok()
-            .filter(|&len| usize::from(len) <= BODY_BYTES_MAX)
-            .ok_or_else(|| {
-                field("session header body length", wire.body_len.get().into(), "0 to 80")
-            })?;
-        let sequence = Sequence(wire.sequence.get());
-        if (kind == MessageKind::ACK_ONLY) != (sequence.0 == 0) {
-            return Err(field(
-                "session header sequence",
-                sequence.0,
-                "0 in an acknowledgement, 1 or more in a message",
-            ));
-        }
-        if kind == MessageKind::ACK_ONLY && body_len != 0 {
-            return Err(field("acknowledgement body length", body_len.into(), "0"));
-        }
-        if wire.reserved != U16::ZERO {
-            return Err(field("session header reserved", wire.reserved.get().into(), "0"));
+        let (wire, _) = WireHeader::ref_from_prefix(bytes).map_err(|_| too_short())?;
+        // All at once first: the rule is that everything is right.
+        let Some(lane) = Lane::from_wire(wire.lane) else { return Err(wire.complaint()) };
+        let (kind, flags, sequence) = (wire.kind.get(), wire.flags.get(), wire.sequence.get());
+        let (frame, has_page_crc) = (flags & FLAG_FRAME != 0, flags & FLAG_PAGE_CRC != 0);
+        let (ack_only, body_len) = (kind == MessageKind::ACK_ONLY.0, wire.body_len.get());
+        let Ok(len) = u8::try_from(body_len) else { return Err(wire.complaint()) };
+        let right = u16::from(wire.version) == PROTOCOL_VERSION
+            && flags & !(FLAG_FRAME | FLAG_PAGE_CRC) == 0
+            && frame == (lane.class().has_frame() && !ack_only)
+            && (frame || !has_page_crc)
+            && usize::from(len) <= BODY_BYTES_MAX
+            && ack_only == (sequence == 0)
+            && !(ack_only && len != 0)
+            && wire.reserved == U16::ZERO;
+        if !right {
+            return Err(wire.complaint());
         }
         Ok(Self {
             lane,
-            kind,
-            body_len,
+            kind: MessageKind(kind),
+            body_len: len,
             frame,
-            page_crc: (flags & FLAG_PAGE_CRC != 0).then(|| wire.page_crc.get()),
+            page_crc: has_page_crc.then(|| wire.page_crc.get()),
             epoch: Epoch(wire.epoch.get()),
-            sequence,
+            sequence: Sequence(sequence),
             ack: Sequence(wire.ack.get()),
             credits: wire.credits.get(),
             source: InstanceId(wire.source.get()),
@@ -324,17 +340,75 @@ impl SessionHeader {
     }
 }
 
+impl WireHeader {
+    /// What is wrong with a header with which something is.
+    #[cold]
+    fn complaint(&self) -> DecodeError {
+        let field = |what, found: u64, expected| DecodeError::Field { what, found, expected };
+        if u16::from(self.version) != PROTOCOL_VERSION {
+            return field("session header version", self.version.into(), "1");
+        }
+        let Some(lane) = Lane::from_wire(self.lane) else {
+            return field("session header lane", self.lane.into(), "0 to 4");
+        };
+        let ack_only = self.kind.get() == MessageKind::ACK_ONLY.0;
+        let flags = self.flags.get();
+        if flags & !(FLAG_FRAME | FLAG_PAGE_CRC) != 0 {
+            return field("session header flags", flags.into(), "bits 0 and 1 only");
+        }
+        let frame = flags & FLAG_FRAME != 0;
+        if frame != (lane.class().has_frame() && !ack_only) {
+            let expected = "1 on the pages and bulk lanes, 0 elsewhere and on acknowledgements";
+            return field("session header frame flag", frame.into(), expected);
+        }
+        if flags & FLAG_PAGE_CRC != 0 && !frame {
+            return field("session header flags", flags.into(), "a page CRC only with a frame");
+        }
+        let body_len = self.body_len.get();
+        if usize::from(body_len) > BODY_BYTES_MAX {
+            return field("session header body length", body_len.into(), "0 to 80");
+        }
+        let sequence = self.sequence.get();
+        if ack_only != (sequence == 0) {
+            let expected = "0 in an acknowledgement, 1 or more in a message";
+            return field("session header sequence", sequence, expected);
+        }
+        if ack_only && body_len != 0 {
+            return field("acknowledgement body length", body_len.into(), "0");
+        }
+        field("session header reserved", self.reserved.get().into(), "0")
+    }
+}
+
+/// Takes the CRC out of a slot and leaves zeros there, as they were when it was computed.
+fn take_crc(slot: &mut [u8; FRAME_OFFSET_BYTES]) -> u32 {
+    let mut crc = [0; 4];
+    crc.copy_from_slice(&slot[CRC_AT..HEADER_BYTES]);
+    slot[CRC_AT..HEADER_BYTES].fill(0);
+    u32::from_le_bytes(crc)
+}
+
 /// Checks the CRC of an encoded header against header and body.
 ///
 /// # Errors
 /// [`DecodeError::Crc`] when they do not match, [`DecodeError::Length`] when `header` is not 48
-/// bytes.
+/// bytes or `body` has more than 80.
 pub fn verify_crc(header: &[u8], body: &[u8]) -> Result<(), DecodeError> {
-    let Some((covered, crc)) = header.split_at_checked(CRC_COVERED_BYTES) else {
+    let mut slot = [0; FRAME_OFFSET_BYTES];
+    if header.len() != HEADER_BYTES {
         return Err(header_length(header.len()));
+    }
+    let Some(place) = slot.get_mut(HEADER_BYTES..HEADER_BYTES + body.len()) else {
+        return Err(DecodeError::Length {
+            what: "body",
+            found: body.len(),
+            expected: BODY_BYTES_MAX,
+        });
     };
-    let crc: [u8; 4] = crc.try_into().map_err(|_| header_length(header.len()))?;
-    let (found, computed) = (u32::from_le_bytes(crc), crc32c(&[covered, body]));
+    place.copy_from_slice(body);
+    slot[..HEADER_BYTES].copy_from_slice(header);
+    let found = take_crc(&mut slot);
+    let computed = crc32c(&[&slot]);
     if found == computed {
         Ok(())
     } else {

@@ -70,7 +70,11 @@ pub enum DecodeError {
 
 /// CRC-32C (Castagnoli, as in iSCSI, RFC 3720 appendix B.4) of the concatenation of `parts`.
 #[must_use]
+#[inline]
 pub fn crc32c(parts: &[&[u8]]) -> u32 {
+    if let [whole] = parts {
+        return crc_fast::crc32_iscsi(whole);
+    }
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
     for part in parts {
         digest.update(part);

@@ -73,6 +73,20 @@ pub enum LinkError {
     /// The link was replaced by a newer one of the same peer.
     #[error("the peer opened a new link")]
     Replaced,
+    /// Nothing was heard of the peer.
+    #[error(
+        "nothing was heard for {silent_ms} ms, expected a keepalive within {limit_ms} ms: its host \
+         is down, cut off or stopped"
+    )]
+    Silent {
+        /// How long it has been silent.
+        silent_ms: u128,
+        /// The limit.
+        limit_ms: u128,
+    },
+    /// The session is over.
+    #[error("the session was ended: its incarnation is over")]
+    Ended,
     /// The handshake was not finished in time.
     #[error("the handshake took longer than {limit_ms} ms")]
     HandshakeTimeout {

@@ -88,11 +88,7 @@ const CASES: &[(&str, LaneClass, Bytes, Expected)] = &[
     (
         "more behind a body than zeros",
         LaneClass::Small,
-        |peer| {
-            let mut bytes = raw::encode(&control(peer));
-            bytes[127] = 1;
-            bytes
-        },
+        |peer| raw::patched(raw::encode(&control(peer)), 127, &[1]),
         is_field,
     ),
     (

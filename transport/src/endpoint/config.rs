@@ -54,11 +54,20 @@ pub struct EndpointConfig {
     pub peers_may_return: bool,
     /// A connection whose handshake takes longer is dropped.
     pub handshake_timeout: Duration,
+    /// A link that has nothing to say says so this often.
+    pub keepalive: Duration,
+    /// A link on which nothing was heard for so long is taken down. Several times
+    /// [`EndpointConfig::keepalive`], and longer than the owner may go without polling.
+    pub peer_timeout: Duration,
+    /// A session that has had no link for so long ends, and what was not acknowledged is handed
+    /// back. `None` leaves that to [`super::Endpoint::end_session`]: to the membership view.
+    pub session_expiry: Option<Duration>,
 }
 
 impl EndpointConfig {
     /// A configuration with defaults: the incarnation is the time of day in microseconds, page CRCs
-    /// are on, the handshake may take 5 s.
+    /// are on, the handshake may take 5 s, a keepalive goes out every second, a link may be silent
+    /// for 10 s, and a session waits for a new link for 60 s.
     #[must_use]
     pub fn new(cluster: ClusterId, instance: InstanceId, listen: SocketAddr) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -73,6 +82,9 @@ impl EndpointConfig {
             page_crc: true,
             peers_may_return: true,
             handshake_timeout: Duration::from_secs(5),
+            keepalive: Duration::from_secs(1),
+            peer_timeout: Duration::from_secs(10),
+            session_expiry: Some(Duration::from_secs(60)),
         }
     }
 }

@@ -115,7 +115,7 @@ fn dial_token(slot: usize, class: LaneClass) -> Token {
     Token(PEER_BASE + slot * TOKENS_PER_PEER + DIAL_OFFSET + class.index())
 }
 
-fn link_token(slot: usize, class: LaneClass) -> Token {
+pub(super) fn link_token(slot: usize, class: LaneClass) -> Token {
     Token(PEER_BASE + slot * TOKENS_PER_PEER + class.index())
 }
 
@@ -133,7 +133,8 @@ impl Endpoint {
                 } else if let (Some(link), Some(class)) =
                     (&mut self.peers[slot].link, LaneClass::ALL.get(offset))
                 {
-                    link.ready(*class, event.is_readable(), event.is_writable());
+                    let ended = event.is_read_closed() || event.is_error();
+                    link.ready(*class, event.is_readable(), event.is_writable(), ended);
                 }
             }
         }

@@ -13,6 +13,7 @@
 
 mod config;
 mod connect;
+mod liveness;
 mod peer;
 mod waker;
 
@@ -20,15 +21,17 @@ pub use config::{EndpointConfig, LaneCredits};
 pub use waker::Waker;
 
 use crate::{
-    Arena, Message, Received, TransportError,
+    Arena, Frame, Message, Received, TransportError,
     counters::{EndpointCounters, PeerCounters},
     error::LinkError,
-    link::{Link, LinkEvent, Urgency},
-    session::{AckDue, Disposition, Rejected},
+    link::{Link, Sink, Urgency},
+    session::{AckDue, Disposition, Rejected, Session},
 };
-use connect::{Incoming, LISTENER, MAX_INCOMING, WAKER};
+use connect::{Incoming, LISTENER, MAX_INCOMING, WAKER, link_token};
 use mio::{Events, Poll, net::TcpListener};
-use pagewire_protocol::{Incarnation, InstanceId, Lane, hello::Refusal};
+use pagewire_protocol::{
+    Body, Incarnation, InstanceId, Lane, LaneClass, SessionHeader, hello::Refusal,
+};
 use peer::Peer;
 use std::{
     collections::VecDeque,
@@ -39,9 +42,12 @@ use std::{
 };
 
 /// Turns between two questions to the operating system while connections are hot.
-const TURNS_PER_OS_POLL: u32 = 32;
+const TURNS_PER_OS_POLL: u32 = 64;
 /// Turns between two looks at the clock.
 const TURNS_PER_TIMER: u32 = 256;
+/// Turns without a sleep after which busy connections leave the poller: giving them back costs a
+/// system call each, so an endpoint that sleeps now and then keeps them there.
+const TURNS_TO_HEAT: u32 = 4096;
 /// Turns without an event after which owed acknowledgements go out.
 const QUIET_TURNS: u32 = 64;
 /// How long an endpoint that sleeps lets an acknowledgement wait for a message to travel with.
@@ -133,10 +139,12 @@ pub struct Endpoint {
     /// Connections wait, but the last attempt to accept one failed.
     accept_again: bool,
     events: VecDeque<Event>,
-    /// Of a link while it is polled; kept to be used again.
-    scratch: Vec<LinkEvent>,
     counters: Arc<EndpointCounters>,
+    /// Some connection is worth reading without asking the operating system first.
+    hot: bool,
     turn: u32,
+    /// Turns since the last sleep.
+    awake_turns: u32,
     quiet_turns: u32,
     /// Since when an acknowledgement is owed, as far as [`Endpoint::wait`] has noticed.
     owed_since: Option<Instant>,
@@ -168,9 +176,10 @@ impl Endpoint {
             incoming: (0..MAX_INCOMING).map(|_| None).collect(),
             accept_again: false,
             events: VecDeque::with_capacity(1024),
-            scratch: Vec::with_capacity(1024),
             counters: Arc::default(),
+            hot: false,
             turn: 0,
+            awake_turns: 0,
             quiet_turns: 0,
             owed_since: None,
         })
@@ -305,15 +314,22 @@ impl Endpoint {
     /// Hands everything queued to the kernel without waiting for the next poll.
     pub fn flush(&mut self) {
         for slot in 0..self.peers.len() {
-            let peer = &mut self.peers[slot];
-            while let Some(link) = &mut peer.link {
-                if let Err(reason) = link.flush() {
-                    self.link_down(slot, reason);
-                    break;
-                }
-                if !peer.blocked || !peer.unblock() {
-                    break;
-                }
+            let peer = &self.peers[slot];
+            if peer.link.as_ref().is_some_and(Link::has_output) {
+                self.flush_peer(slot);
+            }
+        }
+    }
+
+    fn flush_peer(&mut self, slot: usize) {
+        let peer = &mut self.peers[slot];
+        while let Some(link) = &mut peer.link {
+            if let Err(reason) = link.flush() {
+                self.link_down(slot, reason);
+                break;
+            }
+            if !peer.blocked || !peer.unblock() {
+                break;
             }
         }
     }
@@ -323,14 +339,11 @@ impl Endpoint {
     pub fn poll(&mut self) -> bool {
         self.flush();
         self.turn = self.turn.wrapping_add(1);
-        let any_hot = self.peers.iter().any(|p| p.link.as_ref().is_some_and(Link::is_hot));
-        if !any_hot || self.turn.is_multiple_of(TURNS_PER_OS_POLL) {
+        if !self.hot || self.turn.is_multiple_of(TURNS_PER_OS_POLL) {
             self.poll_os(Some(Duration::ZERO));
-        }
-        if self.turn.is_multiple_of(TURNS_PER_TIMER) {
-            self.timers(Instant::now());
-            // For lanes that wait while others are never quiet.
-            self.quiet();
+            if self.turn.is_multiple_of(TURNS_PER_TIMER) {
+                self.now_and_then();
+            }
         }
         self.read_links();
         if self.events.is_empty() {
@@ -344,6 +357,35 @@ impl Endpoint {
         !self.events.is_empty()
     }
 
+    #[cold]
+    fn now_and_then(&mut self) {
+        let now = Instant::now();
+        self.timers(now);
+        self.check_liveness(now);
+        // For lanes that wait while others are never quiet.
+        self.quiet();
+        self.awake_turns = self.awake_turns.saturating_add(TURNS_PER_TIMER);
+        if self.awake_turns >= TURNS_TO_HEAT {
+            let registry = self.os.registry();
+            for (slot, peer) in self.peers.iter_mut().enumerate() {
+                if let Some(link) = &mut peer.link {
+                    link.heat(registry, |class| link_token(slot, class));
+                }
+            }
+        }
+    }
+
+    /// Gives every connection back to the poller, which is to report what comes.
+    fn cool_down(&mut self) {
+        self.awake_turns = 0;
+        let registry = self.os.registry();
+        for (slot, peer) in self.peers.iter_mut().enumerate() {
+            if let Some(link) = &mut peer.link {
+                link.cool_down(registry, |class| link_token(slot, class));
+            }
+        }
+    }
+
     /// Sends what is queued, acknowledgements that have waited included, and sleeps until there is something to
     /// read, [`Waker::wake`] is called, or `timeout` is over; then polls once. `work_waits` is asked
     /// after the endpoint has announced that it sleeps: it returns true if the caller's own queues
@@ -351,10 +393,14 @@ impl Endpoint {
     pub fn wait(&mut self, timeout: Duration, work_waits: impl FnOnce() -> bool) -> bool {
         let until_acks = self.acknowledge_when_quiet();
         self.flush();
+        if self.events.is_empty() {
+            self.cool_down();
+        }
         let may_sleep = self.events.is_empty()
             && self.peers.iter().all(|p| p.link.as_ref().is_none_or(Link::may_sleep));
         if may_sleep {
-            let timeout = timeout.min(self.next_timer()).min(until_acks);
+            let live = self.next_liveness(Instant::now());
+            let timeout = timeout.min(self.next_timer()).min(until_acks).min(live);
             self.waker.announce_sleep();
             if work_waits() {
                 self.waker.awake();
@@ -363,12 +409,9 @@ impl Endpoint {
                 self.poll_os(Some(timeout));
                 self.waker.awake();
             }
-            for peer in &mut self.peers {
-                if let Some(link) = &mut peer.link {
-                    link.cool_down();
-                }
-            }
-            self.timers(Instant::now());
+            let now = Instant::now();
+            self.timers(now);
+            self.check_liveness(now);
         }
         self.poll()
     }
@@ -387,6 +430,7 @@ impl Endpoint {
 
     /// The upper layer has taken a message: its receive is posted again, for frames with a free one
     /// from the arena. Without one it is owed until one is free.
+    #[inline]
     fn consumed(&mut self, slot: usize, lane: Lane) {
         let peer = &mut self.peers[slot];
         if peer.stale[lane.index()] > 0 {
@@ -440,77 +484,30 @@ impl Endpoint {
         }
     }
 
+    #[inline]
     fn read_links(&mut self) {
+        self.hot = false;
         for slot in 0..self.peers.len() {
             let peer = &mut self.peers[slot];
-            for lane in [Lane::Pages, Lane::Bulk] {
-                if peer.owed_frames[lane.class().index()] > 0 {
-                    peer.post_owed(lane, &self.arena, &self.counters);
-                    peer.acknowledge_if(lane, AckDue::Now);
-                }
+            if peer.owed_frames != [0; LaneClass::COUNT] {
+                peer.post_all_owed(&self.arena, &self.counters);
             }
-            let Some(link) = &mut peer.link else { continue };
-            let mut scratch = std::mem::take(&mut self.scratch);
-            let polled = link.poll(&mut scratch);
-            let moved_bytes = link.take_moved_bytes();
-            if moved_bytes > 0 {
-                peer.counters.moved_bytes.add(moved_bytes);
+            let (Some(link), Some(session)) = (&mut peer.link, &mut peer.session) else { continue };
+            let mut arrivals = Arrivals {
+                from: peer.id,
+                session,
+                counters: &peer.counters,
+                events: &mut self.events,
+                lanes: 0,
+            };
+            let polled = link.poll(&mut arrivals);
+            let lanes = arrivals.lanes;
+            self.hot |= link.is_hot();
+            if lanes != 0 {
+                peer.arrived(lanes);
             }
-            let mut failed = polled.err();
-            for event in scratch.drain(..) {
-                let LinkEvent::Received { header, body, frame } = event;
-                match self.received(slot, &header, frame) {
-                    Ok(None) => {}
-                    Ok(Some(frame)) => {
-                        let from = self.peers[slot].id;
-                        let (lane, kind, epoch) = (header.lane, header.kind, header.epoch);
-                        let message = Received { from, lane, kind, epoch, body, frame };
-                        self.events.push_back(Event::Message(message));
-                    }
-                    Err(violation) => {
-                        failed = Some(violation);
-                        break;
-                    }
-                }
-            }
-            scratch.clear();
-            self.scratch = scratch;
-            if let Some(reason) = failed {
+            if let Err(reason) = polled {
                 self.link_down(slot, reason);
-            }
-        }
-    }
-
-    /// Lets the session judge a message; `Some` with its frame if it is to be delivered.
-    #[allow(clippy::option_option)] // Delivered or not; with or without a frame.
-    fn received(
-        &mut self,
-        slot: usize,
-        header: &pagewire_protocol::SessionHeader,
-        frame: Option<crate::Frame>,
-    ) -> Result<Option<Option<crate::Frame>>, LinkError> {
-        let peer = &mut self.peers[slot];
-        let Some(session) = &mut peer.session else { return Ok(None) };
-        let disposition = session.receive(header)?;
-        // Credits may have come with it.
-        peer.pump(header.lane, Urgency::Now);
-        let counters = peer.counters.lane(header.lane);
-        match disposition {
-            Disposition::AckOnly => Ok(None),
-            Disposition::Deliver => {
-                counters.received.add(1);
-                counters.frame_bytes.add(frame.as_ref().map_or(0, |frame| frame.len() as u64));
-                Ok(Some(frame))
-            }
-            Disposition::Duplicate => {
-                counters.duplicates.add(1);
-                if let (Some(frame), Some(link)) = (frame, &mut peer.link) {
-                    link.post_receive(header.lane.class(), frame);
-                }
-                if let Some(session) = &mut peer.session {
-                    session.posted(header.lane);
-                }
-                Ok(None)
             }
         }
     }
@@ -529,6 +526,7 @@ impl Endpoint {
             tracing::warn!("link to instance {id} at {address} closed: {reason}");
         }
         peer.counters.links_down.add(1);
+        peer.liveness.down_since = Some(Instant::now());
         peer.forget_link();
         peer.stale = [0; Lane::COUNT];
         for event in &self.events {
@@ -558,5 +556,47 @@ impl Endpoint {
             Err(e) => tracing::error!("the poller failed: {e}"),
         }
         self.os_events = Some(events);
+    }
+}
+
+/// Takes what a link hands over: the session judges it, the queue gets what is to be delivered.
+struct Arrivals<'a> {
+    from: InstanceId,
+    session: &'a mut Session,
+    counters: &'a PeerCounters,
+    events: &'a mut VecDeque<Event>,
+    /// Bit by bit, the lanes of which something came.
+    lanes: u32,
+}
+
+impl Sink for Arrivals<'_> {
+    #[inline]
+    fn message(
+        &mut self,
+        header: &SessionHeader,
+        body: Body,
+        frame: Option<Frame>,
+    ) -> Result<Option<Frame>, LinkError> {
+        let disposition = self.session.receive(header)?;
+        self.lanes |= 1 << header.lane.index();
+        let counters = self.counters.lane(header.lane);
+        match disposition {
+            Disposition::AckOnly => Ok(None),
+            Disposition::Deliver => {
+                counters.received.add(1);
+                if let Some(frame) = &frame {
+                    counters.frame_bytes.add(frame.len() as u64);
+                }
+                let (lane, kind, epoch) = (header.lane, header.kind, header.epoch);
+                let message = Received { from: self.from, lane, kind, epoch, body, frame };
+                self.events.push_back(Event::Message(message));
+                Ok(None)
+            }
+            Disposition::Duplicate => {
+                counters.duplicates.add(1);
+                self.session.posted(header.lane);
+                Ok(frame)
+            }
+        }
     }
 }

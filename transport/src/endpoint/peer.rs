@@ -1,6 +1,6 @@
 //! What an endpoint knows of one peer.
 
-use super::connect::Forming;
+use super::{connect::Forming, liveness::Liveness};
 use crate::{
     Arena,
     counters::{EndpointCounters, PeerCounters},
@@ -42,6 +42,7 @@ pub(super) struct Peer {
     pub(super) ended: Option<Incarnation>,
     pub(super) dial_at: Instant,
     retry: Duration,
+    pub(super) liveness: Liveness,
     pub(super) counters: Arc<PeerCounters>,
 }
 
@@ -67,6 +68,7 @@ impl Peer {
             ended: None,
             dial_at: Instant::now() + wait,
             retry: RETRY_MIN,
+            liveness: Liveness::new(Instant::now()),
             counters,
         }
     }
@@ -121,10 +123,16 @@ impl Peer {
     }
 
     /// Sends an acknowledgement of `lane` alone if it is due.
+    #[inline]
     pub(super) fn acknowledge_if(&mut self, lane: Lane, at_least: AckDue) {
         if self.session.as_ref().is_some_and(|s| s.ack_due(lane) >= at_least.max(AckDue::Lazy)) {
             self.acknowledge_alone(lane);
         }
+    }
+
+    /// Says that this side is there.
+    pub(super) fn keep_alive(&mut self) {
+        self.acknowledge_alone(Lane::Control);
     }
 
     fn acknowledge_alone(&mut self, lane: Lane) -> bool {
@@ -138,6 +146,35 @@ impl Peer {
             self.refused_acks[lane.index()] = true;
         }
         taken
+    }
+
+    /// Posts what receives are owed, and tells the other side if it waits for them.
+    #[cold]
+    pub(super) fn post_all_owed(&mut self, arena: &Arena, counters: &EndpointCounters) {
+        for lane in [Lane::Pages, Lane::Bulk] {
+            if self.owed_frames[lane.class().index()] > 0 {
+                self.post_owed(lane, arena, counters);
+                self.acknowledge_if(lane, AckDue::Now);
+            }
+        }
+    }
+
+    /// Messages of `lanes` (bit by bit) have arrived, and perhaps credits with them.
+    #[inline]
+    pub(super) fn arrived(&mut self, mut lanes: u32) {
+        if let Some(link) = &mut self.link {
+            let moved_bytes = link.take_moved_bytes();
+            if moved_bytes > 0 {
+                self.counters.moved_bytes.add(moved_bytes);
+            }
+        }
+        while lanes != 0 {
+            let lane = Lane::ALL[lanes.trailing_zeros() as usize];
+            lanes &= lanes - 1;
+            if self.session.as_ref().is_some_and(|session| session.has_waiting(lane)) {
+                self.pump(lane, Urgency::Now);
+            }
+        }
     }
 
     /// Posts receives of `lane` that are owed, as far as the arena has free frames.
@@ -162,5 +199,6 @@ impl Peer {
 
     pub(super) fn connected(&mut self) {
         self.retry = RETRY_MIN;
+        self.liveness = Liveness::new(Instant::now());
     }
 }

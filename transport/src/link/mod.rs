@@ -1,11 +1,11 @@
-//! What a session needs of a link: post receives, send, and poll for what completed.
+//! What a session needs of a link: post receives, send, and poll for what has arrived.
 //!
 //! The interface has the shape of verbs (messages and completions, receives posted beforehand), so
 //! that a queue pair fits behind it as well as a TCP connection.
 //!
-//! Who owns what: a frame that is posted belongs to the link until it comes back in
-//! [`LinkEvent::Received`] or the link is dropped; a frame that is sent is shared with the link
-//! until its bytes are gone (TCP: in the kernel; verbs: send completion).
+//! Who owns what: a frame that is posted belongs to the link until it is handed to the [`Sink`] or
+//! the link is dropped; a frame that is sent is shared with the link until its bytes are gone (TCP:
+//! in the kernel; verbs: send completion).
 //!
 //! Threading: a link belongs to the thread of its endpoint.
 
@@ -14,19 +14,19 @@ pub mod tcp;
 use crate::{Frame, SharedFrame, error::LinkError};
 use pagewire_protocol::{Body, LaneClass, SessionHeader};
 
-/// What a link has done since the last poll.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum LinkEvent {
-    /// A message has arrived, its header checked and, where it has one, its CRC.
-    Received {
-        /// The header.
-        header: SessionHeader,
-        /// The body.
+/// Where a link puts what has arrived: the session and the queue behind it.
+pub trait Sink {
+    /// A message has arrived, its header checked and, where it has one, its CRC. Returns the frame
+    /// when the message is not wanted; it is then posted again.
+    ///
+    /// # Errors
+    /// [`LinkError`] when no correct peer sends this: the link is dead.
+    fn message(
+        &mut self,
+        header: &SessionHeader,
         body: Body,
-        /// The posted frame, now filled.
         frame: Option<Frame>,
-    },
+    ) -> Result<Option<Frame>, LinkError>;
 }
 
 /// How soon a message has to leave.
@@ -54,6 +54,9 @@ pub trait Link: std::fmt::Debug {
         urgency: Urgency,
     ) -> bool;
 
+    /// True while something urgent is queued.
+    fn has_output(&self) -> bool;
+
     /// Hands what is queued to the kernel or device, as far as it takes it; what is not urgent only
     /// together with what is.
     ///
@@ -67,20 +70,14 @@ pub trait Link: std::fmt::Debug {
     /// True while something waits that is not urgent.
     fn is_waiting_for_quiet(&self) -> bool;
 
-    /// Appends what has completed to `events`.
+    /// Hands what has arrived to `sink`.
     ///
     /// # Errors
-    /// [`LinkError`]: the link is dead; events appended before are good.
-    fn poll(&mut self, events: &mut Vec<LinkEvent>) -> Result<(), LinkError>;
-
-    /// The operating system says that a connection of the link may be read or written.
-    fn ready(&mut self, class: LaneClass, readable: bool, writable: bool);
+    /// [`LinkError`]: the link is dead; what was handed over before is good.
+    fn poll(&mut self, sink: &mut impl Sink) -> Result<(), LinkError>;
 
     /// True while polling without asking the operating system first is worth it.
     fn is_hot(&self) -> bool;
-
-    /// Stops polling blindly: the endpoint goes to sleep.
-    fn cool_down(&mut self);
 
     /// True when nothing is left to do before the operating system reports readiness again.
     fn may_sleep(&self) -> bool;

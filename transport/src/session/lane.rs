@@ -14,11 +14,11 @@ pub(super) struct LaneState {
     /// Unacknowledged messages, the oldest first; its sequence is `acked + 1`.
     pub(super) retained: VecDeque<Message>,
     window: usize,
-    acked: Sequence,
+    pub(super) acked: Sequence,
     /// Sequence that goes on the link next.
     cursor: Sequence,
     /// Greatest sequence that was ever on a link.
-    high_water: Sequence,
+    pub(super) high_water: Sequence,
     /// Of the present link: messages sent, and receives the peer has posted. Both modulo 2^32.
     sent: u32,
     limit: u32,
@@ -90,6 +90,7 @@ impl LaneState {
         }
     }
 
+    #[inline]
     fn forget_up_to(&mut self, ack: Sequence) {
         while self.acked < ack && self.retained.pop_front().is_some() {
             self.acked = self.acked.next();
@@ -97,10 +98,17 @@ impl LaneState {
         self.cursor = self.cursor.max(self.acked.next());
     }
 
+    #[inline]
+    pub(super) fn has_waiting(&self) -> bool {
+        self.cursor.0 <= self.last_assigned()
+    }
+
+    #[inline]
     fn credit_left(&self) -> u64 {
         u64::from(self.limit.wrapping_sub(self.sent))
     }
 
+    #[inline]
     pub(super) fn submit(&mut self, message: Message, linked: bool) -> Result<(), Message> {
         let waiting = self.last_assigned() + 1 - self.cursor.0;
         let full = self.retained.len() >= self.window;
@@ -111,6 +119,7 @@ impl LaneState {
         Ok(())
     }
 
+    #[inline]
     pub(super) fn next_outgoing(&self) -> Option<(Sequence, &Message)> {
         if self.credit_left() == 0 {
             return None;
@@ -119,6 +128,7 @@ impl LaneState {
         Some((self.cursor, self.retained.get(position)?))
     }
 
+    #[inline]
     pub(super) fn transmitted(&mut self) -> bool {
         debug_assert!(self.next_outgoing().is_some());
         let first = self.cursor > self.high_water;
@@ -134,6 +144,7 @@ impl LaneState {
         (self.told_ack, self.told_granted) = (self.last_received(), self.granted);
     }
 
+    #[inline]
     pub(super) fn acknowledge(
         &mut self,
         lane: Lane,
@@ -145,13 +156,15 @@ impl LaneState {
         }
         self.forget_up_to(ack);
         // Headers of one lane may travel on two connections: only the greatest counts.
-        if limit.wrapping_sub(self.limit) < 1 << 31 {
+        let more = limit.wrapping_sub(self.limit);
+        if more != 0 && more < 1 << 31 {
             self.limit = limit;
             self.widen();
         }
         Ok(())
     }
 
+    #[inline]
     pub(super) fn receive(
         &mut self,
         lane: Lane,
@@ -171,12 +184,14 @@ impl LaneState {
         Ok(Disposition::Deliver)
     }
 
+    #[inline]
     pub(super) fn posted(&mut self) {
         self.granted = self.granted.wrapping_add(1);
         // Greater than at the start of the link when frames were short then.
         self.credits = self.credits.max(self.granted.wrapping_sub(self.received));
     }
 
+    #[inline]
     pub(super) fn ack_due(&self) -> AckDue {
         let acks = self.last_received().0 - self.told_ack.0;
         let credits = u64::from(self.granted.wrapping_sub(self.told_granted));

@@ -175,6 +175,7 @@ impl Session {
     /// # Errors
     /// [`Rejected`], with the message.
     #[allow(clippy::result_large_err)] // Back-pressure hands the message back by value.
+    #[inline]
     pub fn submit(&mut self, lane: Lane, message: Message) -> Result<(), Rejected> {
         let wrong = message.frame.is_some() != lane.class().has_frame()
             || message.kind == MessageKind::ACK_ONLY;
@@ -185,8 +186,16 @@ impl Session {
         self.lane(lane).submit(message, linked).map_err(Rejected::NoCredit)
     }
 
+    /// True while messages of `lane` wait for the link or for credit.
+    #[inline]
+    #[must_use]
+    pub fn has_waiting(&self, lane: Lane) -> bool {
+        self.lanes[lane.index()].has_waiting()
+    }
+
     /// The next message of `lane` for the link, with its header, if there is one and the peer has
     /// posted a receive for it. Call [`Session::transmitted`] once the link has taken it.
+    #[inline]
     #[must_use]
     pub fn next_outgoing(&self, lane: Lane) -> Option<(SessionHeader, &Message)> {
         if !self.linked {
@@ -210,6 +219,7 @@ impl Session {
     }
 
     /// The link has taken what [`Session::next_outgoing`] gave. True: for the first time.
+    #[inline]
     pub fn transmitted(&mut self, lane: Lane) -> bool {
         self.lane(lane).transmitted()
     }
@@ -218,6 +228,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Violation`]: close the link.
+    #[inline]
     pub fn receive(&mut self, header: &SessionHeader) -> Result<Disposition, Violation> {
         if header.source != self.peer {
             return Err(Violation::Source { found: header.source, expected: self.peer });
@@ -231,11 +242,13 @@ impl Session {
     }
 
     /// A receive has been posted (again) for `lane`.
+    #[inline]
     pub fn posted(&mut self, lane: Lane) {
         self.lane(lane).posted();
     }
 
     /// How soon `lane` has to acknowledge or give credits.
+    #[inline]
     #[must_use]
     pub fn ack_due(&self, lane: Lane) -> AckDue {
         if self.linked { self.lanes[lane.index()].ack_due() } else { AckDue::No }
@@ -258,6 +271,18 @@ impl Session {
             credits: state.granted,
             source,
         }
+    }
+
+    /// Up to which sequence the peer has acknowledged `lane`.
+    #[must_use]
+    pub fn acknowledged(&self, lane: Lane) -> Sequence {
+        self.lanes[lane.index()].acked
+    }
+
+    /// Sequence that was last on a link for the first time.
+    #[must_use]
+    pub fn last_sent(&self, lane: Lane) -> Sequence {
+        self.lanes[lane.index()].high_water
     }
 
     /// Number of messages that are not acknowledged, on all lanes.

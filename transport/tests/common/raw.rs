@@ -4,6 +4,7 @@ use super::{CLUSTER, CREDITS, Node, PATIENCE, fill};
 use pagewire_protocol::{
     Body, Epoch, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, MessageKind,
     PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, PageSize, Sequence, SessionHeader, crc32c,
+    header::FRAME_OFFSET_BYTES,
     hello::{HELLO_BYTES, Hello},
 };
 use pagewire_transport::link::tcp::CONNECTIONS;
@@ -150,7 +151,8 @@ pub(crate) fn encode_whole(header: &SessionHeader, number: u64) -> Vec<u8> {
 /// Changes bytes of an encoded header and makes its CRC right again.
 pub(crate) fn patched(mut bytes: Vec<u8>, at: usize, with: &[u8]) -> Vec<u8> {
     bytes[at..at + with.len()].copy_from_slice(with);
-    let crc = crc32c(&[&bytes[..44], body().as_slice()]);
+    bytes[44..48].fill(0);
+    let crc = crc32c(&[&bytes[..FRAME_OFFSET_BYTES]]);
     bytes[44..48].copy_from_slice(&crc.to_le_bytes());
     bytes
 }

@@ -5,61 +5,29 @@
 //! sends them as segments of their own, at 2 us each on loopback. Verbs has no such cost and will
 //! give each lane class a queue pair.
 //!
-//! Reading comes first: while a connection is hot it is read in each poll turn without asking the
-//! poller, which costs a system call of its own; when it has been quiet for [`HOT_TURNS`] it is
-//! read only when the poller reports it. mio registers edge-triggered, so a connection that was not
-//! read until `WouldBlock` stays `ready`.
+//! A connection is in one of three states, by how often something comes:
+//!
+//! ```text
+//!   cold   registered with the poller, read when that reports it
+//!   hot    registered, and read in each poll turn all the same: asking first costs a system call
+//!   free   hot, and not registered: the kernel does not tell the poller of each arrival, either
+//! ```
+//! An endpoint that spins heats its connections ([`TcpLink::heat`]); before it sleeps they are all
+//! cold ([`TcpLink::cool_down`]). Registering reports what is there already, so nothing is missed.
 
 mod connection;
+mod reader;
+mod writer;
 
-use super::{Link, LinkEvent, Urgency};
+use super::{Link, Sink, Urgency};
 use crate::{Frame, SharedFrame, error::LinkError};
 use connection::Connection;
-use mio::net::TcpStream;
-use pagewire_protocol::{Body, DecodeError, LaneClass, SessionHeader};
+use mio::{Registry, Token, net::TcpStream};
+use pagewire_protocol::{Body, LaneClass, SessionHeader};
 
 /// The connections of a link, by the class that their hello names; pages go with the small
 /// messages.
 pub const CONNECTIONS: [LaneClass; 2] = [LaneClass::Small, LaneClass::Bulk];
-
-/// Poll turns without a byte after which a connection is no longer read blindly.
-const HOT_TURNS: u32 = 2048;
-
-/// When a connection is worth reading.
-#[derive(Debug)]
-struct Readiness {
-    /// The poller reported it, and it has not said `WouldBlock` since.
-    ready: bool,
-    hot_turns_left: u32,
-}
-
-impl Readiness {
-    fn new() -> Self {
-        Self { ready: true, hot_turns_left: HOT_TURNS }
-    }
-
-    fn wants_read(&self) -> bool {
-        self.ready || self.hot_turns_left > 0
-    }
-
-    fn got_bytes(&mut self) {
-        self.ready = true;
-        self.hot_turns_left = HOT_TURNS;
-    }
-
-    fn would_block(&mut self) {
-        self.ready = false;
-        self.hot_turns_left = self.hot_turns_left.saturating_sub(1);
-    }
-}
-
-fn wrong_connection(class: LaneClass, header: &SessionHeader) -> LinkError {
-    let expected = match class {
-        LaneClass::Bulk => "4 on this connection",
-        _ => "0 to 3 on this connection (or an acknowledgement)",
-    };
-    DecodeError::Field { what: "session header lane", found: header.lane as u64, expected }.into()
-}
 
 /// The connections to one peer, past their handshake.
 #[derive(Debug)]
@@ -69,7 +37,8 @@ pub struct TcpLink {
 }
 
 impl TcpLink {
-    /// A link over `streams`, in the order of [`CONNECTIONS`]; frames have `page_bytes` bytes.
+    /// A link over `streams`, in the order of [`CONNECTIONS`] and registered with a poller; frames
+    /// have `page_bytes` bytes.
     #[must_use]
     pub fn new(streams: [TcpStream; CONNECTIONS.len()], page_bytes: usize, page_crc: bool) -> Self {
         let [main, bulk] = streams;
@@ -91,10 +60,36 @@ impl TcpLink {
         }
     }
 
+    /// The operating system reports that a connection may be read or written; `ended`: that the
+    /// other side has closed it, or that it has failed.
+    pub fn ready(&mut self, class: LaneClass, readable: bool, writable: bool, ended: bool) {
+        self.connection(class).ready(readable, writable, ended);
+    }
+
+    /// Called now and then while the endpoint spins: connections that are busy leave the poller,
+    /// those that have become quiet go back.
+    pub fn heat(&mut self, registry: &Registry, token: impl Fn(LaneClass) -> Token) {
+        self.main.heat(registry, token(LaneClass::Small));
+        self.bulk.heat(registry, token(LaneClass::Bulk));
+    }
+
+    /// Stops polling blindly: the endpoint goes to sleep, and the poller has to report.
+    pub fn cool_down(&mut self, registry: &Registry, token: impl Fn(LaneClass) -> Token) {
+        self.main.cool_down(registry, token(LaneClass::Small));
+        self.bulk.cool_down(registry, token(LaneClass::Bulk));
+    }
+
     /// Bytes of pages that were read too far, because something else was expected, and had to be
     /// moved into their frame, since this was last asked.
     pub fn take_moved_bytes(&mut self) -> u64 {
         self.main.take_moved_bytes() + self.bulk.take_moved_bytes()
+    }
+
+    /// Bytes that have come and gone, to see whether the link lives.
+    #[must_use]
+    pub fn traffic_bytes(&self) -> (u64, u64) {
+        let (a, b) = (self.main.traffic_bytes(), self.bulk.traffic_bytes());
+        (a.0.wrapping_add(b.0), a.1.wrapping_add(b.1))
     }
 }
 
@@ -113,10 +108,17 @@ impl Link for TcpLink {
         urgency: Urgency,
     ) -> bool {
         // Acknowledgements of the bulk lane, too, go where they are not behind bulk.
-        let class = if frame.is_some() { header.lane.class() } else { LaneClass::Small };
-        self.connection(class).send(header, body, frame, urgency)
+        let bulk = frame.is_some() && header.lane.class() == LaneClass::Bulk;
+        let connection = if bulk { &mut self.bulk } else { &mut self.main };
+        connection.send(header, body, frame, urgency)
     }
 
+    #[inline]
+    fn has_output(&self) -> bool {
+        self.main.has_output() || self.bulk.has_output()
+    }
+
+    #[inline]
     fn flush(&mut self) -> Result<(), LinkError> {
         self.main.flush()?;
         self.bulk.flush()
@@ -131,25 +133,18 @@ impl Link for TcpLink {
         self.main.is_waiting_for_quiet()
     }
 
-    fn poll(&mut self, events: &mut Vec<LinkEvent>) -> Result<(), LinkError> {
-        self.main.poll(events)?;
-        self.bulk.poll(events)
+    #[inline]
+    fn poll(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
+        self.main.poll(sink)?;
+        self.bulk.poll(sink)
     }
 
-    fn ready(&mut self, class: LaneClass, readable: bool, writable: bool) {
-        self.connection(class).ready(readable, writable);
-    }
-
+    #[inline]
     fn is_hot(&self) -> bool {
-        self.main.readiness.wants_read() || self.bulk.readiness.wants_read()
-    }
-
-    fn cool_down(&mut self) {
-        self.main.readiness.hot_turns_left = 0;
-        self.bulk.readiness.hot_turns_left = 0;
+        self.main.wants_read() || self.bulk.wants_read()
     }
 
     fn may_sleep(&self) -> bool {
-        !self.main.readiness.ready && !self.bulk.readiness.ready
+        self.main.may_sleep() && self.bulk.may_sleep()
     }
 }

@@ -1,0 +1,274 @@
+//! The receiving half of a connection: slots of 128 bytes (header and padded body), some with a
+//! frame behind them.
+//!
+//! Reading guesses what comes next by what came last, and never copies a page that was guessed:
+//!
+//! ```text
+//!   a page's header is there          readv {rest of its frame, next slot}
+//!   after a page                      readv {slot, posted frame, next slot}    a page is one call
+//!   after a few without               read  {slot}                             a page is two calls
+//!   after many without                read  ahead, up to a buffer full         many are one call
+//! ```
+//! Where the guess was wrong, what was read too far lies in the frame or the buffer. It goes through
+//! the buffer into its place; bytes of a page that had to are counted.
+//!
+//! The frame that was posted last is filled first: it is the one that is still in the cache.
+//!
+//! Invariant: the stream's bytes that are read and not handed over are, in order: `frame_got` bytes
+//! at the start of `landing` (only while `awaited` holds its header), then `buffer[start..end]`.
+
+use super::Sink;
+use crate::{Frame, error::LinkError};
+use mio::net::TcpStream;
+use pagewire_protocol::{
+    Body, DecodeError, LaneClass, MessageKind, SessionHeader, crc32c, header::FRAME_OFFSET_BYTES,
+};
+use std::io::{IoSliceMut, Read};
+
+/// Messages without a frame after which it is worth reading ahead.
+const SMALL_RUN: u32 = 8;
+/// Bytes that are read ahead at most.
+const AHEAD_BYTES: usize = 128 * FRAME_OFFSET_BYTES;
+
+#[derive(Debug)]
+pub(super) struct Reader {
+    class: LaneClass,
+    page_bytes: usize,
+    /// Frames to receive into, and the one that is next or being filled.
+    posted: Vec<Frame>,
+    landing: Option<Frame>,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// Header and body of a page whose frame is not whole yet.
+    awaited: Option<(SessionHeader, Body)>,
+    frame_got: usize,
+    /// Messages without a frame since the last one with.
+    small_run: u32,
+    /// The last read brought as much as it asked for.
+    filled_up: bool,
+    /// The last read asked for one slot.
+    one_slot: bool,
+    moved_bytes: u64,
+    read_bytes: u64,
+}
+
+impl Reader {
+    pub(super) fn new(class: LaneClass, page_bytes: usize) -> Self {
+        // A wrong guess leaves a page and a slot behind the slot that is there.
+        let buffer_bytes = AHEAD_BYTES.max(page_bytes + 2 * FRAME_OFFSET_BYTES);
+        Self {
+            class,
+            page_bytes,
+            posted: Vec::with_capacity(64),
+            landing: None,
+            buffer: vec![0; buffer_bytes].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            awaited: None,
+            frame_got: 0,
+            small_run: 1,
+            filled_up: false,
+            one_slot: false,
+            moved_bytes: 0,
+            read_bytes: 0,
+        }
+    }
+
+    pub(super) fn post(&mut self, frame: Frame) {
+        debug_assert_eq!(frame.len(), self.page_bytes);
+        if self.landing.is_none() {
+            self.landing = Some(frame);
+        } else {
+            self.posted.push(frame);
+        }
+    }
+
+    /// There may be more to read.
+    pub(super) fn filled_up(&self) -> bool {
+        self.filled_up
+    }
+
+    /// There probably is. Not behind a slot that was read alone: while messages come one by one, a
+    /// second read in the same turn would only find nothing.
+    pub(super) fn reads_on(&self) -> bool {
+        self.filled_up && (!self.one_slot || self.awaited.is_some())
+    }
+
+    pub(super) fn read_bytes(&self) -> u64 {
+        self.read_bytes
+    }
+
+    pub(super) fn take_moved_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.moved_bytes)
+    }
+
+    /// Reads once, to where it is guessed to belong.
+    #[inline]
+    pub(super) fn read(&mut self, stream: &mut TcpStream) -> std::io::Result<usize> {
+        self.one_slot = false;
+        let (asked, got) = match &mut self.landing {
+            Some(frame) if self.awaited.is_some() => {
+                // `parse` has emptied the buffer into the frame.
+                debug_assert_eq!(self.start, self.end);
+                let rest = &mut frame[self.frame_got..];
+                let missing = rest.len();
+                let next = &mut self.buffer[..FRAME_OFFSET_BYTES];
+                let asked = missing + next.len();
+                let got =
+                    stream.read_vectored(&mut [IoSliceMut::new(rest), IoSliceMut::new(next)])?;
+                self.frame_got += got.min(missing);
+                (self.start, self.end) = (0, got.saturating_sub(missing));
+                (asked, got)
+            }
+            Some(frame) if self.small_run == 0 => {
+                Self::compact(&mut self.buffer, &mut self.start, &mut self.end);
+                let (slot, behind) = self.buffer.split_at_mut(FRAME_OFFSET_BYTES);
+                let slot = &mut slot[self.end..];
+                let next = &mut behind[..FRAME_OFFSET_BYTES];
+                let (slot_missing, page_bytes) = (slot.len(), frame.len());
+                let asked = slot_missing + page_bytes + next.len();
+                let got = stream.read_vectored(&mut [
+                    IoSliceMut::new(slot),
+                    IoSliceMut::new(frame),
+                    IoSliceMut::new(next),
+                ])?;
+                self.guessed_page(got, slot_missing);
+                (asked, got)
+            }
+            _ => {
+                Self::compact(&mut self.buffer, &mut self.start, &mut self.end);
+                let one_slot = self.small_run < SMALL_RUN;
+                let until = if one_slot { FRAME_OFFSET_BYTES } else { self.buffer.len() };
+                let rest = &mut self.buffer[self.end..until];
+                let asked = rest.len();
+                let got = stream.read(rest)?;
+                self.end += got;
+                self.one_slot = one_slot;
+                (asked, got)
+            }
+        };
+        self.filled_up = got == asked;
+        self.read_bytes = self.read_bytes.wrapping_add(got as u64);
+        Ok(got)
+    }
+
+    /// Puts what is left of the buffer at its start: less than a slot.
+    #[inline]
+    fn compact(buffer: &mut [u8], start: &mut usize, end: &mut usize) {
+        if *start > 0 {
+            buffer.copy_within(*start..*end, 0);
+            (*start, *end) = (0, *end - *start);
+        }
+    }
+
+    /// `got` bytes were read into {rest of the first slot, frame, second slot}. Sees to it that the
+    /// invariant holds, whatever the first slot is.
+    #[inline]
+    fn guessed_page(&mut self, got: usize, slot_missing: usize) {
+        if got < slot_missing {
+            self.end += got;
+            return;
+        }
+        self.end = FRAME_OFFSET_BYTES;
+        let in_frame = (got - slot_missing).min(self.page_bytes);
+        let in_next = got - slot_missing - in_frame;
+        if SessionHeader::claims_frame(&self.buffer[..FRAME_OFFSET_BYTES]) {
+            // `parse` takes the header and leaves these bytes where they are.
+            self.frame_got = in_frame;
+            self.end += in_next;
+        } else if in_frame > 0 {
+            // The next messages lie in the frame, and perhaps behind it.
+            let next_at = FRAME_OFFSET_BYTES + in_frame;
+            let next = FRAME_OFFSET_BYTES..FRAME_OFFSET_BYTES + in_next;
+            self.buffer.copy_within(next, next_at);
+            if let Some(frame) = &self.landing {
+                self.buffer[FRAME_OFFSET_BYTES..next_at].copy_from_slice(&frame[..in_frame]);
+            }
+            self.end = next_at + in_next;
+        }
+    }
+
+    /// Hands over every message that is whole.
+    #[inline]
+    pub(super) fn parse(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
+        loop {
+            if let Some((header, body)) = self.awaited {
+                if !self.complete_frame()? {
+                    return Ok(());
+                }
+                let frame = std::mem::replace(&mut self.landing, self.posted.pop());
+                check_page_crc(&header, frame.as_deref())?;
+                (self.awaited, self.frame_got, self.small_run) = (None, 0, 0);
+                if let Some(unwanted) = sink.message(&header, body, frame)? {
+                    self.post(unwanted);
+                }
+                continue;
+            }
+            let rest = &self.buffer[self.start..self.end];
+            let Some(slot) = rest.first_chunk::<FRAME_OFFSET_BYTES>() else {
+                if rest.is_empty() {
+                    (self.start, self.end) = (0, 0);
+                }
+                return Ok(());
+            };
+            let (header, body) = SessionHeader::decode_slot(slot)?;
+            self.start += FRAME_OFFSET_BYTES;
+            self.check_connection(&header)?;
+            if header.frame {
+                self.awaited = Some((header, body));
+            } else {
+                self.small_run = self.small_run.saturating_add(1);
+                sink.message(&header, body, None)?;
+            }
+        }
+    }
+
+    /// Moves what the buffer holds of the awaited frame into it; true when the frame is whole.
+    #[inline]
+    fn complete_frame(&mut self) -> Result<bool, LinkError> {
+        let Some(frame) = &mut self.landing else { return Err(page_without_receive()) };
+        let missing = self.page_bytes - self.frame_got;
+        let moved = missing.min(self.end - self.start);
+        if moved > 0 {
+            frame[self.frame_got..self.frame_got + moved]
+                .copy_from_slice(&self.buffer[self.start..self.start + moved]);
+            self.start += moved;
+            self.frame_got += moved;
+            self.moved_bytes += moved as u64;
+        }
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        Ok(moved == missing)
+    }
+
+    fn check_connection(&self, header: &SessionHeader) -> Result<(), LinkError> {
+        let bulk = header.lane.class() == LaneClass::Bulk;
+        let fits = match self.class {
+            LaneClass::Bulk => bulk && header.frame,
+            _ => !bulk || header.kind == MessageKind::ACK_ONLY,
+        };
+        if fits {
+            return Ok(());
+        }
+        let expected = match self.class {
+            LaneClass::Bulk => "4 on this connection",
+            _ => "0 to 3 on this connection (or an acknowledgement)",
+        };
+        let (what, found) = ("session header lane", header.lane as u64);
+        Err(DecodeError::Field { what, found, expected }.into())
+    }
+}
+
+fn page_without_receive() -> LinkError {
+    let what = "receives posted for a page that has come";
+    DecodeError::Field { what, found: 0, expected: "at least 1: the peer sent it without credit" }
+        .into()
+}
+
+fn check_page_crc(header: &SessionHeader, frame: Option<&[u8]>) -> Result<(), LinkError> {
+    let (Some(found), Some(frame)) = (header.page_crc, frame) else { return Ok(()) };
+    let computed = crc32c(&[frame]);
+    if found == computed { Ok(()) } else { Err(LinkError::PageCrc { found, computed }) }
+}
