@@ -15,12 +15,8 @@
 //! (modulo 2^32): the other side may have sent that many. Both therefore may be repeated, and the
 //! greatest wins. `crc` is CRC-32C of the header, this field as zero, and of the padded body.
 
-use crate::{DecodeError, Epoch, InstanceId, PROTOCOL_VERSION, Sequence, crc32c};
+use crate::{DecodeError, Epoch, InstanceId, Sequence, crc32c};
 use std::fmt;
-use zerocopy::{
-    FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
-    little_endian::{U16, U32, U64},
-};
 
 /// Bytes of the session header.
 pub const HEADER_BYTES: usize = 48;
@@ -130,9 +126,11 @@ impl LaneClass {
 
 /// At most 80 bytes, held in place.
 #[derive(Clone, Copy, PartialEq, Eq)]
+// Aligned and in this order, so that a copy moves the words that were written.
+#[repr(C, align(16))]
 pub struct Body {
-    len: u8,
     bytes: [u8; BODY_BYTES_MAX],
+    len: u8,
 }
 
 impl Body {
@@ -145,6 +143,16 @@ impl Body {
         let mut body = Self { len: u8::try_from(bytes.len()).ok()?, ..Self::EMPTY };
         body.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
         Some(body)
+    }
+
+    /// The body of a slot that [`SessionHeader::decode_slot`] found right, and whose header says
+    /// that it has `len` bytes.
+    #[inline]
+    #[must_use]
+    pub fn of_slot(slot: &[u8; FRAME_OFFSET_BYTES], len: u8) -> Self {
+        let mut body = Self { len: len.min(80), ..Self::EMPTY };
+        body.bytes.copy_from_slice(&slot[HEADER_BYTES..]);
+        body
     }
 
     /// The bytes.
@@ -166,25 +174,8 @@ impl fmt::Debug for Body {
     }
 }
 
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct WireHeader {
-    version: u8,
-    lane: u8,
-    kind: U16,
-    flags: U16,
-    body_len: U16,
-    epoch: U64,
-    sequence: U64,
-    ack: U64,
-    credits: U32,
-    source: U16,
-    reserved: U16,
-    page_crc: U32,
-    crc: U32,
-}
-const _: () = assert!(size_of::<WireHeader>() == HEADER_BYTES);
-
+/// Version of this layout.
+const HEADER_VERSION: u8 = 1;
 const FLAG_FRAME: u16 = 1;
 const FLAG_PAGE_CRC: u16 = 2;
 /// Where the CRC lies: the last field of the header.
@@ -239,23 +230,24 @@ impl SessionHeader {
         debug_assert_eq!(self.body_len, body.len);
         let flags =
             u16::from(self.frame) * FLAG_FRAME + u16::from(self.page_crc.is_some()) * FLAG_PAGE_CRC;
-        let wire = WireHeader {
-            version: 1,
-            lane: self.lane as u8,
-            kind: U16::new(self.kind.0),
-            flags: U16::new(flags),
-            body_len: U16::new(u16::from(self.body_len)),
-            epoch: U64::new(self.epoch.0),
-            sequence: U64::new(self.sequence.0),
-            ack: U64::new(self.ack.0),
-            credits: U32::new(self.credits),
-            source: U16::new(self.source.0),
-            reserved: U16::ZERO,
-            page_crc: U32::new(self.page_crc.unwrap_or(0)),
-            crc: U32::ZERO,
-        };
-        slot[..HEADER_BYTES].copy_from_slice(wire.as_bytes());
-        slot[HEADER_BYTES..].copy_from_slice(&body.bytes);
+        // Words, not fields: what is written in pieces and read as a word is read late.
+        let words = [
+            u64::from(HEADER_VERSION)
+                | u64::from(self.lane as u8) << 8
+                | u64::from(self.kind.0) << 16
+                | u64::from(flags) << 32
+                | u64::from(self.body_len) << 48,
+            self.epoch.0,
+            self.sequence.0,
+            self.ack.0,
+            u64::from(self.credits) | u64::from(self.source.0) << 32,
+            u64::from(self.page_crc.unwrap_or(0)),
+        ];
+        let (header, padded) = slot.split_at_mut(HEADER_BYTES);
+        for (place, word) in header.as_chunks_mut().0.iter_mut().zip(words) {
+            *place = word.to_le_bytes();
+        }
+        padded.copy_from_slice(&body.bytes);
         if with_crc {
             let crc = crc32c(&[slot]);
             slot[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
@@ -270,29 +262,28 @@ impl SessionHeader {
         slot.get(4).is_some_and(|flags| u16::from(*flags) & FLAG_FRAME != 0)
     }
 
-    /// Reads what [`SessionHeader::encode_slot`] wrote. Checks every field, the padding and the CRC.
+    /// Reads what [`SessionHeader::encode_slot`] wrote: checks every field, the padding and the CRC,
+    /// whose place it leaves zero. The body is [`Body::of_slot`].
     ///
     /// # Errors
     /// [`DecodeError`] when a field or the padding holds what no sender writes, or the CRC is wrong.
     #[inline]
-    pub fn decode_slot(slot: &[u8; FRAME_OFFSET_BYTES]) -> Result<(Self, Body), DecodeError> {
+    pub fn decode_slot(slot: &mut [u8; FRAME_OFFSET_BYTES]) -> Result<Self, DecodeError> {
         const ZEROS: [u8; BODY_BYTES_MAX] = [0; BODY_BYTES_MAX];
         let header = Self::decode(slot)?;
-        let mut covered = *slot;
-        let found = take_crc(&mut covered);
-        let computed = crc32c(&[&covered]);
+        let found = take_crc(slot);
+        let computed = crc32c(&[slot]);
         if found != computed {
             return Err(DecodeError::Crc { what: "session header", found, computed });
         }
-        let mut body = Body { len: header.body_len, bytes: ZEROS };
-        body.bytes.copy_from_slice(&slot[HEADER_BYTES..]);
         let len = usize::from(header.body_len);
-        if body.bytes[len..] != ZEROS[len..] {
-            let found = body.bytes[len..].iter().copied().find(|byte| *byte != 0).unwrap_or(0);
+        let padding = &slot[HEADER_BYTES + len..];
+        if *padding != ZEROS[len..] {
+            let found = padding.iter().copied().find(|byte| *byte != 0).unwrap_or(0);
             let (what, found) = ("padding behind a body", found.into());
             return Err(DecodeError::Field { what, found, expected: "0" });
         }
-        Ok((header, body))
+        Ok(header)
     }
 
     /// Reads the header at the start of `bytes`, which may be followed by anything. Checks every
@@ -302,57 +293,89 @@ impl SessionHeader {
     /// [`DecodeError`] when bytes are missing or a field holds what no sender writes.
     #[inline]
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let too_short = || DecodeError::Length {
-            what: "session header",
-            found: bytes.len(),
-            expected: HEADER_BYTES,
-        };
-        let (wire, _) = WireHeader::ref_from_prefix(bytes).map_err(|_| too_short())?;
+        let Some(words) = Words::of(bytes) else { return Err(header_length(bytes.len())) };
         // All at once first: the rule is that everything is right.
-        let Some(lane) = Lane::from_wire(wire.lane) else { return Err(wire.complaint()) };
-        let (kind, flags, sequence) = (wire.kind.get(), wire.flags.get(), wire.sequence.get());
+        let Some(lane) = Lane::from_wire(words.lane()) else { return Err(words.complaint()) };
+        let (flags, body_len, sequence) = (words.flags(), words.body_len(), words.0[2]);
         let (frame, has_page_crc) = (flags & FLAG_FRAME != 0, flags & FLAG_PAGE_CRC != 0);
-        let (ack_only, body_len) = (kind == MessageKind::ACK_ONLY.0, wire.body_len.get());
-        let Ok(len) = u8::try_from(body_len) else { return Err(wire.complaint()) };
-        let right = u16::from(wire.version) == PROTOCOL_VERSION
+        let ack_only = words.kind() == MessageKind::ACK_ONLY;
+        let Ok(len) = u8::try_from(body_len) else { return Err(words.complaint()) };
+        let right = words.version() == HEADER_VERSION
             && flags & !(FLAG_FRAME | FLAG_PAGE_CRC) == 0
             && frame == (lane.class().has_frame() && !ack_only)
             && (frame || !has_page_crc)
             && usize::from(len) <= BODY_BYTES_MAX
             && ack_only == (sequence == 0)
             && !(ack_only && len != 0)
-            && wire.reserved == U16::ZERO;
+            && words.reserved() == 0;
         if !right {
-            return Err(wire.complaint());
+            return Err(words.complaint());
         }
         Ok(Self {
             lane,
-            kind: MessageKind(kind),
+            kind: words.kind(),
             body_len: len,
             frame,
-            page_crc: has_page_crc.then(|| wire.page_crc.get()),
-            epoch: Epoch(wire.epoch.get()),
+            page_crc: has_page_crc.then(|| low_u32(words.0[5])),
+            epoch: Epoch(words.0[1]),
             sequence: Sequence(sequence),
-            ack: Sequence(wire.ack.get()),
-            credits: wire.credits.get(),
-            source: InstanceId(wire.source.get()),
+            ack: Sequence(words.0[3]),
+            credits: low_u32(words.0[4]),
+            source: InstanceId(low_u16(words.0[4] >> 32)),
         })
     }
 }
 
-impl WireHeader {
+/// An encoded header as six little-endian words, in the order of the drawing above.
+struct Words([u64; HEADER_BYTES / 8]);
+
+impl Words {
+    #[inline]
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let (words, _) = bytes.get(..HEADER_BYTES)?.as_chunks::<8>();
+        let mut all = [0; HEADER_BYTES / 8];
+        for (word, bytes) in all.iter_mut().zip(words) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        Some(Self(all))
+    }
+
+    fn version(&self) -> u8 {
+        self.0[0].to_le_bytes()[0]
+    }
+
+    fn lane(&self) -> u8 {
+        self.0[0].to_le_bytes()[1]
+    }
+
+    fn kind(&self) -> MessageKind {
+        MessageKind(low_u16(self.0[0] >> 16))
+    }
+
+    fn flags(&self) -> u16 {
+        low_u16(self.0[0] >> 32)
+    }
+
+    fn body_len(&self) -> u16 {
+        low_u16(self.0[0] >> 48)
+    }
+
+    fn reserved(&self) -> u16 {
+        low_u16(self.0[4] >> 48)
+    }
+
     /// What is wrong with a header with which something is.
     #[cold]
     fn complaint(&self) -> DecodeError {
         let field = |what, found: u64, expected| DecodeError::Field { what, found, expected };
-        if u16::from(self.version) != PROTOCOL_VERSION {
-            return field("session header version", self.version.into(), "1");
+        if self.version() != HEADER_VERSION {
+            return field("session header version", self.version().into(), "1");
         }
-        let Some(lane) = Lane::from_wire(self.lane) else {
-            return field("session header lane", self.lane.into(), "0 to 4");
+        let Some(lane) = Lane::from_wire(self.lane()) else {
+            return field("session header lane", self.lane().into(), "0 to 4");
         };
-        let ack_only = self.kind.get() == MessageKind::ACK_ONLY.0;
-        let flags = self.flags.get();
+        let ack_only = self.kind() == MessageKind::ACK_ONLY;
+        let flags = self.flags();
         if flags & !(FLAG_FRAME | FLAG_PAGE_CRC) != 0 {
             return field("session header flags", flags.into(), "bits 0 and 1 only");
         }
@@ -364,11 +387,11 @@ impl WireHeader {
         if flags & FLAG_PAGE_CRC != 0 && !frame {
             return field("session header flags", flags.into(), "a page CRC only with a frame");
         }
-        let body_len = self.body_len.get();
+        let body_len = self.body_len();
         if usize::from(body_len) > BODY_BYTES_MAX {
             return field("session header body length", body_len.into(), "0 to 80");
         }
-        let sequence = self.sequence.get();
+        let sequence = self.0[2];
         if ack_only != (sequence == 0) {
             let expected = "0 in an acknowledgement, 1 or more in a message";
             return field("session header sequence", sequence, expected);
@@ -376,8 +399,20 @@ impl WireHeader {
         if ack_only && body_len != 0 {
             return field("acknowledgement body length", body_len.into(), "0");
         }
-        field("session header reserved", self.reserved.get().into(), "0")
+        field("session header reserved", self.reserved().into(), "0")
     }
+}
+
+#[inline]
+fn low_u32(word: u64) -> u32 {
+    let [a, b, c, d, ..] = word.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
+#[inline]
+fn low_u16(word: u64) -> u16 {
+    let [a, b, ..] = word.to_le_bytes();
+    u16::from_le_bytes([a, b])
 }
 
 /// Takes the CRC out of a slot and leaves zeros there, as they were when it was computed.

@@ -8,7 +8,7 @@ use super::{Sink, Urgency, reader::Reader, writer::Writer};
 use crate::{Frame, SharedFrame, error::LinkError};
 use mio::{Interest, Registry, Token, net::TcpStream};
 use pagewire_protocol::{Body, LaneClass, SessionHeader};
-use std::io::ErrorKind;
+use rustix::io::Errno;
 
 /// Poll turns without a byte after which a connection is no longer read blindly.
 const HOT_TURNS: u32 = 2048;
@@ -151,7 +151,7 @@ impl Connection {
         if !self.registered {
             self.writer.may_write();
         }
-        self.writer.flush(&mut self.stream)
+        self.writer.flush(&self.stream)
     }
 
     #[inline]
@@ -161,7 +161,7 @@ impl Connection {
 
     fn read(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
         for _ in 0..READ_BATCH {
-            match self.reader.read(&mut self.stream) {
+            match self.reader.read(&self.stream) {
                 Ok(0) => return Err(LinkError::Closed),
                 Ok(_) => {
                     self.hot_turns_left = HOT_TURNS;
@@ -171,16 +171,13 @@ impl Connection {
                         return Ok(());
                     }
                 }
-                Err(e) => {
-                    if e.kind() == ErrorKind::WouldBlock {
-                        self.ready = false;
-                        self.hot_turns_left = self.hot_turns_left.saturating_sub(1);
-                        return Ok(());
-                    }
-                    if e.kind() != ErrorKind::Interrupted {
-                        return Err(e.into());
-                    }
+                Err(Errno::AGAIN) => {
+                    self.ready = false;
+                    self.hot_turns_left = self.hot_turns_left.saturating_sub(1);
+                    return Ok(());
                 }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(std::io::Error::from(error).into()),
             }
         }
         Ok(())

@@ -19,11 +19,14 @@
 
 use super::Sink;
 use crate::{Frame, error::LinkError};
-use mio::net::TcpStream;
 use pagewire_protocol::{
     Body, DecodeError, LaneClass, MessageKind, SessionHeader, crc32c, header::FRAME_OFFSET_BYTES,
 };
-use std::io::{IoSliceMut, Read};
+use rustix::{
+    io::{Errno, readv},
+    net::{RecvFlags, recv},
+};
+use std::{io::IoSliceMut, os::fd::AsFd};
 
 /// Messages without a frame after which it is worth reading ahead.
 const SMALL_RUN: u32 = 8;
@@ -105,7 +108,7 @@ impl Reader {
 
     /// Reads once, to where it is guessed to belong.
     #[inline]
-    pub(super) fn read(&mut self, stream: &mut TcpStream) -> std::io::Result<usize> {
+    pub(super) fn read(&mut self, stream: impl AsFd) -> Result<usize, Errno> {
         self.one_slot = false;
         let (asked, got) = match &mut self.landing {
             Some(frame) if self.awaited.is_some() => {
@@ -115,8 +118,7 @@ impl Reader {
                 let missing = rest.len();
                 let next = &mut self.buffer[..FRAME_OFFSET_BYTES];
                 let asked = missing + next.len();
-                let got =
-                    stream.read_vectored(&mut [IoSliceMut::new(rest), IoSliceMut::new(next)])?;
+                let got = readv(stream, &mut [IoSliceMut::new(rest), IoSliceMut::new(next)])?;
                 self.frame_got += got.min(missing);
                 (self.start, self.end) = (0, got.saturating_sub(missing));
                 (asked, got)
@@ -128,11 +130,9 @@ impl Reader {
                 let next = &mut behind[..FRAME_OFFSET_BYTES];
                 let (slot_missing, page_bytes) = (slot.len(), frame.len());
                 let asked = slot_missing + page_bytes + next.len();
-                let got = stream.read_vectored(&mut [
-                    IoSliceMut::new(slot),
-                    IoSliceMut::new(frame),
-                    IoSliceMut::new(next),
-                ])?;
+                let pieces =
+                    &mut [IoSliceMut::new(slot), IoSliceMut::new(frame), IoSliceMut::new(next)];
+                let got = readv(stream, pieces)?;
                 self.guessed_page(got, slot_missing);
                 (asked, got)
             }
@@ -142,7 +142,7 @@ impl Reader {
                 let until = if one_slot { FRAME_OFFSET_BYTES } else { self.buffer.len() };
                 let rest = &mut self.buffer[self.end..until];
                 let asked = rest.len();
-                let got = stream.read(rest)?;
+                let (got, _) = recv(stream, rest, RecvFlags::empty())?;
                 self.end += got;
                 self.one_slot = one_slot;
                 (asked, got)
@@ -205,14 +205,15 @@ impl Reader {
                 }
                 continue;
             }
-            let rest = &self.buffer[self.start..self.end];
-            let Some(slot) = rest.first_chunk::<FRAME_OFFSET_BYTES>() else {
+            let rest = &mut self.buffer[self.start..self.end];
+            let Some(slot) = rest.first_chunk_mut::<FRAME_OFFSET_BYTES>() else {
                 if rest.is_empty() {
                     (self.start, self.end) = (0, 0);
                 }
                 return Ok(());
             };
-            let (header, body) = SessionHeader::decode_slot(slot)?;
+            let header = SessionHeader::decode_slot(slot)?;
+            let body = Body::of_slot(slot, header.body_len);
             self.start += FRAME_OFFSET_BYTES;
             self.check_connection(&header)?;
             if header.frame {

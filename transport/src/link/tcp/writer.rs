@@ -11,12 +11,12 @@
 
 use super::Urgency;
 use crate::{SharedFrame, error::LinkError};
-use mio::net::TcpStream;
 use pagewire_protocol::{Body, Lane, SessionHeader, crc32c, header::FRAME_OFFSET_BYTES};
-use std::{
-    collections::VecDeque,
-    io::{ErrorKind, IoSlice, Write},
+use rustix::{
+    io::Errno,
+    net::{SendAncillaryBuffer, SendFlags, send, sendmsg},
 };
+use std::{collections::VecDeque, io::IoSlice, os::fd::AsFd};
 
 /// Messages that wait for the kernel at most: more than all credits at their defaults, so that a
 /// session runs out of credit before a link runs out of room.
@@ -150,24 +150,24 @@ impl Writer {
 
     /// Writes until all is with the kernel or it takes no more.
     #[inline]
-    pub(super) fn flush(&mut self, stream: &mut TcpStream) -> Result<(), LinkError> {
+    pub(super) fn flush(&mut self, stream: impl AsFd) -> Result<(), LinkError> {
         while self.writable && !self.is_empty() {
-            match self.write(stream) {
+            match self.write(&stream) {
                 Ok(0) => return Err(LinkError::Closed),
                 Ok(n) => self.written(n),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => self.writable = false,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(e.into()),
+                Err(Errno::AGAIN) => self.writable = false,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(std::io::Error::from(error).into()),
             }
         }
         Ok(())
     }
 
     #[inline]
-    fn write(&mut self, stream: &mut TcpStream) -> std::io::Result<usize> {
+    fn write(&mut self, stream: impl AsFd) -> Result<usize, Errno> {
         let slots = &self.slots[self.start..self.end];
         if self.frames.is_empty() {
-            return stream.write(slots);
+            return send(stream, slots, SendFlags::NOSIGNAL);
         }
         // One page is the rule, and a long empty list is not free.
         if self.frames.len() == 1 {
@@ -179,7 +179,7 @@ impl Writer {
 
     /// Writes up to `PIECES / 2` pages with the slots before, between and behind them.
     #[inline]
-    fn gather<const PIECES: usize>(&self, stream: &mut TcpStream) -> std::io::Result<usize> {
+    fn gather<const PIECES: usize>(&self, stream: impl AsFd) -> Result<usize, Errno> {
         let slots = &self.slots[self.start..self.end];
         let mut pieces = [IoSlice::new(&[]); PIECES];
         let (mut used, mut taken, mut skip) = (0, 0, self.frame_sent);
@@ -197,7 +197,7 @@ impl Writer {
             pieces[used] = IoSlice::new(&slots[taken..]);
             used += 1;
         }
-        stream.write_vectored(&pieces[..used])
+        sendmsg(stream, &pieces[..used], &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
     }
 
     /// The kernel has `count` more bytes.
