@@ -13,6 +13,7 @@
 
 mod config;
 mod connect;
+mod events;
 mod liveness;
 mod peer;
 mod waker;
@@ -28,13 +29,13 @@ use crate::{
     session::{AckDue, Disposition, Rejected, Session},
 };
 use connect::{Incoming, LISTENER, MAX_INCOMING, WAKER, link_token};
+use events::EventQueue;
 use mio::{Events, Poll, net::TcpListener};
 use pagewire_protocol::{
     Body, Incarnation, InstanceId, Lane, LaneClass, SessionHeader, hello::Refusal,
 };
 use peer::Peer;
 use std::{
-    collections::VecDeque,
     io,
     net::SocketAddr,
     sync::Arc,
@@ -138,7 +139,7 @@ pub struct Endpoint {
     incoming: Vec<Option<Incoming>>,
     /// Connections wait, but the last attempt to accept one failed.
     accept_again: bool,
-    events: VecDeque<Event>,
+    events: EventQueue,
     counters: Arc<EndpointCounters>,
     /// Some connection is worth reading without asking the operating system first.
     hot: bool,
@@ -175,7 +176,7 @@ impl Endpoint {
             slots: Vec::new(),
             incoming: (0..MAX_INCOMING).map(|_| None).collect(),
             accept_again: false,
-            events: VecDeque::with_capacity(1024),
+            events: EventQueue::with_capacity(1024),
             counters: Arc::default(),
             hot: false,
             turn: 0,
@@ -529,12 +530,8 @@ impl Endpoint {
         peer.liveness.down_since = Some(Instant::now());
         peer.forget_link();
         peer.stale = [0; Lane::COUNT];
-        for event in &self.events {
-            if let Event::Message(received) = event
-                && received.from == peer.id
-            {
-                peer.stale[received.lane.index()] += 1;
-            }
+        for lane in self.events.lanes_from(peer.id) {
+            peer.stale[lane.index()] += 1;
         }
         peer.retry_soon(Instant::now());
         if let Some(session) = &mut peer.session {
@@ -564,7 +561,7 @@ struct Arrivals<'a> {
     from: InstanceId,
     session: &'a mut Session,
     counters: &'a PeerCounters,
-    events: &'a mut VecDeque<Event>,
+    events: &'a mut EventQueue,
     /// Bit by bit, the lanes of which something came.
     lanes: u32,
 }
@@ -587,9 +584,7 @@ impl Sink for Arrivals<'_> {
                 if let Some(frame) = &frame {
                     counters.frame_bytes.add(frame.len() as u64);
                 }
-                let (lane, kind, epoch) = (header.lane, header.kind, header.epoch);
-                let message = Received { from: self.from, lane, kind, epoch, body, frame };
-                self.events.push_back(Event::Message(message));
+                self.events.push_message(self.from, header, body, frame);
                 Ok(None)
             }
             Disposition::Duplicate => {
