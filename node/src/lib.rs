@@ -13,6 +13,7 @@ pub mod grd;
 pub mod instance;
 pub mod latency;
 pub mod ledger;
+pub mod roster;
 pub mod runtime;
 pub mod store;
 pub mod view;

@@ -1,13 +1,15 @@
 //! `pagewire`: runs one instance, or a whole demonstration of three.
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
-use pagewire_node::{NodeConfig, agent, demo, instance::NodeInstance, runtime::Node};
+use pagewire_node::{
+    NodeConfig, agent, demo, instance::NodeInstance, roster::Roster, runtime::Node,
+};
 use std::{
     error::Error,
     io::{BufReader, Write, stdin, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How often an instance looks whether its peers are up.
@@ -15,11 +17,20 @@ const PEERS_CHECK: Duration = Duration::from_millis(50);
 /// How often it looks whether a peer refuses it, once they were.
 const WHOLE_CHECK: Duration = Duration::from_millis(500);
 
+/// What the help of the whole and of each command ends with.
+const ENVIRONMENT: &str = "\
+Environment:
+  PAGEWIRE_LOG  What is logged to standard error: error, warn, info, debug or trace, also by module,
+                for example warn,pagewire_transport=debug [default: warn]";
+
+const EXIT: &str = "\
+Exit status:
+  0  done; 1  it failed, or the answer is no; 2  the arguments are wrong;
+  128 + N  ended by signal N (130: Ctrl-C, 143: SIGTERM)";
+
+/// Ships database blocks between the instances of a shared-storage cluster
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    about = "Ships database blocks between the instances of a shared-storage cluster"
-)]
+#[command(version, after_help = format!("{ENVIRONMENT}\n\n{EXIT}"))]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -27,19 +38,49 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start several instances, let them move money between shared pages, and prove that nothing
-    /// was lost.
+    /// Run a small cluster on this host, move money between pages, prove that nothing was lost
+    #[command(after_help = demo_help(), long_about = DEMO)]
     Demo(demo::DemoOptions),
-    /// Run one instance.
+    /// Run one instance until it is ended
+    #[command(after_help = ENVIRONMENT, long_about = NODE)]
     Node(NodeOptions),
-    /// Replay the transfer logs of a demo against its page file.
+    /// Replay the transfer logs of a finished demo against its page file
+    #[command(after_help = ENVIRONMENT)]
     Verify(demo::verify_cmd::VerifyOptions),
 }
 
+const DEMO: &str = "\
+Runs a small cluster on this host, moves money between pages, and proves that nothing was lost.
+
+Each instance is a process of its own. A separate process replays what they logged against the
+pages they left.";
+
+fn demo_help() -> String {
+    format!(
+        "\
+Verdict, the last line of the table (`verdict` in JSON):
+  VERIFIED         money moved, and every update, checksum and the total came out; exit status 0
+  NOTHING TO MOVE  fewer than 2 pages of --pages have room for an account: any number of pages is
+                   taken and comes back unharmed, but nothing moved; exit status 0
+  NOT VERIFIED     something was lost or damaged, told line by line; exit status 1
+
+Ctrl-C and SIGTERM stop all instances and remove every file; exit status 130 or 143.
+
+{ENVIRONMENT}"
+    )
+}
+
+const NODE: &str = "\
+Runs one instance until it is ended.
+
+Tells on standard output where it listens, whom it waits for (again every 30 s), and each instance
+that comes up. Ends by itself only when a peer refuses it for good. `pagewire doctor --config FILE`
+checks the same file against this host first.";
+
 #[derive(Debug, Args)]
 struct NodeOptions {
-    /// TOML file of this instance.
-    #[arg(long)]
+    /// TOML file of this instance; the README lists its keys
+    #[arg(long, value_name = "FILE")]
     config: PathBuf,
     #[command(flatten)]
     ledger: LedgerOptions,
@@ -66,9 +107,8 @@ struct LedgerOptions {
 }
 
 fn main() -> ExitCode {
-    // Standard output belongs to results; logs go to standard error. PAGEWIRE_LOG sets the level.
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PAGEWIRE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    // Standard output belongs to results; logs go to standard error.
+    let filter = log_filter(std::env::var("PAGEWIRE_LOG").ok());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -82,6 +122,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn log_filter(wanted: Option<String>) -> tracing_subscriber::EnvFilter {
+    let usual = || tracing_subscriber::EnvFilter::new("warn");
+    let Some(wanted) = wanted else { return usual() };
+    tracing_subscriber::EnvFilter::try_new(&wanted).unwrap_or_else(|error| {
+        eprintln!(
+            "pagewire: PAGEWIRE_LOG is '{wanted}', expected error, warn, info, debug or trace, also \
+             by module ({error}): taking warn"
+        );
+        usual()
+    })
 }
 
 /// Help and version as they are; what is wrong with the arguments in one line.
@@ -144,15 +196,14 @@ fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
         config.cluster,
         node.listen_address()
     ));
-    let peers = config.members.len() - 1;
-    let mut is_told = false;
+    let peers = config.members.iter().copied().filter(|id| *id != config.instance);
+    let (mut roster, line) = Roster::new(peers, Instant::now());
+    tell(&line);
     loop {
-        let is_whole = node.peers_missing()?.is_empty();
-        if is_whole && !is_told {
-            tell(&format!("all {peers} peers are up"));
-        }
-        is_told |= is_whole;
-        std::thread::park_timeout(if is_told { WHOLE_CHECK } else { PEERS_CHECK });
+        let missing = node.peers_missing()?;
+        roster.observe(&missing, Instant::now()).iter().for_each(|line| tell(line));
+        let pause = if roster.was_whole() { WHOLE_CHECK } else { PEERS_CHECK };
+        std::thread::park_timeout(pause);
     }
 }
 

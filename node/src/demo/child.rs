@@ -5,12 +5,14 @@
 //! Invariants: every wait has a deadline and notices the death of any child; a child is killed and
 //! reaped when its handle is dropped, on every path.
 
+use super::cleanup::{Cleanup, SharedChild, lock};
 use crate::agent::lines::{Command as Order, Event};
 use pagewire_protocol::InstanceId;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader, Read, Write},
-    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    os::unix::process::CommandExt,
+    process::{ChildStdin, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, Sender},
     thread,
     time::{Duration, Instant},
@@ -109,18 +111,24 @@ pub enum ChildError {
 
 /// A process that does not outlive its handle.
 #[derive(Debug)]
-struct Guarded(Child);
+struct Guarded {
+    child: SharedChild,
+    cleanup: Cleanup,
+}
 
 impl Guarded {
-    fn start(command: &mut Command, what: &str) -> Result<Self, ChildError> {
-        let child = command.spawn();
-        child.map(Self).map_err(|source| ChildError::Start { what: what.to_owned(), source })
+    fn start(command: &mut Command, what: &str, cleanup: &Cleanup) -> Result<Self, ChildError> {
+        // A group of its own: what a terminal sends (Ctrl-C) goes to the coordinator alone.
+        let child = cleanup.spawn(command.process_group(0));
+        let child = child.map_err(|source| ChildError::Start { what: what.to_owned(), source })?;
+        Ok(Self { child, cleanup: cleanup.clone() })
     }
 
     /// Its exit status, if it exits before `deadline`.
     fn wait(&mut self, deadline: Instant) -> Option<ExitStatus> {
         loop {
-            match self.0.try_wait() {
+            let tried = lock(&self.child).try_wait();
+            match tried {
                 Ok(Some(status)) => return Some(status),
                 Ok(None) if Instant::now() < deadline => thread::park_timeout(EXIT_POLL),
                 Ok(None) | Err(_) => return None,
@@ -131,9 +139,13 @@ impl Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        // Both fail only for a child that is reaped already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        {
+            let mut child = lock(&self.child);
+            // Both fail only for a child that is reaped already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        self.cleanup.forget_child(&self.child);
     }
 }
 
@@ -155,6 +167,7 @@ pub struct Fleet {
     sender: Sender<(InstanceId, Incoming)>,
     receiver: Receiver<(InstanceId, Incoming)>,
     timeout: Duration,
+    cleanup: Cleanup,
 }
 
 impl std::fmt::Debug for Fleet {
@@ -164,11 +177,12 @@ impl std::fmt::Debug for Fleet {
 }
 
 impl Fleet {
-    /// No agents yet; every wait ends after `timeout`.
+    /// No agents yet; every wait ends after `timeout`. All that start are entered in `cleanup`.
     #[must_use]
-    pub fn new(timeout: Duration) -> Self {
+    pub fn new(timeout: Duration, cleanup: &Cleanup) -> Self {
         let (sender, receiver) = mpsc::channel();
-        Self { members: BTreeMap::new(), sender, receiver, timeout }
+        let cleanup = cleanup.clone();
+        Self { members: BTreeMap::new(), sender, receiver, timeout, cleanup }
     }
 
     /// Starts `command` as the agent of `instance`.
@@ -177,9 +191,11 @@ impl Fleet {
     /// [`ChildError::Start`].
     pub fn start(&mut self, instance: InstanceId, command: &mut Command) -> Result<(), ChildError> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut process = Guarded::start(command, &format!("instance {instance}"))?;
-        let input = process.0.stdin.take();
-        let output = process.0.stdout.take();
+        let process = Guarded::start(command, &format!("instance {instance}"), &self.cleanup)?;
+        let (input, output) = {
+            let mut child = lock(&process.child);
+            (child.stdin.take(), child.stdout.take())
+        };
         self.members.insert(instance, Member { process, input });
         let sender = self.sender.clone();
         thread::spawn(move || {
@@ -346,13 +362,14 @@ pub fn run_helper(
     command: &mut Command,
     what: &'static str,
     timeout: Duration,
+    cleanup: &Cleanup,
 ) -> Result<(ExitStatus, String), ChildError> {
     let deadline = Instant::now() + timeout;
     let late = || ChildError::HelperTimeout { what, timeout_s: timeout.as_secs() };
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    let mut process = Guarded::start(command, what)?;
+    let mut process = Guarded::start(command, what, cleanup)?;
     let (sender, receiver) = mpsc::channel();
-    let output = process.0.stdout.take();
+    let output = lock(&process.child).stdout.take();
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut output) = output {
@@ -373,7 +390,7 @@ mod tests {
     const LISTENING: &str = r#"echo '{"event":"listening","address":"127.0.0.1:1"}'"#;
 
     fn fleet(timeout: Duration, scripts: &[String]) -> Fleet {
-        let mut fleet = Fleet::new(timeout);
+        let mut fleet = Fleet::new(timeout, &Cleanup::default());
         for (number, script) in (0..).zip(scripts) {
             let mut command = Command::new("/bin/sh");
             fleet.start(InstanceId(number), command.args(["-c", script])).expect("a shell");
@@ -464,7 +481,8 @@ mod tests {
     #[test]
     fn no_child_outlives_the_fleet() {
         let mut fleet = long(&["echo $$ >&2; exec sleep 1000"]);
-        let id = fleet.members.values_mut().next().expect("a child").process.0.id();
+        let id = fleet.members.values_mut().next().expect("a child");
+        let id = lock(&id.process.child).id();
         assert!(std::path::Path::new(&format!("/proc/{id}")).exists());
         drop(fleet);
         assert!(!std::path::Path::new(&format!("/proc/{id}")).exists());
@@ -475,11 +493,14 @@ mod tests {
         let mut command = Command::new("/bin/sh");
         let helper = command.args(["-c", "echo done; exit 4"]);
         let (status, text) =
-            run_helper(helper, "the helper", Duration::from_secs(30)).expect("it ran");
+            run_helper(helper, "the helper", Duration::from_secs(30), &Cleanup::default())
+                .expect("it ran");
         assert_eq!((status.code(), text.as_str()), (Some(4), "done\n"));
         let mut command = Command::new("/bin/sh");
         let helper = command.args(["-c", "exec sleep 1000"]);
-        let error = run_helper(helper, "the helper", Duration::from_millis(50)).expect_err("late");
+        let error =
+            run_helper(helper, "the helper", Duration::from_millis(50), &Cleanup::default())
+                .expect_err("late");
         assert!(matches!(error, ChildError::HelperTimeout { .. }), "{error}");
     }
 }
