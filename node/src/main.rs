@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use pagewire_node::{
-    NodeConfig, agent, demo, instance::NodeInstance, roster::Roster, runtime::Node,
+    NodeConfig, agent, demo, doctor, instance::NodeInstance, roster::Roster, runtime::Node,
 };
 use std::{
     error::Error,
@@ -42,8 +42,11 @@ enum Command {
     #[command(after_help = demo_help(), long_about = DEMO)]
     Demo(demo::DemoOptions),
     /// Run one instance until it is ended
-    #[command(after_help = ENVIRONMENT, long_about = NODE)]
+    #[command(after_help = format!("{NODE_KEYS}\n\n{ENVIRONMENT}"), long_about = NODE)]
     Node(NodeOptions),
+    /// Say what this host offers and what to change
+    #[command(after_help = doctor_help(), long_about = DOCTOR)]
+    Doctor(doctor::DoctorOptions),
     /// Replay the transfer logs of a finished demo against its page file
     #[command(after_help = ENVIRONMENT)]
     Verify(demo::verify_cmd::VerifyOptions),
@@ -70,6 +73,44 @@ Ctrl-C and SIGTERM stop all instances and remove every file; exit status 130 or 
     )
 }
 
+const DOCTOR: &str = "\
+Says what this host offers and what to change: huge pages, overcommit, limits, cores, clock, TCP,
+RDMA devices, core files; with --config also storage, address, key file, cores and arena of one
+instance. It changes nothing.";
+
+fn doctor_help() -> String {
+    format!(
+        "\
+Each line begins with what is to be done:
+  OK      nothing
+  note    nothing has to be; the host could serve Pagewire better
+  CHANGE  Pagewire does not run as configured, or cannot use an RDMA device that is there
+
+Exit status: 0 when there is no CHANGE, 1 when there is one.
+
+{ENVIRONMENT}"
+    )
+}
+
+const NODE_KEYS: &str = "\
+Keys of the file, with what they are when they are left out:
+  cluster = 42                  a number, the same on all instances
+  instance = 0                  0 to 63, its own on each
+  listen = \"10.0.0.1:7400\"     IP:PORT
+  storage = \"/srv/shared\"      folder of the page files that all instances share
+  members = [0, 1]              this instance and its peers
+  page_size = 8192              4096, 8192, 16384 or 32768
+  arena_mb = 64                 memory for pages, in MiB
+  cache_pages = 4000            32 or more [as many as the arena has room for]
+  huge_pages = true             if the host has them
+  poller_cores = [2]            core of the thread that moves pages [any]
+  io_threads = 2                1 to 64
+  acquire_timeout_ms = 30000    longest wait for a page
+  page_crc = true               a CRC-32C on every page that is sent
+  [[peers]]                     one for each other instance
+  instance = 1
+  address = \"10.0.0.2:7400\"    IP:PORT";
+
 const NODE: &str = "\
 Runs one instance until it is ended.
 
@@ -79,7 +120,7 @@ checks the same file against this host first.";
 
 #[derive(Debug, Args)]
 struct NodeOptions {
-    /// TOML file of this instance; the README lists its keys
+    /// TOML file of this instance
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     #[command(flatten)]
@@ -154,6 +195,11 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn run(command: Command) -> Result<bool, Box<dyn Error>> {
     match command {
         Command::Demo(options) => Ok(demo::run(&options)?),
+        Command::Doctor(options) => {
+            let refused =
+                |error| format!("cannot write to standard output: {error}; check where it goes");
+            Ok(doctor::run(&options).map_err(refused)?)
+        }
         Command::Verify(options) => Ok(demo::verify_cmd::run(&options)?),
         Command::Node(options) => {
             let config = NodeConfig::load(&options.config)?;

@@ -68,10 +68,11 @@ pub struct DemoOptions {
     #[arg(long, value_name = "S", default_value_t = 5,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
-    /// Work on a copy of this relation file (`relfile.1` is the relation's second segment)
+    /// Work on a copy of this relation file (`relfile.1` is the relation's second segment);
+    /// money moves when two of its pages have free space
     #[arg(long, value_name = "FILE")]
     pub pages: Option<PathBuf>,
-    /// Keep the result here, with each page's original LSN
+    /// Keep the result here, with each page's original LSN: a regular file, replaced when it is whole
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// What carries the pages; `auto` takes the best that this build has

@@ -70,6 +70,14 @@ impl ArenaConfig {
     pub fn new(frames: u32) -> Self {
         Self { frames, page_size: PageSize::K8, huge_pages: true, lock: false, dump: false }
     }
+
+    /// Bytes that the arena takes: the frames and what describes them, in whole huge pages if those
+    /// are asked for. `None`: more than can be addressed.
+    #[must_use]
+    pub fn memory_bytes(&self) -> Option<usize> {
+        let align_bytes = if self.huge_pages { HUGE_PAGE_BYTES } else { 4096 };
+        Some(Layout::new(self.frames, self.page_size, align_bytes)?.total_bytes)
+    }
 }
 
 #[derive(Debug)]
@@ -279,6 +287,16 @@ mod tests {
         assert!(arena.take().is_some());
         drop(second);
         assert_eq!(arena.free_frames(), 2);
+    }
+
+    #[test]
+    fn an_arena_takes_as_many_bytes_as_it_says_beforehand() {
+        let config = ArenaConfig { huge_pages: false, ..ArenaConfig::new(100) };
+        let arena = Arena::new(&config).unwrap();
+        let file = std::fs::File::from(arena.fd().try_clone_to_owned().unwrap());
+        assert_eq!(config.memory_bytes(), usize::try_from(file.metadata().unwrap().len()).ok());
+        // 64 MiB of frames and their descriptors: one huge page more than the frames alone.
+        assert_eq!(ArenaConfig::new(8192).memory_bytes(), Some(33 << 21));
     }
 
     #[test]
