@@ -30,7 +30,7 @@ fn words(bound: Bound, unit: impl Fn(u64) -> String) -> String {
 fn memlock(process: &ProcessFacts, rdma: &RdmaFacts, plan: &Plan) -> Finding {
     let needed = plan.arena_bytes;
     let finding = Finding::new(AREA, "locked memory (ulimit -l)")
-        .expected(format!("at least {}: RDMA and `lock` pin the arena", size(needed)));
+        .expected(format!("at least {}: RDMA pins the arena", size(needed)));
     let Some(Limit { soft, hard }) = process.memlock else { return finding };
     let right = if process.may_lock { ", and the right to exceed it (CAP_IPC_LOCK)" } else { "" };
     let found = format!("{} (hard: {}){right}", words(soft, size), words(hard, size));
