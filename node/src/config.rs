@@ -153,7 +153,7 @@ const CACHE_PAGES_MIN: u32 = 32;
 
 /// What the keys take that a wrong number or type may be given for.
 const RANGES: &[(&str, &str)] = &[
-    ("cluster", "a number from 0 to 9223372036854775807"),
+    ("cluster", "a number from 0 to 18446744073709551615"),
     ("instance", "a number from 0 to 63"),
     ("members", "a list of instance ids, each 0 to 63"),
     ("page_size", "4096, 8192, 16384 or 32768"),

@@ -33,7 +33,7 @@ pub enum TransportError {
     /// The host has less memory than the arena needs.
     #[error(
         "the arena needs {needed_bytes} bytes, {available_bytes} are available (memory and swap): \
-         ask for fewer frames or free some memory"
+         ask for a smaller arena or free some memory"
     )]
     ArenaTooLarge {
         /// Bytes of the arena.

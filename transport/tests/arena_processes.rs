@@ -231,7 +231,7 @@ fn sizes_that_cannot_be_are_errors_in_words() {
     let error = refused(u32::MAX);
     let text = error.to_string();
     assert!(matches!(error, TransportError::ArenaTooLarge { .. }), "{text}");
-    assert!(text.contains("are available") && text.contains("fewer frames"), "{text}");
+    assert!(text.contains("are available") && text.contains("a smaller arena"), "{text}");
     let huge = ArenaConfig { huge_pages: true, ..config(u32::MAX) };
     assert!(matches!(Arena::new(&huge), Err(TransportError::ArenaTooLarge { .. })));
 }

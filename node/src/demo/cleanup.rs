@@ -85,7 +85,10 @@ impl Cleanup {
                 clear(&litter);
                 let clear_line = if io::stderr().is_terminal() { "\r\x1b[K" } else { "" };
                 let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
-                eprintln!("{clear_line}pagewire: ended by {name}: the instances are stopped, nothing is kept");
+                eprintln!(
+                    "{clear_line}pagewire: ended by {name}: the instances are stopped, nothing is \
+                     kept"
+                );
                 process::exit(128 + signal);
             }
         })?;

@@ -250,11 +250,12 @@ fn map(config: &ArenaConfig) -> Result<(Mapping, Layout), TransportError> {
     };
     let wanted =
         |layout: &Layout, huge| Wanted { len_bytes: layout.total_bytes, huge, dump: config.dump };
+    let mut without_huge_pages = None;
     if config.huge_pages {
         let layout = layout(HUGE_PAGE_BYTES)?;
         match Mapping::new(wanted(&layout, true)) {
             Ok(mapping) => return Ok((mapping, layout)),
-            Err(error) => limits::warn_without_huge_pages(layout.total_bytes, &error),
+            Err(error) => without_huge_pages = Some((layout.total_bytes, error)),
         }
     }
     let layout = layout(4096)?;
@@ -263,6 +264,9 @@ fn map(config: &ArenaConfig) -> Result<(Mapping, Layout), TransportError> {
         && available_bytes < needed_bytes
     {
         return Err(TransportError::ArenaTooLarge { needed_bytes, available_bytes });
+    }
+    if let Some((huge_bytes, error)) = without_huge_pages {
+        limits::warn_without_huge_pages(huge_bytes, &error);
     }
     let failed = |source| TransportError::Arena { frames, page_bytes, source };
     Ok((Mapping::new(wanted(&layout, false)).map_err(failed)?, layout))

@@ -56,7 +56,11 @@ fn siblings(cpu: &CpuFacts) -> Finding {
     finding
         .found(groups.join(" "))
         .expected("only one of each group in poller_cores, the other left idle")
-        .note_if(true, "choose poller_cores so, or switch SMT off: echo off > /sys/devices/system/cpu/smt/control")
+        .note_if(
+            true,
+            "choose poller_cores so, or switch SMT off: echo off > \
+             /sys/devices/system/cpu/smt/control",
+        )
 }
 
 fn governor(cpu: &CpuFacts) -> Finding {
