@@ -305,7 +305,7 @@ fn limits_and_tcp_settings_have_their_words() {
         .with("proc/sys/net/ipv4/tcp_slow_start_after_idle", "1\n");
     for (subject, words) in [
         ("open files", &["70 (hard: 524288)", "ulimit -n 1024"][..]),
-        ("core files", &["at most 0 bytes, to 'core'", "ulimit -c unlimited"]),
+        ("core dumps", &["at most 0 bytes, to 'core'", "ulimit -c unlimited"]),
         ("busy polling", &["0 us", "eth0", "net.core.busy_read=50"]),
         (
             "TCP buffers (net.ipv4.tcp_rmem",
@@ -315,7 +315,11 @@ fn limits_and_tcp_settings_have_their_words() {
     ] {
         assert_tells(&host.finding(subject), Level::Note, words);
     }
-    assert_tells(&host.finding("page content in core"), Level::Ok, &["0x33", "not to be dumped"]);
+    assert_tells(
+        &host.finding("page content in core"),
+        Level::Ok,
+        &["0x33", "anonymous shared", "not to be dumped"],
+    );
     let host = host.with("proc/self/limits", &limits.replace("70  ", "40  "));
     assert_tells(&host.finding("open files"), Level::Change, &["40 (hard: 524288)"]);
 }

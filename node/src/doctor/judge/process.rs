@@ -7,8 +7,17 @@ use crate::doctor::{
 };
 
 const AREA: &str = "limits";
-/// Shared memory without a name, such as a memfd, in `coredump_filter`.
-const DUMPS_SHARED: u64 = 1 << 1;
+/// Kinds of memory in core dumps, by their bit of `coredump_filter`. A memfd is anonymous shared
+/// memory, or shared huge pages.
+const DUMPED: [&str; 7] = [
+    "anonymous private",
+    "anonymous shared",
+    "private of files",
+    "shared of files",
+    "ELF headers",
+    "private huge pages",
+    "shared huge pages",
+];
 /// Files open beside those of peers and page files.
 const FILES_BASE: u64 = 64;
 /// Connections to a peer, with those that are just being replaced.
@@ -29,7 +38,7 @@ fn words(bound: Bound, unit: impl Fn(u64) -> String) -> String {
 
 fn memlock(process: &ProcessFacts, rdma: &RdmaFacts, plan: &Plan) -> Finding {
     let needed = plan.arena_bytes;
-    let finding = Finding::new(AREA, "locked memory (ulimit -l)")
+    let finding = Finding::new(AREA, "locked memory (memlock, ulimit -l)")
         .expected(format!("at least {}: RDMA pins the arena", size(needed)));
     let Some(Limit { soft, hard }) = process.memlock else { return finding };
     let right = if process.may_lock { ", and the right to exceed it (CAP_IPC_LOCK)" } else { "" };
@@ -66,7 +75,7 @@ fn files(process: &ProcessFacts, plan: &Plan) -> Finding {
 }
 
 fn core(process: &ProcessFacts) -> Finding {
-    let finding = Finding::new(AREA, "core files (ulimit -c, kernel.core_pattern)")
+    let finding = Finding::new(AREA, "core dumps (ulimit -c, kernel.core_pattern)")
         .expected("a place to go, so that a crash can be looked into");
     let Some(Limit { soft, .. }) = process.core else { return finding };
     let pattern = process.core_pattern.as_deref().unwrap_or("nowhere");
@@ -79,17 +88,15 @@ fn core(process: &ProcessFacts) -> Finding {
 }
 
 fn core_content(process: &ProcessFacts) -> Finding {
-    let finding = Finding::new(AREA, "page content in core files (coredump_filter)")
+    let finding = Finding::new(AREA, "page content in core dumps (coredump_filter)")
         .expected("none of the arena: it is marked as not to be dumped, whatever the filter");
     match process.coredump_filter {
         None => finding,
         Some(filter) => {
-            let shared = if filter & DUMPS_SHARED != 0 {
-                "other shared memory, too"
-            } else {
-                "no shared memory"
-            };
-            finding.found(format!("{filter:#x}: {shared}"))
+            let is_dumped = |(bit, _): &(usize, &&str)| filter & (1 << bit) != 0;
+            let kinds = DUMPED.iter().enumerate().filter(is_dumped).map(|(_, kind)| *kind);
+            let kinds: Vec<_> = kinds.collect();
+            finding.found(format!("{filter:#x}: {}", kinds.join(", ")))
         }
     }
 }
