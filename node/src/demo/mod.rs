@@ -185,10 +185,10 @@ pub enum DemoError {
 /// ended then.
 pub fn run(options: &DemoOptions) -> Result<bool, DemoError> {
     check_cache(options)?;
-    let out = check_files(options)?;
-    let seed = options.seed.unwrap_or_else(fresh_seed);
     let cleanup = Cleanup::default();
     cleanup.at_signals().map_err(io_error("wait for signals"))?;
+    let out = check_files(options, &cleanup)?;
+    let seed = options.seed.unwrap_or_else(fresh_seed);
     let make =
         || tempfile::Builder::new().prefix("pagewire-demo-").tempdir().map(tempfile::TempDir::keep);
     let folder = cleanup.enter(make).map_err(io_error("make a temporary folder"))?;
@@ -224,11 +224,12 @@ fn check_cache(options: &DemoOptions) -> Result<(), DemoError> {
 }
 
 /// Refuses what will not work at the end, before anything is started; returns where `--out` goes.
-fn check_files(options: &DemoOptions) -> Result<Option<Out>, DemoError> {
+fn check_files(options: &DemoOptions, cleanup: &Cleanup) -> Result<Option<Out>, DemoError> {
     if let Some(pages) = &options.pages {
         relation::check_file(pages, PAGE_SIZE)?;
     }
-    options.out.as_deref().map(|out| Out::check(out, options.pages.as_deref())).transpose()
+    let check = |out: &Path| Out::check(out, options.pages.as_deref(), cleanup);
+    options.out.as_deref().map(check).transpose()
 }
 
 /// A seed that every JSON reader can hold.
@@ -524,7 +525,7 @@ mod tests {
             let mut options = parse("").expect("defaults");
             options.pages = Some(path(pages));
             options.out = Some(path(out));
-            check_files(&options)
+            check_files(&options, &Cleanup::default())
         };
         check("pages", "new").expect("a new file");
         assert!(!path("new").exists(), "only tried");

@@ -28,7 +28,11 @@ pub(super) struct Out {
 
 impl Out {
     /// Checks that the result of `pages` can be put at `path`; leaves nothing there.
-    pub(super) fn check(path: &Path, pages: Option<&Path>) -> Result<Self, DemoError> {
+    pub(super) fn check(
+        path: &Path,
+        pages: Option<&Path>,
+        cleanup: &Cleanup,
+    ) -> Result<Self, DemoError> {
         let refused = |source| DemoError::Out { path: path.to_owned(), source };
         let not_a_file = |found| DemoError::OutNotAFile { path: path.to_owned(), found };
         let target = match fs::symlink_metadata(path) {
@@ -66,7 +70,7 @@ impl Out {
         };
         let beside = folder.join(format!(".pagewire-out-{}", std::process::id()));
         let out = Self { named: path.to_owned(), target, folder, beside };
-        out.create_beside(&Cleanup::default()).map_err(refused)?;
+        out.create_beside(cleanup).map_err(refused)?;
         Ok(out)
     }
 
