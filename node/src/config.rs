@@ -98,6 +98,40 @@ pub enum ConfigError {
         /// Line, what was found and what is expected.
         problem: String,
     },
+    /// The arena is too small for the frames that have to be there.
+    #[error(
+        "configuration {}: arena_mb is {found_mb}, that is {frames} frames of {page_bytes} bytes, \
+         expected at least {needed} for {peers} peers: raise `arena_mb` to {needed_mb}",
+        path.display()
+    )]
+    ArenaTooSmall {
+        /// The file.
+        path: PathBuf,
+        /// Size of the arena, in MiB.
+        found_mb: u32,
+        /// Frames that fit in there.
+        frames: u32,
+        /// Bytes of a frame.
+        page_bytes: usize,
+        /// Fewest frames.
+        needed: u64,
+        /// Least size that has them, in MiB.
+        needed_mb: u64,
+        /// Other instances.
+        peers: usize,
+    },
+    /// A peer's address cannot be right.
+    #[error("configuration {}: peer {peer} has address {address}, {problem}", path.display())]
+    PeerAddress {
+        /// The file.
+        path: PathBuf,
+        /// The peer's id.
+        peer: InstanceId,
+        /// The address given for it.
+        address: SocketAddr,
+        /// What is wrong with it, and what is expected.
+        problem: String,
+    },
     /// A value is out of range.
     #[error("configuration {}: {key} is {found}, expected {expected}", path.display())]
     Value {
@@ -112,11 +146,58 @@ pub enum ConfigError {
     },
 }
 
+/// A day: a clock can add it to any time.
+const ACQUIRE_TIMEOUT_MAX_MS: u64 = 86_400_000;
+/// Fewest pages an instance can work with, as in runtime/shard.rs.
+const CACHE_PAGES_MIN: u32 = 32;
+
+/// What the keys take that a wrong number or type may be given for.
+const RANGES: &[(&str, &str)] = &[
+    ("cluster", "a number from 0 to 18446744073709551615"),
+    ("instance", "a number from 0 to 63"),
+    ("members", "a list of instance ids, each 0 to 63"),
+    ("page_size", "4096, 8192, 16384 or 32768"),
+    ("arena_mb", "1 to 1048576"),
+    ("cache_pages", "a number from 32 to 4294967295"),
+    ("poller_cores", "a list of core numbers"),
+    ("io_threads", "1 to 64"),
+    ("acquire_timeout_ms", "1 to 86400000"),
+];
+
+fn range_of(key: &str) -> &'static str {
+    RANGES.iter().find(|(known, _)| *known == key).map_or("another value", |(_, range)| range)
+}
+
+/// What is wrong in line `line` (from 1) if the value of a key in [`RANGES`] is: TOML's own `message`
+/// knows types, not keys.
+fn out_of_range(text: &str, line: usize, message: &str) -> Option<String> {
+    let is_of_a_value = ["invalid value", "invalid type", "number", "overflow", "integer"];
+    if !is_of_a_value.iter().any(|words| message.contains(words)) {
+        return None;
+    }
+    let (key, rest) = text.lines().nth(line.checked_sub(1)?)?.split_once('=')?;
+    let (key, range) = RANGES.iter().find(|(known, _)| *known == key.trim())?;
+    let found = rest.split('#').next().unwrap_or(rest).trim();
+    Some(format!("{key} is {found}, expected {range}"))
+}
+
+/// Reads an address, and says what one is when it is none.
+fn address<'de, D: serde::Deserializer<'de>>(source: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(source)?;
+    text.parse().map_err(|_| {
+        serde::de::Error::custom(format!(
+            "'{text}' is no socket address, expected IP:PORT, for example 10.0.0.2:7400 or \
+             [fd00::2]:7400; host names are not looked up"
+        ))
+    })
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileConfig {
     cluster: u64,
     instance: u16,
+    #[serde(deserialize_with = "address")]
     listen: SocketAddr,
     storage: PathBuf,
     members: Option<Vec<u16>>,
@@ -137,6 +218,7 @@ struct FileConfig {
 #[serde(deny_unknown_fields)]
 struct FilePeer {
     instance: u16,
+    #[serde(deserialize_with = "address")]
     address: SocketAddr,
 }
 
@@ -192,7 +274,11 @@ impl NodeConfig {
                     .count()
                     + 1
             });
-            let problem = format!("line {line}: {}", error.message().replace('\n', " "));
+            let message = error.message().replace('\n', " ");
+            let problem = match out_of_range(text, line, &message) {
+                Some(problem) => format!("line {line}: {problem}"),
+                None => format!("line {line}: {message}"),
+            };
             ConfigError::Parse { path: path.to_owned(), problem }
         })?;
         let value = |key, found: String, expected| ConfigError::Value {
@@ -243,10 +329,71 @@ impl NodeConfig {
         if !(1..=1 << 20).contains(&config.arena_mb) {
             return Err(value("arena_mb", config.arena_mb.to_string(), "1 to 1048576"));
         }
-        if config.acquire_timeout_ms == 0 {
-            return Err(value("acquire_timeout_ms", "0".to_owned(), "at least 1"));
+        if !(1..=ACQUIRE_TIMEOUT_MAX_MS).contains(&config.acquire_timeout_ms) {
+            let found = config.acquire_timeout_ms.to_string();
+            return Err(value("acquire_timeout_ms", found, range_of("acquire_timeout_ms")));
         }
+        if let Some(pages) = config.cache_pages.filter(|pages| *pages < CACHE_PAGES_MIN) {
+            return Err(value("cache_pages", pages.to_string(), range_of("cache_pages")));
+        }
+        config.check_arena(path)?;
+        config.check_addresses(path)?;
         Ok(config)
+    }
+
+    /// Checks that the arena has room for what the peers may have on their way, and some pages.
+    fn check_arena(&self, path: &Path) -> Result<(), ConfigError> {
+        let peers = self.members.len().saturating_sub(1);
+        // The sum at the top of runtime/shard.rs.
+        let fabric = peers as u64 * u64::from(self.credits.frames_per_peer());
+        let needed = fabric + u64::from(self.io_threads) + u64::from(CACHE_PAGES_MIN);
+        if u64::from(self.frames()) >= needed {
+            return Ok(());
+        }
+        let page_bytes = self.page_size.bytes();
+        Err(ConfigError::ArenaTooSmall {
+            path: path.to_owned(),
+            found_mb: self.arena_mb,
+            frames: self.frames(),
+            page_bytes,
+            needed,
+            needed_mb: (needed * page_bytes as u64).div_ceil(1 << 20),
+            peers,
+        })
+    }
+
+    /// Checks that each peer has an address that can be its own.
+    fn check_addresses(&self, path: &Path) -> Result<(), ConfigError> {
+        for (at, PeerConfig { instance: peer, address }) in self.peers.iter().enumerate() {
+            let wrong = |problem: String| {
+                let (peer, address) = (*peer, *address);
+                Err(ConfigError::PeerAddress { path: path.to_owned(), peer, address, problem })
+            };
+            if address.port() == 0 {
+                return wrong("which has no port; expected the port that it listens on".to_owned());
+            }
+            if address.ip().is_unspecified() {
+                let expected = "expected the address at which this instance reaches it";
+                return wrong(format!("which is no address to dial; {expected}"));
+            }
+            // An entry for this very instance, or a second one for a peer, is told by the endpoint.
+            if *peer != self.instance && self.is_own(address) {
+                let expected = "expected the address that the peer listens on";
+                return wrong(format!("which is this instance's own; {expected}"));
+            }
+            let same = |other: &&PeerConfig| other.address == *address && other.instance != *peer;
+            if let Some(other) = self.peers[..at].iter().find(same) {
+                let other = other.instance;
+                return wrong(format!("which peer {other} has, too; expected one for each"));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_own(&self, address: &SocketAddr) -> bool {
+        let is_here = self.listen.ip() == address.ip()
+            || (self.listen.ip().is_unspecified() && address.ip().is_loopback());
+        self.listen.port() == address.port() && is_here
     }
 
     /// Checks that every other member has an address. Whoever adds peers later need not ask.
@@ -326,6 +473,40 @@ mod tests {
     }
 
     #[test]
+    fn addresses_that_cannot_be_a_peers_are_refused() {
+        let parse = |listen: &str, peers: &[&str]| {
+            let peer = |(id, address): (usize, &&str)| {
+                format!("[[peers]]\ninstance = {}\naddress = \"{address}\"\n", id + 2)
+            };
+            let peers: String = peers.iter().enumerate().map(peer).collect();
+            parse(&(GOOD.replace("127.0.0.1:0", listen) + &peers)).map(drop)
+        };
+        let listen = "10.0.0.1:7400";
+        for (listen, peers, words) in [
+            (listen, &["10.0.0.2:0"][..], "peer 2 has address 10.0.0.2:0, which has no port"),
+            (listen, &["0.0.0.0:7400"], "no address to dial"),
+            (
+                listen,
+                &["10.0.0.2:1", "10.0.0.1:7400"],
+                "peer 3 has address 10.0.0.1:7400, which is",
+            ),
+            ("0.0.0.0:7400", &["127.0.0.1:7400"], "this instance's own"),
+            (listen, &["10.0.0.2:1", "10.0.0.2:1"], "which peer 2 has, too"),
+            (listen, &["db1.example:7400"], "line 7: 'db1.example:7400' is no socket address"),
+            (
+                "localhost:7400",
+                &[],
+                "line 3: 'localhost:7400' is no socket address, expected IP:PORT",
+            ),
+        ] {
+            let error = parse(listen, peers).unwrap_err();
+            assert!(error.contains(words), "'{words}' in: {error}");
+        }
+        parse(listen, &["10.0.0.1:7401", "10.0.0.2:7400"]).unwrap();
+        parse("0.0.0.0:7400", &["127.0.0.1:7401"]).unwrap();
+    }
+
+    #[test]
     fn a_member_without_an_address_is_named() {
         let config = parse(&format!("{GOOD}members = [1, 2]\n")).unwrap();
         let error = config.check_peers(Path::new("node.toml")).unwrap_err().to_string();
@@ -346,10 +527,19 @@ mod tests {
             ("io_threads = 0", "1 to 64"),
             ("arena_mb = 0", "1 to 1048576"),
             ("members = [0, 2]", "this instance's id"),
-            ("acquire_timeout_ms = 0", "at least 1"),
+            ("acquire_timeout_ms = 0", "1 to 86400000"),
+            ("cache_pages = 0", "cache_pages is 0, expected a number from 32"),
+            ("members = [1, 2, 3]\narena_mb = 1", "raise `arena_mb` to 2"),
         ] {
             let error = parse(&format!("{GOOD}{line}\n")).unwrap_err();
             assert!(error.contains(expected), "{error}");
+        }
+        for value in ["99999999999", "-1", "1.5", "\"8\"", "99999999999999999999"] {
+            for (key, range) in RANGES.iter().skip(2) {
+                let error = parse(&format!("{GOOD}{key} = {value} # odd\n")).unwrap_err();
+                let told = format!("{key} is {value}, expected {range}");
+                assert!(error.contains(&told), "{told} in: {error}");
+            }
         }
         assert!(parse("cluster = 7\n").unwrap_err().contains("missing field"));
         assert!(parse("cluster = [").unwrap_err().contains("line 1"));

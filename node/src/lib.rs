@@ -3,16 +3,19 @@
 //! Purpose: everything above the transport: the page directory ([`grd`], a pure core), the
 //! membership view ([`view`]), shared storage ([`store`]), and the [`runtime`] where they meet
 //! threads and sockets. On top of it the ledger workload of `pagewire demo`: [`ledger`] (data and
-//! proof), [`agent`] (one instance's part) and [`demo`] (the coordinator).
+//! proof), [`agent`] (one instance's part) and [`demo`] (the coordinator). [`doctor`] looks
+//! at the host before anything runs.
 #![forbid(unsafe_code)]
 
 pub mod agent;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod grd;
 pub mod instance;
 pub mod latency;
 pub mod ledger;
+pub mod roster;
 pub mod runtime;
 pub mod store;
 pub mod view;

@@ -1,13 +1,15 @@
 //! `pagewire`: runs one instance, or a whole demonstration of three.
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
-use pagewire_node::{NodeConfig, agent, demo, instance::NodeInstance, runtime::Node};
+use pagewire_node::{
+    NodeConfig, agent, demo, doctor, instance::NodeInstance, roster::Roster, runtime::Node,
+};
 use std::{
     error::Error,
     io::{BufReader, Write, stdin, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How often an instance looks whether its peers are up.
@@ -15,11 +17,20 @@ const PEERS_CHECK: Duration = Duration::from_millis(50);
 /// How often it looks whether a peer refuses it, once they were.
 const WHOLE_CHECK: Duration = Duration::from_millis(500);
 
+/// What the help of the whole and of each command ends with.
+const ENVIRONMENT: &str = "\
+Environment:
+  PAGEWIRE_LOG  What is logged to standard error: error, warn, info, debug or trace, also by module,
+                for example warn,pagewire_transport=debug [default: warn]";
+
+const EXIT: &str = "\
+Exit status:
+  0  done; 1  it failed, or the answer is no; 2  the arguments are wrong;
+  128 + N  ended by signal N (130: Ctrl-C, 143: SIGTERM)";
+
+/// Ships database blocks between the instances of a shared-storage cluster
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    about = "Ships database blocks between the instances of a shared-storage cluster"
-)]
+#[command(version, after_help = format!("{ENVIRONMENT}\n\n{EXIT}"))]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -27,19 +38,90 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start several instances, let them move money between shared pages, and prove that nothing
-    /// was lost.
+    /// Run a small cluster on this host, move money between pages, prove that nothing was lost
+    #[command(after_help = demo_help(), long_about = DEMO)]
     Demo(demo::DemoOptions),
-    /// Run one instance.
+    /// Run one instance until it is ended
+    #[command(after_help = format!("{NODE_KEYS}\n\n{ENVIRONMENT}"), long_about = NODE)]
     Node(NodeOptions),
-    /// Replay the transfer logs of a demo against its page file.
+    /// Say what this host offers and what to change
+    #[command(after_help = doctor_help(), long_about = DOCTOR)]
+    Doctor(doctor::DoctorOptions),
+    /// Replay the transfer logs of a finished demo against its page file
+    #[command(after_help = ENVIRONMENT)]
     Verify(demo::verify_cmd::VerifyOptions),
 }
 
+const DEMO: &str = "\
+Runs a small cluster on this host, moves money between pages, and proves that nothing was lost.
+
+Each instance is a process of its own. A separate process replays what they logged against the
+pages they left.";
+
+fn demo_help() -> String {
+    format!(
+        "\
+Verdict, the last line of the table (`verdict` in JSON):
+  VERIFIED         money moved, and every update, checksum and the total came out; exit status 0
+  NOTHING TO MOVE  fewer than 2 pages of --pages have room for an account: any number of pages is
+                   taken and comes back unharmed, but nothing moved; exit status 0
+  NOT VERIFIED     something was lost or damaged, told line by line; exit status 1
+
+Ctrl-C and SIGTERM stop all instances and remove every file; exit status 130 or 143.
+
+{ENVIRONMENT}"
+    )
+}
+
+const DOCTOR: &str = "\
+Says what this host offers and what to change: huge pages, overcommit, limits, cores, clock, TCP,
+RDMA devices, core files; with --config also storage, address, key file, cores and arena of one
+instance. It changes nothing.";
+
+fn doctor_help() -> String {
+    format!(
+        "\
+Each line begins with what is to be done:
+  OK      nothing
+  note    nothing has to be; the host could serve Pagewire better
+  CHANGE  Pagewire does not run as configured, or cannot use an RDMA device that is there
+
+Exit status: 0 when there is no CHANGE, 1 when there is one.
+
+{ENVIRONMENT}"
+    )
+}
+
+const NODE_KEYS: &str = "\
+Keys of the file, with what they are when they are left out:
+  cluster = 42                  a number, the same on all instances
+  instance = 0                  0 to 63, its own on each
+  listen = \"10.0.0.1:7400\"     IP:PORT
+  storage = \"/srv/shared\"      folder of the page files that all instances share
+  members = [0, 1]              this instance and its peers
+  page_size = 8192              4096, 8192, 16384 or 32768
+  arena_mb = 64                 memory for pages, in MiB
+  cache_pages = 4000            32 or more [as many as the arena has room for]
+  huge_pages = true             if the host has them
+  poller_cores = [2]            core of the thread that moves pages [any]
+  io_threads = 2                1 to 64
+  acquire_timeout_ms = 30000    longest wait for a page
+  page_crc = true               a CRC-32C on every page that is sent
+  [[peers]]                     one for each other instance
+  instance = 1
+  address = \"10.0.0.2:7400\"    IP:PORT";
+
+const NODE: &str = "\
+Runs one instance until it is ended.
+
+Tells on standard output where it listens, whom it waits for (again every 30 s), and each instance
+that comes up. Ends by itself only when a peer refuses it for good. `pagewire doctor --config FILE`
+checks the same file against this host first.";
+
 #[derive(Debug, Args)]
 struct NodeOptions {
-    /// TOML file of this instance.
-    #[arg(long)]
+    /// TOML file of this instance
+    #[arg(long, value_name = "FILE")]
     config: PathBuf,
     #[command(flatten)]
     ledger: LedgerOptions,
@@ -66,9 +148,8 @@ struct LedgerOptions {
 }
 
 fn main() -> ExitCode {
-    // Standard output belongs to results; logs go to standard error. PAGEWIRE_LOG sets the level.
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PAGEWIRE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    // Standard output belongs to results; logs go to standard error.
+    let filter = log_filter(std::env::var("PAGEWIRE_LOG").ok());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -82,6 +163,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn log_filter(wanted: Option<String>) -> tracing_subscriber::EnvFilter {
+    let usual = || tracing_subscriber::EnvFilter::new("warn");
+    let Some(wanted) = wanted else { return usual() };
+    tracing_subscriber::EnvFilter::try_new(&wanted).unwrap_or_else(|error| {
+        eprintln!(
+            "pagewire: PAGEWIRE_LOG is '{wanted}', expected error, warn, info, debug or trace, also \
+             by module ({error}): taking warn"
+        );
+        usual()
+    })
 }
 
 /// Help and version as they are; what is wrong with the arguments in one line.
@@ -102,6 +195,11 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn run(command: Command) -> Result<bool, Box<dyn Error>> {
     match command {
         Command::Demo(options) => Ok(demo::run(&options)?),
+        Command::Doctor(options) => {
+            let refused =
+                |error| format!("cannot write to standard output: {error}; check where it goes");
+            Ok(doctor::run(&options).map_err(refused)?)
+        }
         Command::Verify(options) => Ok(demo::verify_cmd::run(&options)?),
         Command::Node(options) => {
             let config = NodeConfig::load(&options.config)?;
@@ -144,15 +242,14 @@ fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
         config.cluster,
         node.listen_address()
     ));
-    let peers = config.members.len() - 1;
-    let mut is_told = false;
+    let peers = config.members.iter().copied().filter(|id| *id != config.instance);
+    let (mut roster, line) = Roster::new(peers, Instant::now());
+    tell(&line);
     loop {
-        let is_whole = node.peers_missing()?.is_empty();
-        if is_whole && !is_told {
-            tell(&format!("all {peers} peers are up"));
-        }
-        is_told |= is_whole;
-        std::thread::park_timeout(if is_told { WHOLE_CHECK } else { PEERS_CHECK });
+        let missing = node.peers_missing()?;
+        roster.observe(&missing, Instant::now()).iter().for_each(|line| tell(line));
+        let pause = if roster.was_whole() { WHOLE_CHECK } else { PEERS_CHECK };
+        std::thread::park_timeout(pause);
     }
 }
 

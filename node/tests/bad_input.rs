@@ -48,8 +48,8 @@ fn a_configuration_that_is_none_is_refused_with_the_key_and_the_line() {
     };
     let cases = [
         (with("arena_mb = 16", "arena_mib = 16"), vec!["line 8", "arena_mib", "expected one of"]),
-        (with("instance = 0", "instance = \"zero\""), vec!["line 2", "\"zero\"", "u16"]),
-        (with("instance = 0", "instance = -1"), vec!["line 2", "-1", "u16"]),
+        (with("instance = 0", "instance = \"zero\""), vec!["line 2", "\"zero\"", "0 to 63"]),
+        (with("instance = 0", "instance = -1"), vec!["line 2", "instance is -1", "0 to 63"]),
         (with("instance = 0", "instance = 64"), vec!["members", "list with this instance's id"]),
         (with("cluster = 4711", ""), vec!["missing field", "cluster"]),
         (with("cluster = 4711", "cluster = 4711\ncluster = 4712"), vec!["line 2", "duplicate"]),
@@ -61,6 +61,7 @@ fn a_configuration_that_is_none_is_refused_with_the_key_and_the_line() {
         (with("members = [0]", "members = [1, 2]"), vec!["without 0", "this instance's id"]),
         (with("members = [0]", "members = [0, 0]"), vec!["0 is listed twice", "its own"]),
         (with("members = [0]", "members = [0, 99]"), vec!["without 99", "an address for each"]),
+        (with("arena_mb = 16", "cache_pages = 0"), vec!["cache_pages is 0", "from 32"]),
         (with("arena_mb = 16", "arena_mb = 0"), vec!["arena_mb is 0", "1 to 1048576"]),
     ];
     for (text, words) in cases {

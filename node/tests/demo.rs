@@ -13,71 +13,11 @@ use std::{
     process::Command,
 };
 use support::{
+    demo::{Demo, children, is_there, signal},
     ledger::{Cluster, Files},
     pages::{PAGE_BYTES, full_page, put_checksum, read_pages, sound_page},
     process::{Ended, Process, say, wait_for},
 };
-
-/// A demo that runs, with a temporary folder of its own.
-struct Demo {
-    process: Process,
-    folder: tempfile::TempDir,
-}
-
-impl Demo {
-    fn start<S: Into<OsString>>(arguments: impl IntoIterator<Item = S>) -> Self {
-        let arguments = arguments.into_iter().map(Into::into);
-        let arguments = [OsString::from("demo")].into_iter().chain(arguments);
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut command = Process::command(arguments);
-        let process = Process::start(command.env("TMPDIR", folder.path()));
-        Self { process, folder }
-    }
-
-    /// What it ended with; it leaves nothing behind.
-    fn end(self) -> Ended {
-        let ended = self.process.end();
-        let left: Vec<_> = fs::read_dir(self.folder.path()).expect("the folder").collect();
-        assert!(left.is_empty(), "left behind: {left:?}");
-        ended
-    }
-
-    /// The process of instance `instance`, once its workers work.
-    fn instance_at_work(&self, instance: u16) -> u32 {
-        let log = format!("transfers-{instance}.log");
-        let is_written = |folder: fs::DirEntry| {
-            fs::metadata(folder.path().join(&log)).is_ok_and(|about| about.len() > 0)
-        };
-        wait_for("a transfer log", || {
-            let folders = fs::read_dir(self.folder.path()).expect("the folder");
-            folders.flatten().any(is_written)
-        });
-        let config = format!("instance-{instance}.toml");
-        let child = children(self.process.id()).into_iter().find(|id| {
-            fs::read_to_string(format!("/proc/{id}/cmdline")).is_ok_and(|c| c.contains(&config))
-        });
-        child.expect("an instance's process")
-    }
-}
-
-/// Processes that `parent` started.
-fn children(parent: u32) -> Vec<u32> {
-    let tasks = fs::read_dir(format!("/proc/{parent}/task")).expect("a running process");
-    let of_task = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).ok();
-    let ids: String = tasks.flatten().filter_map(of_task).collect();
-    ids.split_whitespace().map(|id| id.parse().expect("a process id")).collect()
-}
-
-fn is_there(id: u32) -> bool {
-    // A process that its parent has not reaped yet is over, too.
-    let stat = fs::read_to_string(format!("/proc/{id}/stat"));
-    stat.is_ok_and(|stat| !stat.contains(") Z "))
-}
-
-fn signal(name: &str, id: u32) {
-    let sent = Command::new("/bin/sh").args(["-c", &format!("kill -{name} {id}")]).status();
-    assert!(sent.expect("a shell").success());
-}
 
 fn demo(arguments: &[&str]) -> Ended {
     Demo::start(arguments.iter().copied()).end()

@@ -100,6 +100,20 @@ impl BufferTag {
             u64::from(self.block),
         ]
     }
+
+    /// The tag that `words` stand for; `None` if they are no tag's.
+    #[must_use]
+    pub fn from_words(words: [u64; 3]) -> Option<Self> {
+        let high = |word: u64| u32::try_from(word >> 32).ok();
+        let low = |word: u64| u32::try_from(word & u64::from(u32::MAX)).ok();
+        Some(Self {
+            tablespace: high(words[0])?,
+            database: low(words[0])?,
+            relation: high(words[1])?,
+            fork: Fork::from_number(low(words[1])?)?,
+            block: u32::try_from(words[2]).ok()?,
+        })
+    }
 }
 
 fn mix(value: u64) -> u64 {
@@ -129,6 +143,15 @@ mod tests {
         }
         // 4096 balls in 4096 bins leave about 63 % of them used.
         assert!((2400..2800).contains(&seen.len()), "{}", seen.len());
+    }
+
+    #[test]
+    fn a_tag_comes_back_from_its_words_and_other_words_are_none() {
+        let (tablespace, database, relation) = (1663, u32::MAX, 16384);
+        let tag = BufferTag { tablespace, database, relation, fork: Fork::Init, block: u32::MAX };
+        assert_eq!(BufferTag::from_words(tag.to_words()), Some(tag));
+        assert_eq!(BufferTag::from_words([0, 4, 0]), None, "no such fork");
+        assert_eq!(BufferTag::from_words([0, 0, 1 << 32]), None, "no such block");
     }
 
     #[test]

@@ -20,6 +20,45 @@ pub enum TransportError {
         /// What the system said.
         source: io::Error,
     },
+    /// No arena can have that size.
+    #[error("an arena of {frames} frames of {page_bytes} bytes cannot be: {problem}")]
+    ArenaSize {
+        /// Frames asked for.
+        frames: u32,
+        /// Bytes of a frame.
+        page_bytes: usize,
+        /// What is wrong with it, and what is expected.
+        problem: &'static str,
+    },
+    /// The host has less memory than the arena needs.
+    #[error(
+        "the arena needs {needed_bytes} bytes, {available_bytes} are available (memory and swap): \
+         ask for a smaller arena or free some memory"
+    )]
+    ArenaTooLarge {
+        /// Bytes of the arena.
+        needed_bytes: u64,
+        /// Bytes that the host can give.
+        available_bytes: u64,
+    },
+    /// The arena cannot be locked in memory.
+    #[error(
+        "cannot lock the arena's {needed_bytes} bytes in memory: {source}; this process may lock \
+         {} (hard limit: {}), expected at least {needed_bytes} bytes beside what it locked before: \
+         raise it with `ulimit -l {}` before the start or LimitMEMLOCK={needed_bytes} in the systemd \
+         unit, or do not ask for the lock",
+        limit(*soft_bytes), limit(*hard_bytes), needed_bytes.div_ceil(1024)
+    )]
+    ArenaLock {
+        /// Bytes to lock.
+        needed_bytes: usize,
+        /// The limit now (RLIMIT_MEMLOCK); `None`: none.
+        soft_bytes: Option<u64>,
+        /// What it may be raised to without privileges; `None`: anything.
+        hard_bytes: Option<u64>,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The arena's page table has an owner already.
     #[error("the arena's page table is taken: one thread owns it")]
     PageTableTaken,
@@ -44,6 +83,10 @@ pub enum TransportError {
         /// What is wrong.
         problem: &'static str,
     },
+}
+
+fn limit(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "no limit".to_owned(), |bytes| format!("{bytes} bytes"))
 }
 
 /// Why a link went down.

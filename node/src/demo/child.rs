@@ -5,12 +5,14 @@
 //! Invariants: every wait has a deadline and notices the death of any child; a child is killed and
 //! reaped when its handle is dropped, on every path.
 
+use super::cleanup::{Cleanup, SharedChild, lock};
 use crate::agent::lines::{Command as Order, Event};
 use pagewire_protocol::InstanceId;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader, Read, Write},
-    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    os::unix::process::CommandExt,
+    process::{ChildStdin, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, Sender},
     thread,
     time::{Duration, Instant},
@@ -109,18 +111,24 @@ pub enum ChildError {
 
 /// A process that does not outlive its handle.
 #[derive(Debug)]
-struct Guarded(Child);
+struct Guarded {
+    child: SharedChild,
+    cleanup: Cleanup,
+}
 
 impl Guarded {
-    fn start(command: &mut Command, what: &str) -> Result<Self, ChildError> {
-        let child = command.spawn();
-        child.map(Self).map_err(|source| ChildError::Start { what: what.to_owned(), source })
+    fn start(command: &mut Command, what: &str, cleanup: &Cleanup) -> Result<Self, ChildError> {
+        // A group of its own: what a terminal sends (Ctrl-C) goes to the coordinator alone.
+        let child = cleanup.spawn(command.process_group(0));
+        let child = child.map_err(|source| ChildError::Start { what: what.to_owned(), source })?;
+        Ok(Self { child, cleanup: cleanup.clone() })
     }
 
     /// Its exit status, if it exits before `deadline`.
     fn wait(&mut self, deadline: Instant) -> Option<ExitStatus> {
         loop {
-            match self.0.try_wait() {
+            let tried = lock(&self.child).try_wait();
+            match tried {
                 Ok(Some(status)) => return Some(status),
                 Ok(None) if Instant::now() < deadline => thread::park_timeout(EXIT_POLL),
                 Ok(None) | Err(_) => return None,
@@ -131,9 +139,13 @@ impl Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        // Both fail only for a child that is reaped already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        {
+            let mut child = lock(&self.child);
+            // Both fail only for a child that is reaped already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        self.cleanup.forget_child(&self.child);
     }
 }
 
@@ -155,6 +167,7 @@ pub struct Fleet {
     sender: Sender<(InstanceId, Incoming)>,
     receiver: Receiver<(InstanceId, Incoming)>,
     timeout: Duration,
+    cleanup: Cleanup,
 }
 
 impl std::fmt::Debug for Fleet {
@@ -164,11 +177,12 @@ impl std::fmt::Debug for Fleet {
 }
 
 impl Fleet {
-    /// No agents yet; every wait ends after `timeout`.
+    /// No agents yet; every wait ends after `timeout`. All that start are entered in `cleanup`.
     #[must_use]
-    pub fn new(timeout: Duration) -> Self {
+    pub fn new(timeout: Duration, cleanup: &Cleanup) -> Self {
         let (sender, receiver) = mpsc::channel();
-        Self { members: BTreeMap::new(), sender, receiver, timeout }
+        let cleanup = cleanup.clone();
+        Self { members: BTreeMap::new(), sender, receiver, timeout, cleanup }
     }
 
     /// Starts `command` as the agent of `instance`.
@@ -177,9 +191,11 @@ impl Fleet {
     /// [`ChildError::Start`].
     pub fn start(&mut self, instance: InstanceId, command: &mut Command) -> Result<(), ChildError> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut process = Guarded::start(command, &format!("instance {instance}"))?;
-        let input = process.0.stdin.take();
-        let output = process.0.stdout.take();
+        let process = Guarded::start(command, &format!("instance {instance}"), &self.cleanup)?;
+        let (input, output) = {
+            let mut child = lock(&process.child);
+            (child.stdin.take(), child.stdout.take())
+        };
         self.members.insert(instance, Member { process, input });
         let sender = self.sender.clone();
         thread::spawn(move || {
@@ -346,13 +362,14 @@ pub fn run_helper(
     command: &mut Command,
     what: &'static str,
     timeout: Duration,
+    cleanup: &Cleanup,
 ) -> Result<(ExitStatus, String), ChildError> {
     let deadline = Instant::now() + timeout;
     let late = || ChildError::HelperTimeout { what, timeout_s: timeout.as_secs() };
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    let mut process = Guarded::start(command, what)?;
+    let mut process = Guarded::start(command, what, cleanup)?;
     let (sender, receiver) = mpsc::channel();
-    let output = process.0.stdout.take();
+    let output = lock(&process.child).stdout.take();
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut output) = output {
@@ -366,120 +383,4 @@ pub fn run_helper(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::agent::lines::Report;
-
-    const LISTENING: &str = r#"echo '{"event":"listening","address":"127.0.0.1:1"}'"#;
-
-    fn fleet(timeout: Duration, scripts: &[String]) -> Fleet {
-        let mut fleet = Fleet::new(timeout);
-        for (number, script) in (0..).zip(scripts) {
-            let mut command = Command::new("/bin/sh");
-            fleet.start(InstanceId(number), command.args(["-c", script])).expect("a shell");
-        }
-        fleet
-    }
-
-    fn long(scripts: &[&str]) -> Fleet {
-        let scripts: Vec<_> = scripts.iter().map(ToString::to_string).collect();
-        fleet(Duration::from_secs(30), &scripts)
-    }
-
-    #[test]
-    fn agents_are_told_and_heard_until_they_exit() {
-        let progress = r#"echo '{"event":"progress","transfers":5,"audits":2,"pages_shipped":1}'"#;
-        let report = serde_json::to_string(&Event::Report(Report::default())).expect("JSON");
-        let script = |delay: &str| {
-            format!(
-                "{LISTENING}; read start; test \"$start\" = \"start\" || exit 9; {progress}; \
-                 read quit; {delay} echo '{report}'"
-            )
-        };
-        // The second one speaks when the first one is gone.
-        let scripts = [script(""), script("read more;")];
-        let mut fleet = fleet(Duration::from_secs(30), &scripts);
-        let told = fleet.wait_all("listening").expect("both listen");
-        assert_eq!(told.len(), 2);
-        fleet.tell(&Order::Start);
-        let mut shown = 0;
-        fleet.watch(Duration::from_millis(200), |_, _| shown += 1).expect("both work");
-        fleet.tell(&Order::Quit);
-        let first = fleet.members.get_mut(&InstanceId(0)).expect("a child");
-        let deadline = Instant::now() + Duration::from_secs(30);
-        assert!(first.process.wait(deadline).is_some(), "the first one is gone");
-        fleet.tell(&Order::Quit);
-        assert_eq!(fleet.wait_all(LAST_EVENT).expect("both report").len(), 2);
-        fleet.finish().expect("both exit 0");
-        assert!(shown <= 2);
-    }
-
-    #[test]
-    fn a_child_that_dies_is_named_with_its_status() {
-        let mut fleet = long(&["read forever", "exit 7"]);
-        let error = fleet.wait_all("listening").expect_err("instance 1 died").to_string();
-        assert!(error.starts_with("instance 1 ended early (exit status: 7)"), "{error}");
-        assert!(error.contains("expected 'listening'"), "{error}");
-    }
-
-    #[test]
-    fn a_child_that_reports_an_error_is_quoted() {
-        let script = r#"echo '{"event":"error","message":"port is busy"}'; exit 1"#;
-        let mut fleet = long(&[script, "read forever"]);
-        let error = fleet.wait_all("listening").expect_err("instance 0 failed").to_string();
-        assert_eq!(error, "instance 0 failed: port is busy");
-    }
-
-    #[test]
-    fn a_death_explains_the_complaint_of_another() {
-        let complaint = r#"echo '{"event":"error","message":"peer 1 is gone"}'; read forever"#;
-        let mut fleet = long(&[complaint, "kill -9 $$"]);
-        let error = fleet.watch(Duration::from_secs(30), |_, _| {}).expect_err("1 was killed");
-        assert!(matches!(error, ChildError::Died { instance: InstanceId(1), .. }), "{error}");
-        assert!(error.to_string().contains("signal: 9"), "{error}");
-    }
-
-    #[test]
-    fn silence_garbage_and_a_wrong_event_are_refused() {
-        let mut silent = fleet(Duration::from_millis(50), &["read forever".to_owned()]);
-        let error = silent.wait_all("ready").expect_err("it says nothing");
-        assert!(matches!(error, ChildError::Timeout { expected: "ready", .. }), "{error}");
-
-        let mut garbage = long(&["echo hello; read forever"]);
-        let error = garbage.wait_all("ready").expect_err("no event").to_string();
-        assert!(error.starts_with("instance 0 told 'hello', expected 'ready'"), "{error}");
-
-        let mut wrong = long(&[&format!("{LISTENING}; read forever")]);
-        let error = wrong.wait_all("ready").expect_err("another event").to_string();
-        assert!(error.starts_with("instance 0 told 'listening', expected 'ready'"), "{error}");
-    }
-
-    #[test]
-    fn a_bad_exit_at_the_end_is_an_error() {
-        let fleet = long(&["exit 3"]);
-        let error = fleet.finish().expect_err("status 3").to_string();
-        assert!(error.contains("ended with exit status: 3"), "{error}");
-    }
-
-    #[test]
-    fn no_child_outlives_the_fleet() {
-        let mut fleet = long(&["echo $$ >&2; exec sleep 1000"]);
-        let id = fleet.members.values_mut().next().expect("a child").process.0.id();
-        assert!(std::path::Path::new(&format!("/proc/{id}")).exists());
-        drop(fleet);
-        assert!(!std::path::Path::new(&format!("/proc/{id}")).exists());
-    }
-
-    #[test]
-    fn a_helper_returns_its_output_or_is_killed() {
-        let mut command = Command::new("/bin/sh");
-        let helper = command.args(["-c", "echo done; exit 4"]);
-        let (status, text) =
-            run_helper(helper, "the helper", Duration::from_secs(30)).expect("it ran");
-        assert_eq!((status.code(), text.as_str()), (Some(4), "done\n"));
-        let mut command = Command::new("/bin/sh");
-        let helper = command.args(["-c", "exec sleep 1000"]);
-        let error = run_helper(helper, "the helper", Duration::from_millis(50)).expect_err("late");
-        assert!(matches!(error, ChildError::HelperTimeout { .. }), "{error}");
-    }
-}
+mod tests;

@@ -10,9 +10,13 @@
 //! the outcome ([`report`]).
 //!
 //! Invariants: the source of `--pages` is only read; the temporary folder and every child are gone
-//! when [`run`] returns; what can be refused is refused before anything is started.
+//! when [`run`] returns, or a signal ended it ([`cleanup`]); what can be refused is refused before
+//! anything is started; what came out is printed before it is kept ([`out`]), so that a result that
+//! cannot be written costs nobody the table.
 
 pub mod child;
+pub mod cleanup;
+mod out;
 pub mod report;
 pub mod verify_cmd;
 
@@ -26,13 +30,14 @@ use crate::{
     },
 };
 use child::{ChildError, Fleet};
+use cleanup::Cleanup;
+use out::Out;
 use pagewire_protocol::{InstanceId, PageSize};
 use report::{DemoReport, Setting, grouped};
 use std::{
     collections::BTreeMap,
-    fs::{self, OpenOptions},
+    fs,
     io::{self, IsTerminal, Write},
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant, SystemTime},
@@ -63,10 +68,11 @@ pub struct DemoOptions {
     #[arg(long, value_name = "S", default_value_t = 5,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
-    /// Work on a copy of this relation file (`relfile.1` is the relation's second segment)
+    /// Work on a copy of this relation file (`relfile.1` is the relation's second segment);
+    /// money moves when two of its pages have free space
     #[arg(long, value_name = "FILE")]
     pub pages: Option<PathBuf>,
-    /// Keep the result here, with each page's original LSN
+    /// Keep the result here, with each page's original LSN: a regular file, replaced when it is whole
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// What carries the pages; `auto` takes the best that this build has
@@ -118,6 +124,17 @@ pub enum DemoError {
         /// What the system said.
         source: io::Error,
     },
+    /// The result would go where no file can be.
+    #[error(
+        "--out {} is {found}, expected a regular file or a path where nothing is: give another path",
+        path.display()
+    )]
+    OutNotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
     /// The result would overwrite its source.
     #[error(
         "--out {} is the same file as --pages; give another path, then put the result in place \
@@ -161,36 +178,38 @@ pub enum DemoError {
 
 /// Runs the demo and prints its outcome; true when the verification passed and no audit failed.
 ///
+/// A signal that ends it ends this process, in order and with 128 + its number.
+///
 /// # Errors
-/// [`DemoError`] when it cannot run to its end. All children have ended then.
+/// [`DemoError`] when it cannot run to its end, or its result cannot be kept. All children have
+/// ended then.
 pub fn run(options: &DemoOptions) -> Result<bool, DemoError> {
     check_cache(options)?;
-    check_files(options)?;
+    let cleanup = Cleanup::default();
+    cleanup.at_signals().map_err(io_error("wait for signals"))?;
+    let out = check_files(options, &cleanup)?;
     let seed = options.seed.unwrap_or_else(fresh_seed);
-    let folder = tempfile::Builder::new()
-        .prefix("pagewire-demo-")
-        .tempdir()
-        .map_err(io_error("make a temporary folder"))?;
-    let stage = Stage::set(options, seed, folder.path())?;
+    let make =
+        || tempfile::Builder::new().prefix("pagewire-demo-").tempdir().map(tempfile::TempDir::keep);
+    let folder = cleanup.enter(make).map_err(io_error("make a temporary folder"))?;
+    let stage = Stage::set(options, seed, folder.path(), cleanup.clone())?;
     let (elapsed, reports) = stage.play()?;
     let transfers = reports.iter().map(|report| report.transfers).sum();
     let found = stage.judge(transfers)?;
     let report = DemoReport::new(stage.setting(), elapsed, &reports, &found);
-    if let Some(out) = &options.out {
-        if report.passed() {
-            relation::finish(&stage.prepared.path, &stage.prepared.manifest, out)?;
-        } else {
-            eprintln!("pagewire: {} is not written: the result is not verified", out.display());
-        }
+    print(&report, options.json).map_err(io_error("print the outcome"))?;
+    match out {
+        Some(out) if report.passed() => out.write(&stage.prepared, &cleanup)?,
+        Some(_) => eprintln!("pagewire: --out is not written: the result is not verified"),
+        None => {}
     }
-    let text = if options.json {
-        serde_json::to_string(&report).map_err(io::Error::from).map(|text| text + "\n")
-    } else {
-        Ok(report.table())
-    };
-    text.and_then(|text| io::stdout().lock().write_all(text.as_bytes()))
-        .map_err(io_error("print the outcome"))?;
     Ok(report.passed())
+}
+
+fn print(report: &DemoReport, json: bool) -> io::Result<()> {
+    let text = if json { serde_json::to_string(report)? + "\n" } else { report.table() };
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
 }
 
 /// Refuses a cache in which the workers would wait for each other's pages for good.
@@ -204,23 +223,13 @@ fn check_cache(options: &DemoOptions) -> Result<(), DemoError> {
     }
 }
 
-/// Refuses what will not work at the end, before anything is started.
-fn check_files(options: &DemoOptions) -> Result<(), DemoError> {
+/// Refuses what will not work at the end, before anything is started; returns where `--out` goes.
+fn check_files(options: &DemoOptions, cleanup: &Cleanup) -> Result<Option<Out>, DemoError> {
     if let Some(pages) = &options.pages {
         relation::check_file(pages, PAGE_SIZE)?;
     }
-    let Some(out) = &options.out else { return Ok(()) };
-    let identity = |path: &Path| fs::metadata(path).ok().map(|about| (about.dev(), about.ino()));
-    let before = identity(out);
-    if before.is_some() && before == options.pages.as_deref().and_then(identity) {
-        return Err(DemoError::OutIsSource { path: out.clone() });
-    }
-    let refused = |source| DemoError::Out { path: out.clone(), source };
-    OpenOptions::new().write(true).create(true).truncate(false).open(out).map_err(refused)?;
-    if before.is_none() {
-        fs::remove_file(out).map_err(refused)?;
-    }
-    Ok(())
+    let check = |out: &Path| Out::check(out, options.pages.as_deref(), cleanup);
+    options.out.as_deref().map(check).transpose()
 }
 
 /// A seed that every JSON reader can hold.
@@ -237,17 +246,23 @@ struct Stage<'o> {
     folder: &'o Path,
     program: PathBuf,
     prepared: Prepared,
+    cleanup: Cleanup,
 }
 
 impl<'o> Stage<'o> {
-    fn set(options: &'o DemoOptions, seed: u64, folder: &'o Path) -> Result<Self, DemoError> {
+    fn set(
+        options: &'o DemoOptions,
+        seed: u64,
+        folder: &'o Path,
+        cleanup: Cleanup,
+    ) -> Result<Self, DemoError> {
         let program = std::env::current_exe().map_err(io_error("find this program's own path"))?;
         let storage = folder.join("storage");
         let prepared = match &options.pages {
             Some(file) => relation::prepare_file(&storage, PAGE_SIZE, file)?,
             None => relation::prepare_synthetic(&storage, PAGE_SIZE, SYNTHETIC_PAGES, seed)?,
         };
-        let stage = Self { options, seed, folder, program, prepared };
+        let stage = Self { options, seed, folder, program, prepared, cleanup };
         stage.prepared.manifest.save(&stage.manifest_path())?;
         // Runs on one host at one time must not take each other's instances for peers; TOML has
         // signed numbers.
@@ -303,7 +318,7 @@ impl<'o> Stage<'o> {
 
     /// Runs the instances; returns how long the workers worked and what each instance reports.
     fn play(&self) -> Result<(Duration, Vec<Report>), DemoError> {
-        let mut fleet = Fleet::new(STEP_TIMEOUT);
+        let mut fleet = Fleet::new(STEP_TIMEOUT, &self.cleanup);
         for instance in self.instances() {
             fleet.start(instance, &mut self.node_command(instance))?;
         }
@@ -357,7 +372,8 @@ impl<'o> Stage<'o> {
         command.arg("--transfers").arg(transfers.to_string()).arg("--json");
         // Replaying is far faster than the run was; the step's time is for reading a large relation.
         let timeout = STEP_TIMEOUT + 2 * Duration::from_secs(self.options.seconds);
-        let (status, text) = child::run_helper(&mut command, "the verifier", timeout)?;
+        let (status, text) =
+            child::run_helper(&mut command, "the verifier", timeout, &self.cleanup)?;
         serde_json::from_str(&text).map_err(|_| DemoError::NoVerdict { status: status.to_string() })
     }
 }
@@ -509,7 +525,7 @@ mod tests {
             let mut options = parse("").expect("defaults");
             options.pages = Some(path(pages));
             options.out = Some(path(out));
-            check_files(&options)
+            check_files(&options, &Cleanup::default())
         };
         check("pages", "new").expect("a new file");
         assert!(!path("new").exists(), "only tried");

@@ -1,5 +1,8 @@
 //! What the demo prints: one table, or one JSON object.
 //!
+//! The last line of the table (`verdict` in JSON) is VERIFIED, NOT VERIFIED (exit status 1), or
+//! NOTHING TO MOVE: fewer than two pages have room for an account (exit status 0).
+//!
 //! Invariants: pure; counts are sums over the instances, percentiles are of all instances' grants
 //! together.
 
@@ -44,6 +47,22 @@ pub struct Setting {
     pub seconds: u64,
 }
 
+/// What the run proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Money moved between pages, and all of it is accounted for.
+    Verified,
+    /// The files are as they should be, but there are fewer than [`ACCOUNTS_MIN`] accounts: no money
+    /// could move, so nothing is proved of moving pages.
+    NothingToMove,
+    /// Something is wrong.
+    NotVerified,
+}
+
+/// Fewest accounts between which money can move.
+pub const ACCOUNTS_MIN: u64 = 2;
+
 /// What came out.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DemoReport {
@@ -66,6 +85,8 @@ pub struct DemoReport {
     pub audit_failures: u64,
     /// True when the verifier found nothing wrong.
     pub verified: bool,
+    /// What that proves.
+    pub verdict: Verdict,
     /// Money in all accounts at the start.
     pub total_before: i64,
     /// Money in all accounts at the end.
@@ -99,6 +120,12 @@ impl DemoReport {
             latencies.add_wire(&report.grants);
         }
         let (transfers, audits) = (sum(|r| r.transfers), sum(|r| r.audits));
+        let audit_failures = sum(|r| r.audit_failures);
+        let verdict = match found.verified && audit_failures == 0 {
+            false => Verdict::NotVerified,
+            true if setting.accounts < ACCOUNTS_MIN => Verdict::NothingToMove,
+            true => Verdict::Verified,
+        };
         let elapsed_s = elapsed.as_secs_f64();
         // Counts stay far below 2^53, where f64 is exact.
         let rate = |count: u64| if elapsed_s > 0.0 { count as f64 / elapsed_s } else { 0.0 };
@@ -110,8 +137,9 @@ impl DemoReport {
             reads: sum(|r| r.reads),
             transfers_per_s: rate(transfers),
             audits_per_s: rate(audits),
-            audit_failures: sum(|r| r.audit_failures),
+            audit_failures,
             verified: found.verified,
+            verdict,
             total_before: found.total_before,
             total_after: found.total_after,
             lost_updates: found.lost_updates,
@@ -128,10 +156,11 @@ impl DemoReport {
         }
     }
 
-    /// True when the run proves what it should.
+    /// True when nothing is wrong. A relation between whose pages no money can move passes, too:
+    /// any number of pages is allowed, and these came back unharmed.
     #[must_use]
     pub fn passed(&self) -> bool {
-        self.verified && self.audit_failures == 0
+        self.verdict != Verdict::NotVerified
     }
 
     /// The table for people.
@@ -185,7 +214,7 @@ impl DemoReport {
             writeln!(out)?;
         }
         writeln!(out)?;
-        writeln!(out, "{}", self.verdict())?;
+        writeln!(out, "{}", self.verdict_line())?;
         self.problems.iter().try_for_each(|problem| writeln!(out, "  {problem}"))
     }
 
@@ -198,8 +227,12 @@ impl DemoReport {
         }
     }
 
-    fn verdict(&self) -> String {
-        let verdict = if self.passed() { "VERIFIED" } else { "NOT VERIFIED" };
+    fn verdict_line(&self) -> String {
+        let verdict = match self.verdict {
+            Verdict::Verified => "VERIFIED",
+            Verdict::NotVerified => "NOT VERIFIED",
+            Verdict::NothingToMove => return self.nothing_to_move(),
+        };
         format!(
             "{verdict}: total {} before, {} after; {} lost updates, {} bad checksums, \
              {} failed audits",
@@ -208,6 +241,16 @@ impl DemoReport {
             self.lost_updates,
             self.bad_checksums,
             self.audit_failures
+        )
+    }
+
+    fn nothing_to_move(&self) -> String {
+        let Setting { pages, accounts, .. } = self.setting;
+        format!(
+            "NOTHING TO MOVE: accounts on {accounts} of {pages} pages, money moves between at least \
+             {ACCOUNTS_MIN}: give --pages a file with two pages or more that have free space; \
+             these are unharmed: {} bad checksums",
+            self.bad_checksums
         )
     }
 }
@@ -283,6 +326,7 @@ mod tests {
             "transfers",
             "audits",
             "verified",
+            "verdict",
             "total_before",
             "total_after",
             "lost_updates",
@@ -318,6 +362,24 @@ mod tests {
         let damaged = report(false).table();
         assert!(damaged.contains("\nNOT VERIFIED:"), "{damaged}");
         assert!(damaged.ends_with("  block 3 is wrong\n"), "{damaged}");
+    }
+
+    #[test]
+    fn a_run_in_which_nothing_could_move_does_not_call_itself_verified() {
+        let mut setting = report(true).setting;
+        (setting.pages, setting.accounts) = (3, 1);
+        let sound = Verification { verified: true, ..Verification::default() };
+        let report = |found| DemoReport::new(setting, Duration::from_secs(1), &[], found);
+        let table = report(&sound).table();
+        assert!(table.contains("\nNOTHING TO MOVE: accounts on 1 of 3 pages"), "{table}");
+        assert!(!table.contains("VERIFIED") && report(&sound).passed(), "{table}");
+        let json = serde_json::to_value(report(&sound)).expect("JSON");
+        assert_eq!(json["verdict"], "nothing_to_move");
+        let damaged = Verification { bad_checksums: 1, ..Verification::default() };
+        assert!(report(&damaged).table().contains("\nNOT VERIFIED"), "damage comes first");
+        setting.accounts = ACCOUNTS_MIN;
+        let moved = DemoReport::new(setting, Duration::from_secs(1), &[], &sound);
+        assert_eq!(moved.verdict, Verdict::Verified);
     }
 
     #[test]

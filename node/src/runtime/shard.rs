@@ -143,9 +143,9 @@ impl Shard {
         let store = Arc::new(Store::open(&config.storage, config.page_size)?);
         let frames = config.frames();
         let arena = Arena::new(&ArenaConfig {
-            frames,
             page_size: config.page_size,
             huge_pages: config.huge_pages,
+            ..ArenaConfig::new(frames)
         })?;
         let room = cache_pages(config, frames)
             .ok_or_else(|| NodeError::ArenaTooSmall { frames, needed: frames_needed(config) })?;

@@ -4,6 +4,7 @@
 // Every test program uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod demo;
 pub(crate) mod ledger;
 pub(crate) mod pages;
 pub(crate) mod process;

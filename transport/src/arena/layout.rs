@@ -14,13 +14,42 @@
 //!  +-------------+----------+------+--------+------+-------+------+----------+
 //! ```
 //! `mode` is what local threads may pin *now*: the owner lowers it while it revokes. `notify` asks
-//! the thread that drops the last pin to tell the owner.
+//! the thread that drops the last pin to tell the owner. The generation is odd while a page is
+//! published.
+//!
+//! For readers in C (little-endian hosts; load each field with one access, never write):
+//!
+//! ```c
+//! struct arena_header {            /* at 0 */
+//!     char     magic[7];           /* "PWARENA"; written last */
+//!     uint8_t  version;            /* 1 */
+//!     uint32_t page_bytes;         /* 4096, 8192, 16384 or 32768 */
+//!     uint32_t frames;
+//!     uint64_t frames_offset;      /* 4096 + 64 * frames, rounded up to page_bytes */
+//!     uint64_t free;               /* low half: top of the free stack, index + 1; high: count */
+//!     uint32_t free_count;
+//! };
+//! struct arena_descriptor {        /* at 4096 + 64 * index */
+//!     uint64_t word;               /* as drawn; mode: 0 N, 1 S, 2 X */
+//!     uint32_t refs;               /* 1 for a free frame */
+//!     uint32_t next_free;          /* index + 1, or 0 */
+//!     uint64_t tag[3];             /* tablespace<<32|database, relation<<32|fork, block */
+//!     uint64_t frame_offset;
+//!     uint64_t reserved[2];
+//! };
+//! ```
+//! A descriptor was read whole if the generation was the same before and after, with an acquire
+//! fence behind the first load and one before the last; the tag means something only while it is
+//! odd. The file has F_SEAL_SHRINK and F_SEAL_GROW. `view.rs` is such a reader.
 //!
 //! Leaf module: the unsafe here turns offsets of the mapping into references to its atomics.
 
-use super::memory::Mapping;
+use super::memory::Region;
 use pagewire_protocol::PageSize;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::{
+    mem::offset_of,
+    sync::atomic::{AtomicU32, AtomicU64},
+};
 
 /// First 8 bytes of the memfd: "PWARENA" and the layout's version.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"PWARENA\x01");
@@ -65,8 +94,10 @@ pub(super) struct Descriptor {
     pub(super) frame_offset: AtomicU64,
     reserved: [AtomicU64; 2],
 }
-const _: () = assert!(size_of::<Descriptor>() == 64);
+const _: () = assert!(size_of::<Descriptor>() == 64 && offset_of!(Descriptor, tag) == 16);
 const _: () = assert!(size_of::<ArenaHeader>() <= DESCRIPTORS_OFFSET_BYTES);
+const _: () = assert!(offset_of!(ArenaHeader, frames_offset) == 16);
+const _: () = assert!(offset_of!(ArenaHeader, free_count) == 32);
 
 /// Sizes and offsets of an arena, computed once.
 #[derive(Debug, Clone, Copy)]
@@ -91,19 +122,21 @@ impl Layout {
         Some(Self { frames, page_size, frames_offset_bytes, total_bytes })
     }
 
-    pub(super) fn header<'a>(&self, mapping: &'a Mapping) -> &'a ArenaHeader {
-        debug_assert!(mapping.len_bytes() >= self.total_bytes);
-        // SAFETY: the mapping is page-aligned, at least `total_bytes` long and zero-initialised;
-        // every field of the header is an atomic, for which any bits are valid.
-        unsafe { mapping.base().cast::<ArenaHeader>().as_ref() }
+    pub(super) fn header<'a>(&self, region: &'a Region) -> &'a ArenaHeader {
+        debug_assert!(region.len_bytes() >= self.frames_offset_bytes);
+        // SAFETY: the region is page-aligned and begins with at least `frames_offset_bytes` bytes of
+        // the arena (all of it for the owner, the part before the frames for a view); every field
+        // of the header is an atomic, for which any bits are valid. A view only loads, relaxed.
+        unsafe { region.base().cast::<ArenaHeader>().as_ref() }
     }
 
-    pub(super) fn descriptor<'a>(&self, mapping: &'a Mapping, index: u32) -> &'a Descriptor {
+    pub(super) fn descriptor<'a>(&self, region: &'a Region, index: u32) -> &'a Descriptor {
         assert!(index < self.frames, "frame {index} of an arena of {} frames", self.frames);
-        // SAFETY: `index` is within the table, which starts 4096-aligned and lies wholly inside
-        // the mapping (`new`); every field is an atomic, for which any bits are valid.
+        // SAFETY: `index` is within the table, which starts 4096-aligned and lies wholly before the
+        // frames (`new`), so inside the region; every field is an atomic, for which any bits are
+        // valid. A view only loads, relaxed.
         unsafe {
-            mapping
+            region
                 .base()
                 .byte_add(DESCRIPTORS_OFFSET_BYTES)
                 .cast::<Descriptor>()

@@ -1,7 +1,11 @@
 //! The memory an arena lives in: one memfd, mapped shared.
 //!
-//! Leaf module: unsafe code for `memfd_create`, `mmap` and `munmap`, and nothing else. A mapping is
-//! never moved or resized, so that addresses in it stay valid until it is dropped.
+//! Leaf module: unsafe code for `memfd_create`, `mmap` and their kin, and nothing else.
+//!
+//! Invariants: a mapping is never moved or resized, so that addresses in it stay valid until it is
+//! dropped. The memfd is sealed at its size, so that nobody who holds it can take pages away from
+//! under a mapping (touching them would be SIGBUS). Every page is allocated before the mapping is
+//! handed out, for the same reason.
 
 use std::{
     ffi::CStr,
@@ -10,48 +14,42 @@ use std::{
     ptr::NonNull,
 };
 
-/// Size of the huge pages that are asked for, in bytes (the x86-64 and arm64 default).
+/// Size of the huge pages that are asked for, in bytes, whatever the host's default is.
 pub(super) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// A shared mapping of a memfd.
-#[derive(Debug)]
-pub(super) struct Mapping {
-    base: NonNull<u8>,
-    len_bytes: usize,
-    fd: OwnedFd,
-    huge: bool,
+/// How often an allocation that a signal interrupted is begun again.
+const INTERRUPTIONS_MAX: u32 = 64;
+
+/// How the memory is to be had.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) len_bytes: usize,
+    pub(super) huge: bool,
+    pub(super) dump: bool,
 }
 
-// SAFETY: the mapping is plain memory, owned by this value alone in this process; who may access
-// which part of it is decided by the arena, whose fields in it are atomics.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; `&Mapping` only hands out a base address and a length.
-unsafe impl Sync for Mapping {}
+/// Some addresses that are mapped as long as this value lives.
+#[derive(Debug)]
+pub(super) struct Region {
+    base: NonNull<u8>,
+    len_bytes: usize,
+}
 
-impl Mapping {
-    /// Maps `len_bytes` bytes of zeros; on huge pages if asked for and there are enough.
-    pub(super) fn new(len_bytes: usize, huge: bool) -> io::Result<Self> {
-        const NAME: &CStr = c"pagewire-arena";
-        let flags = libc::MFD_CLOEXEC | if huge { libc::MFD_HUGETLB } else { 0 };
-        // SAFETY: NAME is a valid C string; the call has no other memory argument.
-        let raw = unsafe { libc::memfd_create(NAME.as_ptr(), flags) };
-        if raw < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: `raw` was just returned by memfd_create and belongs to nobody else.
-        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-        let len_file = libc::off_t::try_from(len_bytes).map_err(io::Error::other)?;
-        // SAFETY: plain system call on a file descriptor that is open.
-        if unsafe { libc::ftruncate(fd.as_raw_fd(), len_file) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
+// SAFETY: a region is plain memory whose mapping this value alone ends; who may access which part
+// of it is decided by the arena, whose fields in it are atomics.
+unsafe impl Send for Region {}
+// SAFETY: as above; `&Region` only hands out a base address and a length.
+unsafe impl Sync for Region {}
+
+impl Region {
+    fn map(fd: BorrowedFd<'_>, len_bytes: usize, protection: i32, flags: i32) -> io::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
         let address = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 len_bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_POPULATE,
+                protection,
+                libc::MAP_SHARED | flags,
                 fd.as_raw_fd(),
                 0,
             )
@@ -61,7 +59,22 @@ impl Mapping {
         }
         let base =
             NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mmap gave null"))?;
-        Ok(Self { base, len_bytes, fd, huge })
+        Ok(Self { base, len_bytes })
+    }
+
+    /// Maps the first `len_bytes` bytes of `fd`, to be read only, and left out of core files.
+    pub(super) fn read_only(fd: BorrowedFd<'_>, len_bytes: usize) -> io::Result<Self> {
+        let region = Self::map(fd, len_bytes, libc::PROT_READ, 0)?;
+        region.leave_out_of_core_files()?;
+        Ok(region)
+    }
+
+    fn leave_out_of_core_files(&self) -> io::Result<()> {
+        // SAFETY: the range is this mapping; the advice changes no content.
+        let refused = unsafe {
+            libc::madvise(self.base.as_ptr().cast(), self.len_bytes, libc::MADV_DONTDUMP)
+        };
+        if refused < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     pub(super) fn base(&self) -> NonNull<u8> {
@@ -70,6 +83,53 @@ impl Mapping {
 
     pub(super) fn len_bytes(&self) -> usize {
         self.len_bytes
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: base and length are those of the mapping made in `map`; whoever borrowed from it
+        // holds the arena or the view, and that holds this value.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len_bytes) };
+    }
+}
+
+/// A shared mapping of a memfd of its own.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    region: Region,
+    fd: OwnedFd,
+    huge: bool,
+}
+
+impl Mapping {
+    /// Maps bytes of zeros; on huge pages if those are wanted.
+    pub(super) fn new(wanted: Wanted) -> io::Result<Self> {
+        let Wanted { len_bytes, huge, dump } = wanted;
+        let fd = create(huge)?;
+        allocate(fd.as_fd(), len_bytes)?;
+        seal(fd.as_fd())?;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let region = Region::map(fd.as_fd(), len_bytes, protection, libc::MAP_POPULATE)?;
+        if !dump {
+            region.leave_out_of_core_files()?;
+        }
+        Ok(Self { region, fd, huge })
+    }
+
+    /// Keeps the pages in memory. Huge pages are never swapped and need no lock.
+    pub(super) fn lock(&self) -> io::Result<()> {
+        if self.huge {
+            return Ok(());
+        }
+        // SAFETY: the range is this mapping, which stays; locking changes no content.
+        let refused =
+            unsafe { libc::mlock(self.region.base.as_ptr().cast(), self.region.len_bytes) };
+        if refused < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    pub(super) fn region(&self) -> &Region {
+        &self.region
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -81,10 +141,60 @@ impl Mapping {
     }
 }
 
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: base and length are those of the mapping made in `new`; whoever borrowed from it
-        // holds the arena, and the arena holds this value.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len_bytes) };
+fn create(huge: bool) -> io::Result<OwnedFd> {
+    const NAME: &CStr = c"pagewire-arena";
+    let huge = if huge { libc::MFD_HUGETLB | libc::MFD_HUGE_2MB } else { 0 };
+    // SAFETY: NAME is a valid C string; the call has no other memory argument.
+    let raw = unsafe {
+        libc::memfd_create(NAME.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | huge)
+    };
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
     }
+    // SAFETY: `raw` was just returned by memfd_create and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Gives the memfd its length and its pages: a page that cannot be had is an error here, and would
+/// be SIGBUS at its first use.
+fn allocate(fd: BorrowedFd<'_>, len_bytes: usize) -> io::Result<()> {
+    let len = libc::off_t::try_from(len_bytes).map_err(io::Error::other)?;
+    for _ in 0..INTERRUPTIONS_MAX {
+        // SAFETY: plain system call on a file descriptor that is open.
+        if unsafe { libc::fallocate(fd.as_raw_fd(), 0, 0, len) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    Err(io::ErrorKind::Interrupted.into())
+}
+
+fn seal(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: plain system call on a file descriptor that is open.
+    if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// True when nobody can make the file behind `fd` shorter.
+pub(super) fn cannot_shrink(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: plain system call on a file descriptor that is open.
+    let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
+    seals >= 0 && seals & libc::F_SEAL_SHRINK != 0
+}
+
+/// Most bytes that this process may lock, now and at most; `None`: no limit.
+pub(super) fn lock_limits_bytes() -> io::Result<(Option<u64>, Option<u64>)> {
+    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limits` is a valid place for the result.
+    if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limits) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let bytes = |limit| (limit != libc::RLIM_INFINITY).then_some(limit);
+    Ok((bytes(limits.rlim_cur), bytes(limits.rlim_max)))
 }

@@ -8,29 +8,43 @@
 
 mod frame;
 mod layout;
+mod limits;
 mod memory;
 mod pages;
+mod view;
 
 pub use frame::{Frame, SharedFrame};
 pub use pages::{
     Drain, ExclusivePin, PageTable, PageView, PinMiss, PinTicket, SharedPin, StillShared,
 };
+pub use view::{ArenaView, FrameState, ViewError};
 
 use crate::TransportError;
-use layout::{Descriptor, Layout, MAGIC};
-use memory::{HUGE_PAGE_BYTES, Mapping};
+use layout::{ArenaHeader, Descriptor, Layout, MAGIC};
+use memory::{HUGE_PAGE_BYTES, Mapping, Wanted};
 use pagewire_protocol::PageSize;
 use std::{
     os::fd::BorrowedFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 /// Number of a frame in its arena.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrameIndex(pub u32);
+
+/// Which arena of this process; no two ever have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ArenaId(u64);
+
+impl ArenaId {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// What an arena is made of.
 #[derive(Debug, Clone)]
@@ -42,31 +56,50 @@ pub struct ArenaConfig {
     /// Ask for huge pages. If the host has too few, the arena falls back to normal pages and says
     /// so once.
     pub huge_pages: bool,
+    /// Keep the memory from being swapped out (`mlock`); an error if the limit on locked memory is
+    /// too low. Huge pages are never swapped, so nothing is asked of the limit for them.
+    pub lock: bool,
+    /// Leave the memory in core files. Without, a crash of a large instance writes a small file, and
+    /// none of the pages it served.
+    pub dump: bool,
 }
 
 impl ArenaConfig {
-    /// `frames` frames of 8 KiB, on huge pages if the host has them.
+    /// `frames` frames of 8 KiB, on huge pages if the host has them, neither locked nor dumped.
     #[must_use]
     pub fn new(frames: u32) -> Self {
-        Self { frames, page_size: PageSize::K8, huge_pages: true }
+        Self { frames, page_size: PageSize::K8, huge_pages: true, lock: false, dump: false }
+    }
+
+    /// Bytes that the arena takes: the frames and what describes them, in whole huge pages if those
+    /// are asked for. `None`: more than can be addressed.
+    #[must_use]
+    pub fn memory_bytes(&self) -> Option<usize> {
+        let align_bytes = if self.huge_pages { HUGE_PAGE_BYTES } else { 4096 };
+        Some(Layout::new(self.frames, self.page_size, align_bytes)?.total_bytes)
     }
 }
 
 #[derive(Debug)]
 struct Inner {
+    id: ArenaId,
     mapping: Mapping,
     layout: Layout,
     table_taken: AtomicBool,
 }
 
 impl Inner {
+    fn header(&self) -> &ArenaHeader {
+        self.layout.header(self.mapping.region())
+    }
+
     fn descriptor(&self, index: u32) -> &Descriptor {
-        self.layout.descriptor(&self.mapping, index)
+        self.layout.descriptor(self.mapping.region(), index)
     }
 
     fn frame_ptr(&self, index: u32) -> *mut u8 {
         debug_assert!(index < self.layout.frames);
-        self.mapping.base().as_ptr().wrapping_add(self.layout.frame_offset_bytes(index))
+        self.mapping.region().base().as_ptr().wrapping_add(self.layout.frame_offset_bytes(index))
     }
 
     fn page_bytes(&self) -> usize {
@@ -76,7 +109,7 @@ impl Inner {
     /// Puts a frame on the stack. The caller owned its last reference; `refs` stays 1, for the
     /// handle that the next taker makes.
     fn free(&self, index: u32) {
-        let header = self.layout.header(&self.mapping);
+        let header = self.header();
         let descriptor = self.descriptor(index);
         // Before the frame can be taken again, so that the number never falls below 0.
         header.free_count.fetch_add(1, Ordering::Relaxed);
@@ -94,7 +127,7 @@ impl Inner {
     }
 
     fn take(&self) -> Option<u32> {
-        let header = self.layout.header(&self.mapping);
+        let header = self.header();
         let mut top = header.free.load(Ordering::Acquire);
         loop {
             let index = u32::try_from(top & 0xFFFF_FFFF).unwrap_or(0).checked_sub(1)?;
@@ -126,30 +159,15 @@ impl Arena {
     /// Maps the memory and makes every frame free.
     ///
     /// # Errors
-    /// [`TransportError::Arena`] when the memory cannot be had.
+    /// [`TransportError`] when the size cannot be, or the memory cannot be had or locked.
     pub fn new(config: &ArenaConfig) -> Result<Self, TransportError> {
-        let failed = |source| TransportError::Arena {
-            frames: config.frames,
-            page_bytes: config.page_size.bytes(),
-            source,
-        };
-        let layout = |align| {
-            Layout::new(config.frames, config.page_size, align)
-                .filter(|layout| layout.frames > 0)
-                .ok_or_else(|| failed(std::io::ErrorKind::InvalidInput.into()))
-        };
-        let (huge, normal) = (layout(HUGE_PAGE_BYTES)?, layout(4096)?);
-        let (mapping, layout) =
-            match config.huge_pages.then(|| Mapping::new(huge.total_bytes, true)) {
-                Some(Ok(mapping)) => (mapping, huge),
-                refused => {
-                    if let Some(Err(error)) = refused {
-                        warn_without_huge_pages(huge.total_bytes, &error);
-                    }
-                    (Mapping::new(normal.total_bytes, false).map_err(failed)?, normal)
-                }
-            };
-        let inner = Inner { mapping, layout, table_taken: AtomicBool::new(false) };
+        let (mapping, layout) = map(config)?;
+        if config.lock {
+            let refused = |source| limits::lock_refused(layout.total_bytes, source);
+            mapping.lock().map_err(refused)?;
+        }
+        let table_taken = AtomicBool::new(false);
+        let inner = Inner { id: ArenaId::next(), mapping, layout, table_taken };
         inner.initialise();
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -163,7 +181,7 @@ impl Arena {
     /// Number of free frames now.
     #[must_use]
     pub fn free_frames(&self) -> u32 {
-        self.inner.layout.header(&self.inner.mapping).free_count.load(Ordering::Relaxed)
+        self.inner.header().free_count.load(Ordering::Relaxed)
     }
 
     /// Number of frames.
@@ -204,7 +222,7 @@ impl Arena {
 
 impl Inner {
     fn initialise(&self) {
-        let header = self.layout.header(&self.mapping);
+        let header = self.header();
         header.page_bytes.store(self.layout.page_size.bytes_u32(), Ordering::Relaxed);
         header.frames.store(self.layout.frames, Ordering::Relaxed);
         header.frames_offset.store(self.layout.frames_offset_bytes as u64, Ordering::Relaxed);
@@ -219,15 +237,39 @@ impl Inner {
     }
 }
 
-fn warn_without_huge_pages(bytes: usize, error: &std::io::Error) {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        tracing::warn!(
-            "no huge pages for the arena of {bytes} bytes ({error}): using normal pages; set \
-             vm.nr_hugepages to at least {} to have them",
-            bytes / HUGE_PAGE_BYTES
-        );
-    });
+/// Memory for `config`, on huge pages if they are wanted and there are enough.
+fn map(config: &ArenaConfig) -> Result<(Mapping, Layout), TransportError> {
+    let (frames, page_bytes) = (config.frames, config.page_size.bytes());
+    let size = |problem| TransportError::ArenaSize { frames, page_bytes, problem };
+    if frames == 0 {
+        return Err(size("expected at least 1 frame"));
+    }
+    let layout = |align| {
+        Layout::new(frames, config.page_size, align)
+            .ok_or_else(|| size("that is more than this platform can address, ask for fewer"))
+    };
+    let wanted =
+        |layout: &Layout, huge| Wanted { len_bytes: layout.total_bytes, huge, dump: config.dump };
+    let mut without_huge_pages = None;
+    if config.huge_pages {
+        let layout = layout(HUGE_PAGE_BYTES)?;
+        match Mapping::new(wanted(&layout, true)) {
+            Ok(mapping) => return Ok((mapping, layout)),
+            Err(error) => without_huge_pages = Some((layout.total_bytes, error)),
+        }
+    }
+    let layout = layout(4096)?;
+    let needed_bytes = layout.total_bytes as u64;
+    if let Some(available_bytes) = limits::available_bytes()
+        && available_bytes < needed_bytes
+    {
+        return Err(TransportError::ArenaTooLarge { needed_bytes, available_bytes });
+    }
+    if let Some((huge_bytes, error)) = without_huge_pages {
+        limits::warn_without_huge_pages(huge_bytes, &error);
+    }
+    let failed = |source| TransportError::Arena { frames, page_bytes, source };
+    Ok((Mapping::new(wanted(&layout, false)).map_err(failed)?, layout))
 }
 
 #[cfg(test)]
@@ -249,6 +291,16 @@ mod tests {
         assert!(arena.take().is_some());
         drop(second);
         assert_eq!(arena.free_frames(), 2);
+    }
+
+    #[test]
+    fn an_arena_takes_as_many_bytes_as_it_says_beforehand() {
+        let config = ArenaConfig { huge_pages: false, ..ArenaConfig::new(100) };
+        let arena = Arena::new(&config).unwrap();
+        let file = std::fs::File::from(arena.fd().try_clone_to_owned().unwrap());
+        assert_eq!(config.memory_bytes(), usize::try_from(file.metadata().unwrap().len()).ok());
+        // 64 MiB of frames and their descriptors: one huge page more than the frames alone.
+        assert_eq!(ArenaConfig::new(8192).memory_bytes(), Some(33 << 21));
     }
 
     #[test]

@@ -22,7 +22,7 @@
 //! Leaf module: the unsafe here turns a pin into a slice.
 
 use super::{
-    FrameIndex, Inner, SharedFrame,
+    ArenaId, FrameIndex, Inner, SharedFrame,
     frame::Frame,
     layout::{
         DIRTY, Descriptor, EXCLUSIVE, GENERATION_SHIFT, MODE, MODE_SHIFT, NOTIFY, PIN_ONE, PINS,
@@ -33,7 +33,10 @@ use pagewire_protocol::{BufferTag, Mode};
 use std::{
     fmt,
     ops::{Deref, DerefMut},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
 };
 
 fn mode_bits(mode: Mode) -> u64 {
@@ -87,7 +90,7 @@ pub enum PinMiss {
 pub struct PinTicket {
     index: u32,
     exclusive: bool,
-    arena: usize,
+    arena: ArenaId,
 }
 
 impl PinTicket {
@@ -205,6 +208,8 @@ impl PageTable {
         let generation = (word >> GENERATION_SHIFT) + 1;
         let descriptor = self.descriptor(index);
         descriptor.word.store(generation << GENERATION_SHIFT, Ordering::Release);
+        // Whoever sees the tag go sees the new generation, too (`ArenaView`).
+        fence(Ordering::Release);
         store_tag(descriptor, BufferTag::default());
         SharedFrame::from_counted(Arc::clone(&self.arena), index.0)
     }
@@ -232,7 +237,7 @@ impl PageTable {
     }
 
     fn ticket(&self, index: FrameIndex, exclusive: bool) -> PinTicket {
-        PinTicket { index: index.0, exclusive, arena: Arc::as_ptr(&self.arena) as usize }
+        PinTicket { index: index.0, exclusive, arena: self.arena.id }
     }
 
     /// True when the page has been written since it was last marked clean.
@@ -341,7 +346,8 @@ impl PageView {
     /// # Panics
     /// If the ticket is exclusive or of another arena.
     pub fn adopt_shared(&self, ticket: PinTicket) -> SharedPin<'_> {
-        assert!(!ticket.exclusive && ticket.arena == Arc::as_ptr(&self.arena) as usize);
+        assert!(!ticket.exclusive, "the ticket is exclusive");
+        assert!(ticket.arena == self.arena.id, "the ticket is of another arena");
         SharedPin { arena: &self.arena, index: ticket.index }
     }
 
@@ -350,7 +356,8 @@ impl PageView {
     /// # Panics
     /// If the ticket is shared or of another arena.
     pub fn adopt_exclusive(&self, ticket: PinTicket) -> ExclusivePin<'_> {
-        assert!(ticket.exclusive && ticket.arena == Arc::as_ptr(&self.arena) as usize);
+        assert!(ticket.exclusive, "the ticket is shared");
+        assert!(ticket.arena == self.arena.id, "the ticket is of another arena");
         ExclusivePin { arena: &self.arena, index: ticket.index, written: false }
     }
 }
@@ -570,6 +577,19 @@ mod tests {
         });
         assert!(table.is_dirty(index));
         assert_eq!(table.share(index).unwrap()[7], 7);
+    }
+
+    #[test]
+    #[should_panic(expected = "the ticket is of another arena")]
+    fn a_ticket_of_another_arena_is_refused_even_at_the_same_address() {
+        // The second arena most likely lies where the first one lay.
+        let (arena, mut table) = table();
+        let index = table.publish(arena.take().unwrap(), tag(1), Mode::N, false);
+        let ticket = table.pin_shared(index).unwrap();
+        drop((arena, table));
+        let (_arena, mut table) = self::table();
+        table.publish(_arena.take().unwrap(), tag(1), Mode::N, false);
+        let _ = table.view().adopt_shared(ticket);
     }
 
     #[test]
