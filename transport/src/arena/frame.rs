@@ -6,8 +6,9 @@
 //!
 //! Leaf module: the unsafe here turns a handle into a slice, as its ownership allows.
 
-use super::{FrameIndex, Inner};
+use super::{FrameIndex, Inner, layout::CRC_KNOWN};
 use bytes::Bytes;
+use pagewire_protocol::crc32c;
 use std::{
     fmt,
     mem::ManuallyDrop,
@@ -46,6 +47,14 @@ impl Frame {
         FrameIndex(self.index)
     }
 
+    /// Notes the CRC-32C that the frame was found to have, so that whoever sends it on need not
+    /// compute it. The next write forgets it.
+    pub(crate) fn note_crc32c(&self, crc: u32) {
+        debug_assert_eq!(crc, crc32c(&[self]));
+        let known = CRC_KNOWN | u64::from(crc);
+        self.arena.descriptor(self.index).page_crc.store(known, Ordering::Relaxed);
+    }
+
     /// Makes the frame immutable and shareable.
     #[must_use]
     pub fn freeze(self) -> SharedFrame {
@@ -67,6 +76,7 @@ impl Deref for Frame {
 
 impl DerefMut for Frame {
     fn deref_mut(&mut self) -> &mut [u8] {
+        self.arena.descriptor(self.index).page_crc.store(0, Ordering::Relaxed);
         // SAFETY: this value is the frame's only handle and is borrowed mutably.
         unsafe {
             std::slice::from_raw_parts_mut(
@@ -111,6 +121,20 @@ impl SharedFrame {
     /// Wraps a frame of whose references the caller owns one.
     pub(super) fn from_counted(arena: Arc<Inner>, index: u32) -> Self {
         Self { arena, index }
+    }
+
+    /// CRC-32C of the frame: computed once, and known already for a page that came with it and was
+    /// not changed since. So it also tells when memory changed a page that nobody wrote to.
+    #[must_use]
+    pub fn crc32c(&self) -> u32 {
+        let place = &self.arena.descriptor(self.index).page_crc;
+        let known = place.load(Ordering::Relaxed);
+        if known & CRC_KNOWN != 0 {
+            return (known & u64::from(u32::MAX)).try_into().unwrap_or(0);
+        }
+        let crc = crc32c(&[self]);
+        place.store(CRC_KNOWN | u64::from(crc), Ordering::Relaxed);
+        crc
     }
 
     fn refs(&self) -> &AtomicU32 {

@@ -35,7 +35,9 @@
 //!     uint32_t next_free;          /* index + 1, or 0 */
 //!     uint64_t tag[3];             /* tablespace<<32|database, relation<<32|fork, block */
 //!     uint64_t frame_offset;
-//!     uint64_t reserved[2];
+//!     uint64_t page_crc;           /* 1 << 32 | CRC-32C of the frame; 0: not known. Who writes
+//!                                     to the frame sets it to 0 first */
+//!     uint64_t reserved;
 //! };
 //! ```
 //! A descriptor was read whole if the generation was the same before and after, with an acquire
@@ -79,6 +81,9 @@ pub(super) struct ArenaHeader {
     pub(super) free_count: AtomicU32,
 }
 
+/// In `Descriptor::page_crc`: the lower half holds the CRC.
+pub(super) const CRC_KNOWN: u64 = 1 << 32;
+
 /// State of one frame, 64 bytes: one cache line.
 #[repr(C, align(64))]
 #[derive(Debug)]
@@ -92,7 +97,9 @@ pub(super) struct Descriptor {
     pub(super) tag: [AtomicU64; 3],
     /// Of the frame, from the start of the memfd, in bytes.
     pub(super) frame_offset: AtomicU64,
-    reserved: [AtomicU64; 2],
+    /// CRC-32C of the frame with [`CRC_KNOWN`], or 0 when it is not known.
+    pub(super) page_crc: AtomicU64,
+    reserved: AtomicU64,
 }
 const _: () = assert!(size_of::<Descriptor>() == 64 && offset_of!(Descriptor, tag) == 16);
 const _: () = assert!(size_of::<ArenaHeader>() <= DESCRIPTORS_OFFSET_BYTES);

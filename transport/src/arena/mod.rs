@@ -320,6 +320,25 @@ mod tests {
     }
 
     #[test]
+    fn a_crc_is_forgotten_with_every_write() {
+        let arena = arena(2);
+        let mut frame = arena.take().unwrap();
+        frame.fill(1);
+        let ones = frame.freeze();
+        let crc = pagewire_protocol::crc32c(&[&ones]);
+        assert_eq!((ones.crc32c(), ones.crc32c()), (crc, crc));
+        let mut frame = ones.try_thaw().unwrap();
+        frame[8191] = 2;
+        let changed = frame.freeze();
+        assert_ne!(changed.crc32c(), crc);
+        assert_eq!(changed.crc32c(), pagewire_protocol::crc32c(&[&changed]));
+        drop(changed);
+        let mut reused = arena.take().unwrap();
+        reused.fill(1);
+        assert_eq!(reused.freeze().crc32c(), crc);
+    }
+
+    #[test]
     fn bytes_are_the_frame_itself_and_return_it() {
         let arena = arena(1);
         let mut frame = arena.take().unwrap();

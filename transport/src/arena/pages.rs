@@ -474,6 +474,7 @@ impl Deref for ExclusivePin<'_> {
 impl DerefMut for ExclusivePin<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
         self.written = true;
+        self.arena.descriptor(self.index).page_crc.store(0, Ordering::Relaxed);
         // SAFETY: as in `deref`, and this pin is borrowed mutably.
         unsafe {
             std::slice::from_raw_parts_mut(

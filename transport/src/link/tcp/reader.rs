@@ -198,7 +198,7 @@ impl Reader {
                     return Ok(());
                 }
                 let frame = std::mem::replace(&mut self.landing, self.posted.pop());
-                check_page_crc(&header, frame.as_deref())?;
+                check_page_crc(&header, frame.as_ref())?;
                 (self.awaited, self.frame_got, self.small_run) = (None, 0, 0);
                 if let Some(unwanted) = sink.message(&header, body, frame)? {
                     self.post(unwanted);
@@ -268,8 +268,12 @@ fn page_without_receive() -> LinkError {
         .into()
 }
 
-fn check_page_crc(header: &SessionHeader, frame: Option<&[u8]>) -> Result<(), LinkError> {
+fn check_page_crc(header: &SessionHeader, frame: Option<&Frame>) -> Result<(), LinkError> {
     let (Some(found), Some(frame)) = (header.page_crc, frame) else { return Ok(()) };
     let computed = crc32c(&[frame]);
-    if found == computed { Ok(()) } else { Err(LinkError::PageCrc { found, computed }) }
+    if found != computed {
+        return Err(LinkError::PageCrc { found, computed });
+    }
+    frame.note_crc32c(computed);
+    Ok(())
 }

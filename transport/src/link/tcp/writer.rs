@@ -11,7 +11,7 @@
 
 use super::Urgency;
 use crate::{SharedFrame, error::LinkError};
-use pagewire_protocol::{Body, Lane, SessionHeader, crc32c, header::FRAME_OFFSET_BYTES};
+use pagewire_protocol::{Body, Lane, SessionHeader, header::FRAME_OFFSET_BYTES};
 use rustix::{
     io::Errno,
     net::{SendAncillaryBuffer, SendFlags, send, sendmsg},
@@ -131,7 +131,7 @@ impl Writer {
             header.encode_into(slot, body, true);
             return true;
         };
-        let page_crc = self.page_crc.then(|| crc32c(&[frame]));
+        let page_crc = self.page_crc.then(|| frame.crc32c());
         SessionHeader { page_crc, ..*header }.encode_into(slot, body, true);
         let position = self.position + (self.end - self.start) as u64;
         self.frames.push_back(QueuedFrame { position, frame: frame.clone() });
