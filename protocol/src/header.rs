@@ -185,6 +185,9 @@ struct WireHeader {
 }
 const _: () = assert!(size_of::<WireHeader>() == HEADER_BYTES);
 
+/// [`PROTOCOL_VERSION`] as the header has it.
+const WIRE_VERSION: u8 = 2;
+const _: () = assert!(WIRE_VERSION as u16 == PROTOCOL_VERSION);
 const FLAG_FRAME: u16 = 1;
 const FLAG_PAGE_CRC: u16 = 2;
 /// Bytes of the header that the CRC covers: all before the field itself.
@@ -228,7 +231,7 @@ impl SessionHeader {
             flags |= FLAG_PAGE_CRC;
         }
         let wire = WireHeader {
-            version: 1,
+            version: WIRE_VERSION,
             lane: self.lane as u8,
             kind: U16::new(self.kind.0),
             flags: U16::new(flags),
@@ -264,8 +267,8 @@ impl SessionHeader {
         };
         let (wire, _) = WireHeader::ref_from_prefix(bytes).map_err(|_| too_short)?;
         let field = |what, found: u64, expected| DecodeError::Field { what, found, expected };
-        if u16::from(wire.version) != PROTOCOL_VERSION {
-            return Err(field("session header version", wire.version.into(), "1"));
+        if wire.version != WIRE_VERSION {
+            return Err(field("session header version", wire.version.into(), "2"));
         }
         let lane = Lane::from_wire(wire.lane)
             .ok_or_else(|| field("session header lane", wire.lane.into(), "0 to 4"))?;

@@ -79,6 +79,9 @@ pub enum LinkError {
         /// The limit.
         limit_ms: u128,
     },
+    /// The handshake went no further before anything was proven.
+    #[error(transparent)]
+    Handshake(#[from] pagewire_protocol::hello::HandshakeError),
     /// The peer refused the handshake.
     #[error("refused: {0:?}")]
     Refused(Refusal),

@@ -11,8 +11,10 @@
 //!
 //! Threading: one thread. [`Waker`] and the counters may be used from any.
 
+mod backoff;
 mod config;
 mod connect;
+mod log_limit;
 mod peer;
 mod waker;
 
@@ -26,7 +28,7 @@ use crate::{
     link::{Link, LinkEvent, Urgency},
     session::{AckDue, Disposition, Rejected},
 };
-use connect::{Incoming, LISTENER, MAX_INCOMING, WAKER};
+use connect::{Gate, Incoming, LISTENER, MAX_INCOMING, WAKER};
 use mio::{Events, Poll, net::TcpListener};
 use pagewire_protocol::{Incarnation, InstanceId, Lane, hello::Refusal};
 use peer::Peer;
@@ -129,6 +131,7 @@ pub struct Endpoint {
     peers: Vec<Peer>,
     /// Position in `peers` by instance id; `u16::MAX` for none.
     slots: Vec<u16>,
+    gate: Gate,
     incoming: Vec<Option<Incoming>>,
     /// Connections wait, but the last attempt to accept one failed.
     accept_again: bool,
@@ -150,6 +153,7 @@ impl Endpoint {
     /// the operating system gives no event queue.
     pub fn bind(config: EndpointConfig, arena: Arena) -> Result<Self, TransportError> {
         let failed = |source| TransportError::Listen { address: config.listen, source };
+        let gate = Gate::new(&config)?;
         let os = Poll::new()?;
         let mut listener = TcpListener::bind(config.listen).map_err(failed)?;
         let listen_address = listener.local_addr().map_err(failed)?;
@@ -165,6 +169,7 @@ impl Endpoint {
             waker,
             peers: Vec::new(),
             slots: Vec::new(),
+            gate,
             incoming: (0..MAX_INCOMING).map(|_| None).collect(),
             accept_again: false,
             events: VecDeque::with_capacity(1024),
@@ -231,7 +236,8 @@ impl Endpoint {
         }
         self.slots[id] = slot;
         let counters = self.counters.add_peer(peer);
-        self.peers.push(Peer::new(peer, address, counters, self.config.instance));
+        let seed = self.gate.seed_for(peer);
+        self.peers.push(Peer::new(peer, address, counters, self.config.instance, seed));
         Ok(())
     }
 
