@@ -9,10 +9,12 @@ use common::{
     settle, turns,
 };
 use pagewire_protocol::{
-    ClusterId, Incarnation, InstanceId, LaneClass, LinkNonce, PageSize,
+    ClusterId, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, PageSize,
     hello::{Dialler, INTRO_BYTES, Intro, IntroKind, Nonce, PROVEN_BYTES, ProofKey, Refusal},
 };
-use pagewire_transport::{Arena, ArenaConfig, Endpoint, EndpointConfig, Event, TransportError};
+use pagewire_transport::{
+    Arena, ArenaConfig, Endpoint, EndpointConfig, Event, SendError, TransportError,
+};
 use std::{
     io::{ErrorKind, Read, Write},
     net::{TcpListener, TcpStream},
@@ -290,10 +292,9 @@ fn a_session_ends_when_the_peer_says_that_our_life_is_over() {
     // Instance 2 links to us, goes, and refuses us when we dial.
     drop(RawPeer::link(&mut nodes, 2, 10));
     pump(&mut nodes, "the link is gone", |nodes| !nodes[0].is_linked(2));
-    let mut flow = Flow::new(0, 0);
-    let message = common::numbered(nodes[0].endpoint.arena(), pagewire_protocol::Lane::Si, 1);
+    let message = common::numbered(nodes[0].endpoint.arena(), Lane::Si, 1);
     let to = InstanceId(2);
-    nodes[0].endpoint.send(to, pagewire_protocol::Lane::Si, message.unwrap()).unwrap();
+    nodes[0].endpoint.send(to, Lane::Si, message.unwrap()).unwrap();
     let refuse = |nodes: &mut [Node], instance: u16| {
         let mut stream = raw::accept(nodes, &listener);
         let (mut acceptor, theirs) = raw::hear_hello(nodes, &mut stream, ProofKey::NONE);
@@ -318,10 +319,9 @@ fn a_session_ends_when_the_peer_says_that_our_life_is_over() {
             assert_eq!(undelivered.len(), 1, "what was not acknowledged is handed back");
         }
     }
-    flow.take(&mut nodes);
-    let message = common::numbered(nodes[0].endpoint.arena(), pagewire_protocol::Lane::Si, 2);
-    let sent = nodes[0].endpoint.send(to, pagewire_protocol::Lane::Si, message.unwrap());
-    assert!(matches!(sent, Err(pagewire_transport::SendError::NoSession(_))));
+    let message = common::numbered(nodes[0].endpoint.arena(), Lane::Si, 2);
+    let sent = nodes[0].endpoint.send(to, Lane::Si, message.unwrap());
+    assert!(matches!(sent, Err(SendError::NoSession(_))));
 }
 
 #[test]

@@ -189,6 +189,16 @@ pub(crate) struct RawPeer {
 impl RawPeer {
     /// Makes a link to `nodes[0]` as instance `id` in the life `incarnation`.
     pub(crate) fn link(nodes: &mut [Node], id: u16, incarnation: u64) -> Self {
+        Self::link_with_key(nodes, id, incarnation, ProofKey::NONE)
+    }
+
+    /// The same under a cluster key.
+    pub(crate) fn link_with_key(
+        nodes: &mut [Node],
+        id: u16,
+        incarnation: u64,
+        key: ProofKey<'_>,
+    ) -> Self {
         let (to, address) = (nodes[0].id().0, nodes[0].address());
         let mut said = self::hello(id, to, LaneClass::Small);
         said.incarnation = Incarnation(incarnation);
@@ -196,8 +206,8 @@ impl RawPeer {
         let mut streams = Vec::new();
         for class in CONNECTIONS {
             said.class = class;
-            let (stream, answer) = greet(nodes, address, &said);
-            assert_eq!(answer.refusal, None, "a correct hello");
+            let (stream, answer) = greet_with(nodes, address, &said, key);
+            assert_eq!(answer.unwrap().refusal, None, "a correct hello");
             streams.push(stream);
         }
         super::pump(nodes, "the hand-made link is up", |nodes| nodes[0].is_linked(id));
