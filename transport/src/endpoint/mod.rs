@@ -158,6 +158,7 @@ impl Endpoint {
         let mut listener = TcpListener::bind(config.listen).map_err(failed)?;
         let listen_address = listener.local_addr().map_err(failed)?;
         os.registry().register(&mut listener, LISTENER, mio::Interest::READABLE)?;
+        config.warn_if_open();
         let waker = Waker::new(mio::Waker::new(os.registry(), WAKER)?);
         Ok(Self {
             config,

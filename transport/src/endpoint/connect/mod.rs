@@ -89,7 +89,6 @@ impl Gate {
     /// # Errors
     /// [`TransportError::Poller`] when the system has no random bytes.
     pub(super) fn new(config: &EndpointConfig) -> Result<Self, TransportError> {
-        config.warn_if_open();
         let random = || getrandom::u64().map_err(no_random);
         Ok(Self {
             process: ProcessId(random()?),
