@@ -181,6 +181,13 @@ fn an_instance_of_the_demo_that_cannot_start_tells_its_coordinator() {
 
 // ---- other instances -----------------------------------------------------------------------------
 
+/// Writes a cluster key; the line of a configuration that names it.
+fn write_key(path: &Path, of: &str) -> String {
+    std::fs::write(path, of.repeat(40)).expect("a key");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    format!("cluster_key = {path:?}\n")
+}
+
 #[test]
 fn instances_that_do_not_fit_end_and_the_cluster_carries_on() {
     let mut cluster = Cluster::at_work(64);
@@ -196,7 +203,11 @@ fn instances_that_do_not_fit_end_and_the_cluster_carries_on() {
     stranger.peers.retain(|(id, _)| *id == 0);
     let mut crossed = newcomer();
     crossed.peers = vec![(0, addresses[2].1), (2, addresses[0].1)];
+    let mut keyed = newcomer();
+    let key = write_key(&cluster.files.folder.path().join("cluster.key"), "7");
+    keyed.more.push_str(&key);
     let cases = [
+        (keyed, ["has no cluster key", "this one has one", "the same cluster key file"]),
         (newcomer(), ["instance id 1 is in use", "expected one process per id", "stop one"]),
         (
             Config { cluster: 8, ..newcomer() },
@@ -278,6 +289,23 @@ fn instances_that_have_each_other_wait_for_the_right_third_when_a_wrong_one_came
 
 #[test]
 fn of_a_pair_with_different_clusters_one_ends_and_both_say_why() {
+    let words = ["of cluster 8", "of cluster 4711", "the same cluster id"];
+    one_of_a_pair_ends(words, |_, configs| configs[1].cluster = 8);
+}
+
+#[test]
+fn of_a_pair_with_different_cluster_keys_one_ends_and_both_say_why() {
+    let words = ["found the proof", "cluster key wrong", "the same cluster key file"];
+    one_of_a_pair_ends(words, |folder, configs| {
+        for (config, of) in configs.iter_mut().zip(["7", "8"]) {
+            config.more.push_str(&write_key(&folder.join(format!("key-{of}")), of));
+        }
+    });
+}
+
+/// Starts two instances that differ as `differ` makes them: both complain with `words`, and one ends
+/// with them.
+fn one_of_a_pair_ends(words: [&'static str; 3], differ: fn(&Path, &mut [Config])) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut configs = Config::three(folder.path());
     configs.truncate(2);
@@ -285,19 +313,19 @@ fn of_a_pair_with_different_clusters_one_ends_and_both_say_why() {
         config.members.truncate(2);
         config.peers.retain(|(id, _)| *id < 2);
     }
-    configs[1].cluster = 8;
+    differ(folder.path(), &mut configs);
     let path = |at: usize| folder.path().join(format!("{at}.toml"));
     let mut nodes: Vec<_> = (0..2).map(|at| configs[at].run(&path(at))).collect();
     for node in &mut nodes {
-        let why = |line: &str| line.contains("of cluster 8") && line.contains("of cluster 4711");
-        node.complaint("word of the other cluster", why);
+        node.complaint("word of the other", |line| words[..2].iter().all(|w| line.contains(w)));
     }
     wait_for("the end of one", || nodes.iter_mut().any(|node| !node.is_running()));
     let ended = nodes.into_iter().find_map(|mut node| (!node.is_running()).then(|| node.end()));
     let ended = ended.expect("one of the two");
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     let told = ended.stderr.lines().last().expect("a last line");
-    assert_tells(told, &["pagewire: ", "of cluster 8", "of cluster 4711", "the same cluster id"]);
+    assert_tells(told, &["pagewire: "]);
+    assert_tells(told, &words);
 }
 
 // ---- strangers -----------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ pub struct EndpointCounters {
     pub proofs_refused: Counter,
     /// Handshakes that were a recording of an earlier one.
     pub replays_refused: Counter,
-    /// Connections dropped because too many were in their handshake, or took too long.
+    /// Connections dropped because their handshake took too long, or newer ones needed the place.
     pub handshakes_dropped: Counter,
     /// Links that went down because of what the peer sent.
     pub bad_input: Counter,

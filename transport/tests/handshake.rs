@@ -10,7 +10,9 @@ use common::{
 };
 use pagewire_protocol::{
     ClusterId, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, PageSize,
-    hello::{Dialler, INTRO_BYTES, Intro, IntroKind, Nonce, PROVEN_BYTES, ProofKey, Refusal},
+    hello::{
+        Dialler, DiallerStep, INTRO_BYTES, Intro, IntroKind, Nonce, PROVEN_BYTES, ProofKey, Refusal,
+    },
 };
 use pagewire_transport::{
     Arena, ArenaConfig, Endpoint, EndpointConfig, Event, SendError, TransportError,
@@ -227,7 +229,7 @@ fn another_shard_or_number_of_shards_is_refused_on_both_sides() {
     let third = Node::new(EndpointConfig { shard: 1, shards: 4, ..config(3) }, FRAMES);
     let to_do = "the same number of shards on all";
     assert_both_are_told(third, Refusal::Shard, "shard 0 of 1", "shard 1 of 4", to_do);
-    for (shard, shards) in [(0, 2), (1, 1)] {
+    for (shard, shards) in [(0, 2), (1, 2)] {
         let third = Node::new(EndpointConfig { shard, shards, ..config(3) }, FRAMES);
         let theirs = format!("shard {shard} of {shards}");
         assert_both_are_told(third, Refusal::Shard, "shard 0 of 1", &theirs, to_do);
@@ -496,6 +498,42 @@ fn two_hundred_silent_connections_do_not_keep_a_peer_out() {
         silent.is_empty()
     });
     assert!(nodes[0].endpoint.counters().handshakes_dropped.get() >= 200);
+}
+
+#[test]
+fn connections_that_stay_silent_for_ever_do_not_keep_a_peer_out() {
+    // Longer than the test's patience: no place becomes free by time.
+    let handshake_timeout = Duration::from_secs(1000);
+    let mut nodes = vec![Node::new(EndpointConfig { handshake_timeout, ..config(1) }, FRAMES)];
+    let mut silent = Vec::new();
+    for round in 1..=3 {
+        silent.extend((0..50).map(|_| raw::connect(nodes[0].address())));
+        pump(&mut nodes, "they are accepted", |nodes| {
+            nodes[0].endpoint.counters().accepted.get() == 50 * round
+        });
+    }
+    // One that has introduced itself is not the first to go.
+    let mut talk = Talk::new(raw::connect(nodes[0].address()), ProofKey::NONE);
+    talk.open(&mut nodes).unwrap();
+    silent.extend((0..70).map(|_| raw::connect(nodes[0].address())));
+    nodes.push(Node::new(config(2), FRAMES));
+    introduce(&mut nodes, 0, 1);
+    link_all(&mut nodes);
+    talk.speak(&raw::hello(3, 1, LaneClass::Small));
+    let answer = talk.hear(&mut nodes, PROVEN_BYTES);
+    assert!(matches!(answer, Ok(DiallerStep::Proven(_))), "{answer:?}");
+    Flow::new(0, 1).exchange(&mut nodes, 20);
+}
+
+#[test]
+fn a_shard_beyond_the_number_of_shards_is_refused_at_the_start() {
+    for (shard, shards) in [(1, 1), (0, 0), (5, 4)] {
+        let config = EndpointConfig { shard, shards, ..config(1) };
+        let text = Endpoint::bind(config, arena(8)).unwrap_err().to_string();
+        for part in [format!("shard {shard} of {shards}"), "set `shards`".to_owned()] {
+            assert!(text.contains(&part), "{text:?} lacks {part:?}");
+        }
+    }
 }
 
 #[test]

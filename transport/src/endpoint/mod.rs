@@ -149,6 +149,7 @@ impl Endpoint {
     /// Listens, and is ready for [`Endpoint::add_peer`].
     ///
     /// # Errors
+    /// [`TransportError::Shard`] when the configuration names a shard that does not exist,
     /// [`TransportError::Listen`] when the address cannot be used, [`TransportError::Poller`] when
     /// the operating system gives no event queue.
     pub fn bind(config: EndpointConfig, arena: Arena) -> Result<Self, TransportError> {

@@ -65,13 +65,6 @@ impl Endpoint {
     }
 
     fn take_in(&mut self, mut stream: TcpStream, address: SocketAddr) {
-        let Some(place) = self.incoming.iter().position(Option::is_none) else {
-            self.counters.handshakes_dropped.add(1);
-            self.complain(format_args!(
-                "connection from {address} dropped: {MAX_INCOMING} are in handshake"
-            ));
-            return;
-        };
         let nonce = match fresh_nonce() {
             Ok(nonce) => nonce,
             Err(error) => {
@@ -80,6 +73,7 @@ impl Endpoint {
                 return;
             }
         };
+        let Some(place) = self.place_for_one_more() else { return };
         let _ = stream.set_nodelay(true);
         let token = Token(INCOMING_BASE + place);
         if self.os.registry().register(&mut stream, token, Interest::READABLE).is_err() {
@@ -89,6 +83,27 @@ impl Endpoint {
         let shake = Acceptor::new(self.config.proof_key().is_some(), nonce);
         self.incoming[place] = Some(Incoming { stream, address, shake, deadline });
         self.progress_incoming(place);
+    }
+
+    /// A free place. When all are taken, the oldest that has not introduced itself goes, or else the
+    /// oldest: whoever comes and says nothing does not keep a peer out, and a peer needs its place
+    /// for two round trips only.
+    fn place_for_one_more(&mut self) -> Option<usize> {
+        if let Some(free) = self.incoming.iter().position(Option::is_none) {
+            return Some(free);
+        }
+        let rank =
+            |incoming: &Incoming| (incoming.shake.dialler_nonce().is_some(), incoming.deadline);
+        let places = self.incoming.iter().enumerate();
+        let taken = places.filter_map(|(at, incoming)| Some((rank(incoming.as_ref()?), at)));
+        let (_, oldest) = taken.min()?;
+        if let Some(Incoming { address, .. }) = self.incoming[oldest].take() {
+            self.counters.handshakes_dropped.add(1);
+            self.complain(format_args!(
+                "connection from {address} dropped for a newer one: {MAX_INCOMING} are in handshake"
+            ));
+        }
+        Some(oldest)
     }
 
     pub(super) fn drop_slow_incoming(&mut self, now: Instant) {

@@ -66,7 +66,7 @@ use std::{
 
 pub(super) const LISTENER: Token = Token(0);
 pub(super) const WAKER: Token = Token(1);
-/// Connections in their handshake at the same time; further ones are dropped.
+/// Connections in their handshake at the same time; for a further one the oldest is dropped.
 pub(super) const MAX_INCOMING: usize = 64;
 const INCOMING_BASE: usize = 2;
 const PEER_BASE: usize = 128;
@@ -87,8 +87,12 @@ pub(super) struct Gate {
 
 impl Gate {
     /// # Errors
+    /// [`TransportError::Shard`] when the configuration names one that does not exist,
     /// [`TransportError::Poller`] when the system has no random bytes.
     pub(super) fn new(config: &EndpointConfig) -> Result<Self, TransportError> {
+        if config.shard >= config.shards {
+            return Err(TransportError::Shard { shard: config.shard, shards: config.shards });
+        }
         let random = || getrandom::u64().map_err(no_random);
         Ok(Self {
             process: ProcessId(random()?),
