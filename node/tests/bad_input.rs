@@ -295,7 +295,7 @@ fn of_a_pair_with_different_clusters_one_ends_and_both_say_why() {
 
 #[test]
 fn of_a_pair_with_different_cluster_keys_one_ends_and_both_say_why() {
-    let words = ["found the proof", "cluster key wrong", "the same cluster key file"];
+    let words = ["proof", "cluster key file", "give all instances the same"];
     one_of_a_pair_ends(words, |folder, configs| {
         for (config, of) in configs.iter_mut().zip(["7", "8"]) {
             config.more.push_str(&write_key(&folder.join(format!("key-{of}")), of));
