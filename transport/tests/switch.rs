@@ -9,7 +9,7 @@ use common::{
     settle, turns,
 };
 use pagewire_protocol::{
-    InstanceId, Lane, LaneClass, LinkNonce, Sequence, SessionHeader,
+    InstanceId, Lane, LaneClass, LinkNonce, ProcessId, Sequence, SessionHeader,
     hello::{Hello, ProofKey, Refusal},
 };
 use pagewire_transport::{Event, link::tcp::CONNECTIONS};
@@ -150,15 +150,24 @@ fn a_last_connection_that_comes_late_replaces_nothing() {
     assert_eq!(answer.refusal, None);
     let _link = RawPeer::link(&mut nodes, 2, 1);
     nodes[0].events.clear();
-    // Of the attempt that was given up, of another process, of another life, and of no attempt.
+    // Of the attempt that was given up, of the link that is there, and of none; first while nothing
+    // forms, then while another link does.
     let mut late = Hello { class: LaneClass::Bulk, ..hello };
-    for (nonce, process) in [(77, 2), (1, 2), (3, 2)] {
-        (late.nonce.0, late.process.0) = (nonce, process);
-        let (_, answer) = raw::greet(&mut nodes, address, &late);
-        assert_eq!(answer.refusal, Some(Refusal::Busy));
+    let mut newer = None;
+    for _ in 0..2 {
+        for nonce in [77, 1, 3] {
+            late.nonce = LinkNonce(nonce);
+            let (_, answer) = raw::greet(&mut nodes, address, &late);
+            assert_eq!(answer.refusal, Some(Refusal::Busy), "link nonce {nonce}");
+        }
+        hello.nonce = LinkNonce(500);
+        newer = Some(raw::greet(&mut nodes, address, &hello));
     }
-    late.process.0 = 99;
-    let (_, answer) = raw::greet(&mut nodes, address, &late);
+    let (_newer, answer) = newer.unwrap();
+    assert_eq!(answer.refusal, None);
+    // Of another process.
+    let other = Hello { process: ProcessId(99), nonce: LinkNonce(500), ..late };
+    let (_, answer) = raw::greet(&mut nodes, address, &other);
     assert_eq!(answer.refusal, Some(Refusal::DuplicateInstance));
     turns(&mut nodes, 300);
     assert_eq!(nodes[0].events.len(), 0, "{:?}", nodes[0].events);
