@@ -15,6 +15,7 @@
 //! io_threads = 2
 //! acquire_timeout_ms = 30000
 //! page_crc = true
+//! cluster_key = "/etc/pagewire/cluster.key"   # none; the same file on all instances, mode 0600
 //!
 //! [[peers]]
 //! instance = 1
@@ -27,7 +28,7 @@
 
 use crate::view::{View, ViewError};
 use pagewire_protocol::{ClusterId, Epoch, InstanceId, PageSize};
-use pagewire_transport::{EndpointConfig, LaneCredits};
+use pagewire_transport::{ClusterKey, ClusterKeyError, EndpointConfig, LaneCredits};
 use serde::Deserialize;
 use std::{
     net::SocketAddr,
@@ -65,6 +66,9 @@ pub struct NodeConfig {
     pub acquire_timeout_ms: u64,
     /// Put a CRC-32C on every page sent.
     pub page_crc: bool,
+    /// File with the key that every instance proves to have; without one, whoever reaches the port
+    /// can speak as any instance.
+    pub cluster_key: Option<PathBuf>,
     /// Receives posted for each peer.
     pub credits: LaneCredits,
 }
@@ -212,6 +216,7 @@ struct FileConfig {
     io_threads: Option<u32>,
     acquire_timeout_ms: Option<u64>,
     page_crc: Option<bool>,
+    cluster_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -247,6 +252,7 @@ impl NodeConfig {
             io_threads: 2,
             acquire_timeout_ms: 30_000,
             page_crc: true,
+            cluster_key: None,
             credits: LaneCredits::default(),
         }
     }
@@ -321,6 +327,7 @@ impl NodeConfig {
             io_threads: file.io_threads.unwrap_or(defaults.io_threads),
             acquire_timeout_ms: file.acquire_timeout_ms.unwrap_or(defaults.acquire_timeout_ms),
             page_crc: file.page_crc.unwrap_or(defaults.page_crc),
+            cluster_key: file.cluster_key,
             ..defaults
         };
         if !(1..=64).contains(&config.io_threads) {
@@ -431,15 +438,18 @@ impl NodeConfig {
         u32::try_from(frames).unwrap_or(u32::MAX)
     }
 
-    pub(crate) fn endpoint(&self, view: &View) -> EndpointConfig {
-        EndpointConfig {
+    /// What the fabric is told; reads the cluster key.
+    pub(crate) fn endpoint(&self, view: &View) -> Result<EndpointConfig, ClusterKeyError> {
+        let cluster_key = self.cluster_key.as_deref().map(ClusterKey::from_file).transpose()?;
+        Ok(EndpointConfig {
+            cluster_key,
             view_hash: view.hash(),
             credits: self.credits,
             page_crc: self.page_crc,
             // Until the directory can be recovered (see ARCHITECTURE).
             peers_may_return: false,
             ..EndpointConfig::new(self.cluster, self.instance, self.listen)
-        }
+        })
     }
 }
 
@@ -470,6 +480,7 @@ mod tests {
         config.check_peers(Path::new("node.toml")).unwrap();
         assert_eq!((config.cluster, config.cache_pages), (ClusterId(42), Some(4000)));
         assert_eq!((config.poller_cores, config.peers.len()), (vec![2], 2));
+        assert_eq!(config.cluster_key.as_deref(), Some(Path::new("/etc/pagewire/cluster.key")));
     }
 
     #[test]

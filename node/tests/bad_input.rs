@@ -8,12 +8,13 @@ mod support;
 
 use pagewire_node::agent::lines::Event;
 use pagewire_protocol::{
-    ClusterId, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, PageSize, Sequence,
-    hello::{HELLO_BYTES, Hello},
+    ClusterId, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, PageSize, ProcessId, Sequence,
+    hello::{Dialler, DiallerStep, Hello, INTRO_BYTES, Nonce, PROVEN_BYTES, ProofKey, Refusal},
 };
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
     path::Path,
     time::Duration,
 };
@@ -67,6 +68,23 @@ fn a_configuration_that_is_none_is_refused_with_the_key_and_the_line() {
     for (text, words) in cases {
         assert_tells(&refusal(&text), &words);
     }
+}
+
+#[test]
+fn a_cluster_key_that_is_none_is_refused_with_what_to_run() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let key = folder.path().join("cluster.key");
+    let more = format!("huge_pages = false\narena_mb = 16\ncluster_key = {key:?}\n");
+    let text = Config { members: vec![0], more, ..Config::new(0, folder.path()) }.text();
+    assert_tells(&refusal(&text), &["cluster.key", "No such file", "name a file"]);
+    let with_mode = |content: &str, mode: u32| {
+        std::fs::write(&key, content).expect("a key");
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).expect("a mode");
+        refusal(&text)
+    };
+    let key_text = "0123456789abcdef0123456789abcdef\n";
+    assert_tells(&with_mode(key_text, 0o640), &["found mode 0640", "expected 0600", "`chmod 600 "]);
+    assert_tells(&with_mode("short\n", 0o600), &["has 5 bytes", "expected 32 to 4096"]);
 }
 
 #[test]
@@ -164,6 +182,13 @@ fn an_instance_of_the_demo_that_cannot_start_tells_its_coordinator() {
 
 // ---- other instances -----------------------------------------------------------------------------
 
+/// Writes a cluster key; the line of a configuration that names it.
+fn write_key(path: &Path, of: &str) -> String {
+    std::fs::write(path, of.repeat(40)).expect("a key");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    format!("cluster_key = {path:?}\n")
+}
+
 #[test]
 fn instances_that_do_not_fit_end_and_the_cluster_carries_on() {
     let mut cluster = Cluster::at_work(64);
@@ -179,7 +204,11 @@ fn instances_that_do_not_fit_end_and_the_cluster_carries_on() {
     stranger.peers.retain(|(id, _)| *id == 0);
     let mut crossed = newcomer();
     crossed.peers = vec![(0, addresses[2].1), (2, addresses[0].1)];
+    let mut keyed = newcomer();
+    let key = write_key(&cluster.files.folder.path().join("cluster.key"), "7");
+    keyed.more.push_str(&key);
     let cases = [
+        (keyed, ["has no cluster key", "this one has one", "the same cluster key file"]),
         (newcomer(), ["instance id 1 is in use", "expected one process per id", "stop one"]),
         (
             Config { cluster: 8, ..newcomer() },
@@ -261,6 +290,23 @@ fn instances_that_have_each_other_wait_for_the_right_third_when_a_wrong_one_came
 
 #[test]
 fn of_a_pair_with_different_clusters_one_ends_and_both_say_why() {
+    let words = ["of cluster 8", "of cluster 4711", "the same cluster id"];
+    one_of_a_pair_ends(words, |_, configs| configs[1].cluster = 8);
+}
+
+#[test]
+fn of_a_pair_with_different_cluster_keys_one_ends_and_both_say_why() {
+    let words = ["proof", "cluster key file", "give all instances the same"];
+    one_of_a_pair_ends(words, |folder, configs| {
+        for (config, of) in configs.iter_mut().zip(["7", "8"]) {
+            config.more.push_str(&write_key(&folder.join(format!("key-{of}")), of));
+        }
+    });
+}
+
+/// Starts two instances that differ as `differ` makes them: both complain with `words`, and one ends
+/// with them.
+fn one_of_a_pair_ends(words: [&'static str; 3], differ: fn(&Path, &mut [Config])) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut configs = Config::three(folder.path());
     configs.truncate(2);
@@ -268,19 +314,19 @@ fn of_a_pair_with_different_clusters_one_ends_and_both_say_why() {
         config.members.truncate(2);
         config.peers.retain(|(id, _)| *id < 2);
     }
-    configs[1].cluster = 8;
+    differ(folder.path(), &mut configs);
     let path = |at: usize| folder.path().join(format!("{at}.toml"));
     let mut nodes: Vec<_> = (0..2).map(|at| configs[at].run(&path(at))).collect();
     for node in &mut nodes {
-        let why = |line: &str| line.contains("of cluster 8") && line.contains("of cluster 4711");
-        node.complaint("word of the other cluster", why);
+        node.complaint("word of the other", |line| words[..2].iter().all(|w| line.contains(w)));
     }
     wait_for("the end of one", || nodes.iter_mut().any(|node| !node.is_running()));
     let ended = nodes.into_iter().find_map(|mut node| (!node.is_running()).then(|| node.end()));
     let ended = ended.expect("one of the two");
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     let told = ended.stderr.lines().last().expect("a last line");
-    assert_tells(told, &["pagewire: ", "of cluster 8", "of cluster 4711", "the same cluster id"]);
+    assert_tells(told, &["pagewire: "]);
+    assert_tells(told, &words);
 }
 
 // ---- strangers -----------------------------------------------------------------------------------
@@ -288,8 +334,8 @@ fn of_a_pair_with_different_clusters_one_ends_and_both_say_why() {
 /// The hello that instance 1 of the cluster would send to `to`.
 fn hello(to: u16) -> Hello {
     Hello {
-        version_min: 1,
-        version_max: 1,
+        shard: 0,
+        shards: 1,
         class: LaneClass::Small,
         refusal: None,
         cluster: ClusterId(CLUSTER),
@@ -297,6 +343,7 @@ fn hello(to: u16) -> Hello {
         to: InstanceId(to),
         page_size: PageSize::K8,
         incarnation: Incarnation(1),
+        process: ProcessId(1),
         nonce: LinkNonce(77),
         view_hash: 0,
         expected: [Sequence(1); Lane::COUNT],
@@ -314,15 +361,15 @@ fn garbage() -> Vec<Vec<u8>> {
         };
         (0..bytes).map(|_| next()).collect()
     };
-    let hello = hello(0).encode();
+    let opening = Dialler::new(false, Nonce([7; 32])).opening();
     let mut all: Vec<_> = [0, 1, 7, 8, 127, 128, 129, 500, 4000, 70_000].map(&mut random).into();
-    // Begun like a hello, cut off or gone on with at random.
-    all.extend([1, 7, 8, 9, 64, HELLO_BYTES - 1].map(|end| hello[..end].to_vec()));
-    all.extend([8, 16, 64].map(|at| [hello[..at].to_vec(), random(HELLO_BYTES - at)].concat()));
-    // A whole hello of an instance that the cluster has already, of a life long over, and more.
-    all.push([hello.to_vec(), random(10_000)].concat());
-    for at in [10, 14, 20, 40, 60, 100, 127] {
-        let mut flipped = hello;
+    // Begun like a handshake, cut off or gone on with at random.
+    all.extend([1, 7, 8, 9, 20, INTRO_BYTES - 1].map(|end| opening[..end].to_vec()));
+    all.extend([8, 12, 16].map(|at| [opening[..at].to_vec(), random(INTRO_BYTES - at)].concat()));
+    // A right beginning, and a hello that proves nothing.
+    all.push([opening.to_vec(), random(10_000)].concat());
+    for at in [8, 10, 12, 13, 14, 15] {
+        let mut flipped = opening;
         flipped[at] ^= 0x55;
         all.push(flipped.to_vec());
     }
@@ -336,8 +383,26 @@ fn send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
     stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
     // It may have closed before all is sent.
     let _ = stream.write_all(bytes);
-    let _ = stream.read(&mut [0; 2 * HELLO_BYTES]);
+    let _ = stream.read(&mut [0; INTRO_BYTES + PROVEN_BYTES]);
     stream
+}
+
+/// Makes a whole handshake with `address` and says `hello`; what is answered.
+fn greet(address: SocketAddr, hello: &Hello) -> Hello {
+    let mut stream = TcpStream::connect(address).expect("it accepts");
+    let mut dialler = Dialler::new(false, Nonce([9; 32]));
+    stream.write_all(&dialler.opening()).expect("sent");
+    loop {
+        let count = stream.read(dialler.room()).expect("an answer");
+        assert!(count > 0, "closed without an answer");
+        match dialler.filled(count, ProofKey::NONE).expect("a peer's answer") {
+            DiallerStep::More => {}
+            DiallerStep::Speak => {
+                stream.write_all(&dialler.speak(hello, ProofKey::NONE)).expect("sent");
+            }
+            DiallerStep::Proven(answer) => return answer,
+        }
+    }
 }
 
 #[test]
@@ -346,6 +411,8 @@ fn strangers_at_the_port_disturb_nobody() {
     let addresses = cluster.addresses.clone();
     let mut kept = Vec::new();
     for (_, address) in &addresses {
+        // Everything right, but the member list: nobody knows it who has not configured it.
+        assert_eq!(greet(*address, &hello(0)).refusal.map(Refusal::is_final), Some(true));
         for bytes in garbage() {
             kept.push(send(*address, &bytes));
         }

@@ -140,8 +140,51 @@ pub const MESSAGES: &[MessageDoc] = &[
     },
 ];
 
+/// What is said before there is a session: fixed sizes, no session header (protocol/src/hello/).
+pub const HANDSHAKE: &[(&str, &str)] = &[
+    ("INTRO", "48 bytes, unproven: versions, whether there is a cluster key, 32 random bytes"),
+    ("HELLO", "128 bytes and 32 of proof: who speaks, to whom, on which link, or why it refuses"),
+    (
+        "REFUSAL",
+        "instead of INTRO or HELLO, unproven: other versions, one key missing, wrong proof",
+    ),
+];
+
 /// Every exchange.
 pub const EXCHANGES: &[Exchange] = &[
+    Exchange {
+        title: "Handshake of one connection",
+        note: "Each proof is an HMAC-SHA256 with the cluster key over all that was said before it, \
+               both sides' random bytes included; no HELLO is decoded before its proof has \
+               verified. Without a cluster key on both sides the HMAC key is empty.",
+        steps: &[
+            ("dialler", "acceptor", "INTRO versions, has key, nonce"),
+            ("acceptor", "dialler", "INTRO versions, has key, nonce"),
+            ("dialler", "acceptor", "HELLO identity, link nonce, proof"),
+            ("acceptor", "dialler", "HELLO identity, status, proof"),
+        ],
+    },
+    Exchange {
+        title: "Link of two connections",
+        note: "What each side expects next and its first credits are stated on the last connection. \
+               A link that is there goes when the last HELLO of the next one is proven and good.",
+        steps: &[
+            ("dialler", "acceptor", "HELLO small, link nonce"),
+            ("acceptor", "dialler", "HELLO accepted"),
+            ("dialler", "acceptor", "HELLO bulk, same link nonce, expected, credits"),
+            ("acceptor", "dialler", "HELLO accepted, expected, credits"),
+        ],
+    },
+    Exchange {
+        title: "Handshake without the cluster key",
+        note: "The refusal is unproven: it is told to the operator, and ends no session.",
+        steps: &[
+            ("dialler", "acceptor", "INTRO versions, has key, nonce"),
+            ("acceptor", "dialler", "INTRO versions, has key, nonce"),
+            ("dialler", "acceptor", "HELLO identity, wrong proof"),
+            ("acceptor", "dialler", "REFUSAL Proof"),
+        ],
+    },
     Exchange {
         title: "Read from storage",
         note: "Nobody holds the page. `version` is the least version the read must return.",
@@ -245,7 +288,14 @@ pub fn markdown() -> String {
     out.push_str("\nReserved numbers: ");
     let reserved: Vec<_> = RESERVED.iter().map(|(n, name)| format!("{n} ({name})")).collect();
     out.push_str(&reserved.join(", "));
-    out.push_str(".\n\n# Exchanges\n");
+    out.push_str(
+        ".\n\n# Handshake\n\nBefore there is a session, without its header:\n\n\
+         | name | what it is |\n| --- | --- |\n",
+    );
+    for (name, what) in HANDSHAKE {
+        let _ = writeln!(out, "| {name} | {what} |");
+    }
+    out.push_str("\n# Exchanges\n");
     for exchange in EXCHANGES {
         let _ = write!(out, "\n## {}\n\n", exchange.title);
         if !exchange.note.is_empty() {
@@ -287,7 +337,9 @@ mod tests {
         assert_eq!(numbers.len(), all);
         for (_, to, text) in EXCHANGES.iter().flat_map(|e| e.steps) {
             let word = text.split([' ', ',']).next().unwrap();
-            assert!(*to == "storage" || MESSAGES.iter().any(|m| m.name == word), "{text}");
+            let is_known = MESSAGES.iter().any(|m| m.name == word)
+                || HANDSHAKE.iter().any(|(name, _)| *name == word);
+            assert!(*to == "storage" || is_known, "{text}");
         }
     }
 }

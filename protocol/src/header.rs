@@ -15,7 +15,7 @@
 //! (modulo 2^32): the other side may have sent that many. Both therefore may be repeated, and the
 //! greatest wins. `crc` is CRC-32C of the header, this field as zero, and of the padded body.
 
-use crate::{DecodeError, Epoch, InstanceId, Sequence, crc32c};
+use crate::{DecodeError, Epoch, InstanceId, PROTOCOL_VERSION, Sequence, crc32c};
 use std::fmt;
 
 /// Bytes of the session header.
@@ -174,8 +174,9 @@ impl fmt::Debug for Body {
     }
 }
 
-/// Version of this layout.
-const HEADER_VERSION: u8 = 1;
+/// [`PROTOCOL_VERSION`] as the header has it.
+const HEADER_VERSION: u8 = 2;
+const _: () = assert!(HEADER_VERSION as u16 == PROTOCOL_VERSION);
 const FLAG_FRAME: u16 = 1;
 const FLAG_PAGE_CRC: u16 = 2;
 /// Where the CRC lies: the last field of the header.
@@ -369,7 +370,7 @@ impl Words {
     fn complaint(&self) -> DecodeError {
         let field = |what, found: u64, expected| DecodeError::Field { what, found, expected };
         if self.version() != HEADER_VERSION {
-            return field("session header version", self.version().into(), "1");
+            return field("session header version", self.version().into(), "2");
         }
         let Some(lane) = Lane::from_wire(self.lane()) else {
             return field("session header lane", self.lane().into(), "0 to 4");

@@ -41,11 +41,16 @@ id! {
     GrantNumber(u64)
 }
 id! {
+    /// One endpoint of one process: drawn at random when it is bound, so that two that claim the same
+    /// incarnation can be told apart.
+    ProcessId(u64)
+}
+id! {
     /// Position of a message in its lane of a session; the first is 1, 0 is "none yet".
     Sequence(u64)
 }
 id! {
-    /// Ties together the connections of one link; greater for a later link of the same session.
+    /// Ties together the connections of one link: drawn at random by the side that dials.
     LinkNonce(u64)
 }
 

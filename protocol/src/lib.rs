@@ -19,7 +19,7 @@ pub mod tag;
 pub use header::{Body, Lane, LaneClass, MessageKind, SessionHeader};
 pub use ids::{
     ClusterId, Epoch, GrantNumber, Incarnation, InstanceId, LinkNonce, Mode, PartitionId,
-    RequestId, Sequence,
+    ProcessId, RequestId, Sequence,
 };
 pub use lsn::Lsn;
 pub use page::PageSize;
@@ -27,10 +27,11 @@ pub use pcm::Pcm;
 pub use tag::{BufferTag, Fork};
 
 /// Version of the session and handshake wire format spoken by this build.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
-/// Oldest version this build still speaks (N speaks to N-1; there is no version 0).
-pub const PROTOCOL_VERSION_MIN: u16 = 1;
+/// Oldest version this build still speaks. From the first release on N speaks to N-1; nothing has
+/// been released yet, and version 1, whose handshake proved nothing, is spoken no more.
+pub const PROTOCOL_VERSION_MIN: u16 = 2;
 
 /// What can be wrong with bytes that came from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -72,11 +72,18 @@ impl PeerCounters {
 pub struct EndpointCounters {
     /// Connections that came in.
     pub accepted: Counter,
-    /// Connections whose first bytes were no hello.
+    /// Links that this endpoint began to dial.
+    pub dials: Counter,
+    /// Connections whose bytes were no handshake, or that ended in the middle of it.
     pub not_a_hello: Counter,
-    /// Hellos that were refused.
+    /// Connections that were refused for what the other side stated.
     pub refused: Counter,
-    /// Connections dropped because too many were in their handshake, or took too long.
+    /// Handshakes whose proof of the cluster key did not verify, from either side: another key, or
+    /// bytes that were changed on the way.
+    pub proofs_refused: Counter,
+    /// Handshakes that were a recording of an earlier one.
+    pub replays_refused: Counter,
+    /// Connections dropped because their handshake took too long, or newer ones needed the place.
     pub handshakes_dropped: Counter,
     /// Links that went down because of what the peer sent.
     pub bad_input: Counter,

@@ -70,6 +70,17 @@ pub enum TransportError {
         /// What the system said.
         source: io::Error,
     },
+    /// The endpoint's shard does not exist.
+    #[error(
+        "shard {shard} of {shards}: shards count from 0, expected a lesser one; set `shards` to the \
+         number of endpoints that the instance runs"
+    )]
+    Shard {
+        /// Its shard.
+        shard: u16,
+        /// Number of shards.
+        shards: u16,
+    },
     /// The event queue of the operating system cannot be set up.
     #[error("cannot set up the poller: {0}")]
     Poller(#[from] io::Error),
@@ -136,6 +147,9 @@ pub enum LinkError {
         /// The limit.
         limit_ms: u128,
     },
+    /// The handshake went no further before anything was proven.
+    #[error(transparent)]
+    Handshake(#[from] pagewire_protocol::hello::HandshakeError),
     /// The peer refused the handshake.
     #[error("refused: {0:?}")]
     Refused(Refusal),

@@ -48,6 +48,7 @@
 //! ```
 
 pub mod arena;
+pub mod cluster_key;
 pub mod counters;
 pub mod endpoint;
 pub mod error;
@@ -56,6 +57,7 @@ pub mod message;
 pub mod session;
 
 pub use arena::{Arena, ArenaConfig, Frame, FrameIndex, SharedFrame};
+pub use cluster_key::{ClusterKey, ClusterKeyError};
 pub use endpoint::{Endpoint, EndpointConfig, Event, LaneCredits, SendError, Waker};
 pub use error::TransportError;
 pub use message::{Message, Received};

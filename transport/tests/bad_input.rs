@@ -100,7 +100,7 @@ const CASES: &[(&str, LaneClass, Bytes, Expected)] = &[
     (
         "another version",
         LaneClass::Small,
-        |peer| raw::patched(raw::encode(&control(peer)), 0, &[2]),
+        |peer| raw::patched(raw::encode(&control(peer)), 0, &[1]),
         is_field,
     ),
     ("a control message among bulk", LaneClass::Bulk, |p| raw::encode(&control(p)), is_field),

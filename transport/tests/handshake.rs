@@ -4,20 +4,18 @@
 mod common;
 
 use common::{
-    CLUSTER, FRAMES, Flow, Node, Random, arena, cluster, config, introduce, link_all, nobody, pump,
+    CLUSTER, FRAMES, Flow, Node, arena, cluster, config, introduce, link_all, nobody, pump,
     raw::{self, RawPeer},
-    settle, turns,
+    turns,
 };
 use pagewire_protocol::{
-    ClusterId, Incarnation, InstanceId, LaneClass, LinkNonce, PageSize,
-    hello::{HELLO_BYTES, Hello, Refusal},
+    ClusterId, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, PageSize,
+    hello::{INTRO_BYTES, Intro, IntroKind, Nonce, ProofKey, Refusal},
 };
-use pagewire_transport::{Arena, ArenaConfig, Endpoint, EndpointConfig, Event, TransportError};
-use std::{
-    io::{ErrorKind, Read, Write},
-    net::{TcpListener, TcpStream},
-    time::Duration,
+use pagewire_transport::{
+    Arena, ArenaConfig, Endpoint, EndpointConfig, Event, SendError, TransportError,
 };
+use std::{io::Write, net::TcpListener, time::Instant};
 
 /// Waits until `nodes[who]` is refused by instance `by`; the text for the operator.
 fn refusal_of(nodes: &mut [Node], who: usize, by: u16, wanted: Refusal) -> String {
@@ -173,14 +171,24 @@ fn a_process_of_the_same_id_at_the_peers_address_is_refused() {
     assert_refused(third, 2, Refusal::WrongTarget, &["is instance 1", "expected instance 2"]);
 }
 
+/// An introduction of a build that speaks versions 7 to 9 only.
+fn of_the_future(kind: IntroKind) -> [u8; INTRO_BYTES] {
+    let nonce = Nonce([1; 32]);
+    Intro { version_min: 7, version_max: 9, kind, has_key: false, nonce }.encode()
+}
+
 #[test]
-fn a_hello_of_another_version_is_refused() {
+fn a_dialler_of_another_version_is_refused_and_told_which_are_spoken() {
     let mut nodes = cluster(2);
-    let address = nodes[0].address();
-    let mut hello = raw::hello(2, 1, LaneClass::Small);
-    (hello.version_min, hello.version_max) = (7, 9);
-    let (mut stream, answer) = raw::greet(&mut nodes, address, &hello);
-    assert_eq!(answer.refusal, Some(Refusal::Version));
+    let mut bytes = of_the_future(IntroKind::Dialler);
+    // What else it says is not for this version to judge.
+    bytes[13] = 0xFF;
+    let mut stream = raw::connect(nodes[0].address());
+    stream.write_all(&bytes).unwrap();
+    let answer = raw::read(&mut nodes, &mut stream, INTRO_BYTES);
+    let answer = Intro::decode(&answer.try_into().unwrap(), 2, 2).unwrap();
+    assert_eq!(answer.kind, IntroKind::Refusal(Refusal::Version));
+    assert_eq!((answer.version_min, answer.version_max), (2, 2));
     assert_eq!(raw::read(&mut nodes, &mut stream, 1), [0; 0], "closed behind the answer");
     assert_eq!(nodes[0].endpoint.counters().refused.get(), 1);
     Flow::new(0, 1).exchange(&mut nodes, 20);
@@ -190,26 +198,143 @@ fn a_hello_of_another_version_is_refused() {
 fn a_peer_that_speaks_another_version_is_reported() {
     let mut nodes = cluster(2);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
     nodes[0].knows(3, listener.local_addr().unwrap());
-    let mut accepted = None;
-    pump(&mut nodes, "the peer is dialled", |_| {
-        accepted = accepted.take().or_else(|| listener.accept().ok());
-        accepted.is_some()
-    });
-    let mut stream = accepted.unwrap().0;
-    stream.set_nonblocking(true).unwrap();
-    let hello = raw::read(&mut nodes, &mut stream, HELLO_BYTES);
-    let hello = Hello::decode(&hello.try_into().unwrap()).unwrap();
-    assert_eq!((hello.instance, hello.to), (InstanceId(1), InstanceId(3)));
-    let mut answer = raw::hello(3, 1, LaneClass::Small);
-    (answer.version_min, answer.version_max) = (7, 9);
-    answer.refusal = Some(Refusal::Version);
-    stream.write_all(&answer.encode()).unwrap();
+    let mut stream = raw::accept(&mut nodes, &listener);
+    assert_eq!(raw::read(&mut nodes, &mut stream, INTRO_BYTES).len(), INTRO_BYTES);
+    let refusal = of_the_future(IntroKind::Refusal(Refusal::Version));
+    stream.write_all(&refusal).unwrap();
     let text = refusal_of(&mut nodes, 0, 3, Refusal::Version);
-    for part in ["instance 3", "versions 7 to 9", "this one 1 to 1", "at most one version apart"] {
+    for part in ["instance 3", "versions 7 to 9", "this one 2 to 2", "at most one version apart"] {
         assert!(text.contains(part), "{text:?} lacks {part:?}");
     }
+}
+
+#[test]
+fn a_hello_of_a_class_that_no_connection_has_is_refused_for_that() {
+    let mut nodes = cluster(2);
+    let address = nodes[0].address();
+    let (_, answer) = raw::greet(&mut nodes, address, &raw::hello(2, 1, LaneClass::Page));
+    assert_eq!(answer.refusal, Some(Refusal::Class));
+    Flow::new(0, 1).exchange(&mut nodes, 20);
+}
+
+#[test]
+fn another_shard_or_number_of_shards_is_refused_on_both_sides() {
+    let third = Node::new(EndpointConfig { shard: 1, shards: 4, ..config(3) }, FRAMES);
+    let to_do = "the same number of shards on all";
+    assert_both_are_told(third, Refusal::Shard, "shard 0 of 1", "shard 1 of 4", to_do);
+    for (shard, shards) in [(0, 2), (1, 2)] {
+        let third = Node::new(EndpointConfig { shard, shards, ..config(3) }, FRAMES);
+        let theirs = format!("shard {shard} of {shards}");
+        assert_both_are_told(third, Refusal::Shard, "shard 0 of 1", &theirs, to_do);
+    }
+    // Those that agree are linked.
+    let configs = [1, 2].map(|id| EndpointConfig { shard: 1, shards: 2, ..config(id) });
+    let mut nodes = configs.map(|config| Node::new(config, FRAMES));
+    introduce(&mut nodes, 0, 1);
+    link_all(&mut nodes);
+}
+
+#[test]
+fn a_second_process_of_the_same_incarnation_is_refused_and_takes_no_link_down() {
+    let first = EndpointConfig { incarnation: Incarnation(10), ..config(2) };
+    let twin = first.clone();
+    let mut nodes = vec![Node::new(config(1), FRAMES), Node::new(first, FRAMES)];
+    introduce(&mut nodes, 0, 1);
+    link_all(&mut nodes);
+    nodes.push(Node::new(twin, FRAMES));
+    let address = nodes[0].address();
+    nodes[2].knows(1, address);
+    let text = refusal_of(&mut nodes, 2, 1, Refusal::DuplicateInstance);
+    assert!(text.contains("instance id 2 is in use"), "{text}");
+    for node in &nodes[..2] {
+        assert!(!node.has_event(|event| matches!(event, Event::Down { .. })), "{:?}", node.events);
+    }
+    // The session of the first is not the second one's, even when the first has gone.
+    drop(nodes.remove(1));
+    pump(&mut nodes, "the link is gone", |nodes| !nodes[0].is_linked(2));
+    nodes[1].events.clear();
+    pump(&mut nodes, "it is refused again", |nodes| {
+        let duplicate = Refusal::DuplicateInstance;
+        nodes[1].has_event(|e| matches!(e, Event::Refused { refusal, .. } if *refusal == duplicate))
+    });
+}
+
+#[test]
+fn refusals_that_nobody_takes_do_not_pile_up() {
+    let mut nodes = vec![Node::new(config(1), FRAMES)];
+    let third = Node::new(EndpointConfig { cluster: ClusterId(78), ..config(3) }, FRAMES);
+    nodes.push(third);
+    let address = nodes[0].address();
+    nodes[1].knows(1, address);
+    nodes[1].taking = false;
+    pump(&mut nodes, "it was refused four times", |nodes| {
+        nodes[0].endpoint.counters().refused.get() == 4
+    });
+    turns(&mut nodes, 300);
+    let mut refused = 0;
+    while let Some(event) = nodes[1].endpoint.next_event() {
+        assert!(matches!(event, Event::Refused { .. }), "{event:?}");
+        refused += 1;
+    }
+    assert_eq!(refused, 1);
+}
+
+#[test]
+fn a_session_ends_when_the_peer_says_that_our_life_is_over() {
+    let mut nodes = vec![Node::new(config(3), FRAMES)];
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    nodes[0].knows(2, listener.local_addr().unwrap());
+    // Instance 2 links to us, goes, and refuses us when we dial.
+    drop(RawPeer::link(&mut nodes, 2, 10));
+    pump(&mut nodes, "the link is gone", |nodes| !nodes[0].is_linked(2));
+    let message = common::numbered(nodes[0].endpoint.arena(), Lane::Si, 1);
+    let to = InstanceId(2);
+    nodes[0].endpoint.send(to, Lane::Si, message.unwrap()).unwrap();
+    let refuse = |nodes: &mut [Node], instance: u16| {
+        let mut stream = raw::accept(nodes, &listener);
+        let (mut acceptor, theirs) = raw::hear_hello(nodes, &mut stream, ProofKey::NONE);
+        let mut answer = raw::hello(instance, 3, theirs.class);
+        (answer.nonce, answer.incarnation) = (theirs.nonce, Incarnation(10));
+        answer.refusal = Some(Refusal::Ended);
+        stream.write_all(&acceptor.answer(&answer, ProofKey::NONE).0).unwrap();
+        pump(nodes, "the refusal is told", |nodes| {
+            nodes[0].has_event(|e| matches!(e, Event::Refused { refusal: Refusal::Ended, .. }))
+        });
+    };
+    let ended = |node: &Node| node.has_event(|event| matches!(event, Event::Ended { .. }));
+    // Another instance at that address has no say in it.
+    refuse(&mut nodes, 7);
+    assert!(!ended(&nodes[0]), "{:?}", nodes[0].events);
+    nodes[0].events.clear();
+    refuse(&mut nodes, 2);
+    assert!(ended(&nodes[0]), "{:?}", nodes[0].events);
+    for event in nodes[0].events.drain(..) {
+        if let Event::Ended { peer, incarnation, undelivered } = event {
+            assert_eq!((peer, incarnation), (to, Incarnation(10)));
+            assert_eq!(undelivered.len(), 1, "what was not acknowledged is handed back");
+        }
+    }
+    let message = common::numbered(nodes[0].endpoint.arena(), Lane::Si, 2);
+    let sent = nodes[0].endpoint.send(to, Lane::Si, message.unwrap());
+    assert!(matches!(sent, Err(SendError::NoSession(_))));
+}
+
+#[test]
+fn a_dead_address_is_dialled_ever_more_slowly() {
+    let seeded = EndpointConfig { jitter_seed: Some(7), ..config(2) };
+    let mut nodes = vec![Node::new(seeded, FRAMES)];
+    nodes[0].knows(1, nobody());
+    let start = Instant::now();
+    pump(&mut nodes, "it was dialled five times", |nodes| {
+        nodes[0].endpoint.counters().dials.get() == 5
+    });
+    // A storm would dial in each of these turns; no pause is shorter than 20 ms.
+    turns(&mut nodes, 20_000);
+    let dials = u128::from(nodes[0].endpoint.counters().dials.get());
+    let most = start.elapsed().as_millis() / 20 + 1;
+    assert!(dials <= most, "{dials} dials where {most} are the most");
+    assert_eq!(nodes[0].events.len(), 0, "{:?}", nodes[0].events);
 }
 
 #[test]
@@ -259,97 +384,14 @@ fn a_life_that_was_declared_ended_does_not_come_back() {
 }
 
 #[test]
-fn a_truncated_hello_is_counted_and_the_others_carry_on() {
-    let mut nodes = cluster(2);
-    let whole = raw::hello(2, 1, LaneClass::Small).encode();
-    for length in [0, 1, 7, 8, 60, HELLO_BYTES - 1] {
-        let before = nodes[0].endpoint.counters().not_a_hello.get();
-        let mut stream = raw::connect(nodes[0].address());
-        stream.write_all(&whole[..length]).unwrap();
-        turns(&mut nodes, 100);
-        drop(stream);
-        pump(&mut nodes, "it is counted", |nodes| {
-            nodes[0].endpoint.counters().not_a_hello.get() == before + 1
-        });
-    }
-    Flow::new(0, 1).exchange(&mut nodes, 20);
-    settle(&mut nodes, 1);
-}
-
-#[test]
-fn a_connection_that_says_nothing_is_dropped_in_time() {
-    let handshake_timeout = Duration::from_millis(100);
-    let configs = [1, 2].map(|id| EndpointConfig { handshake_timeout, ..config(id) });
-    let mut nodes = configs.map(|config| Node::new(config, FRAMES));
-    introduce(&mut nodes, 0, 1);
-    link_all(&mut nodes);
-    let mut silent = raw::connect(nodes[0].address());
-    let mut half = raw::connect(nodes[0].address());
-    half.write_all(&raw::hello(2, 1, LaneClass::Small).encode()[..64]).unwrap();
-    for stream in [&mut silent, &mut half] {
-        assert_eq!(raw::read(&mut nodes, stream, 1), [0; 0]);
-    }
-    assert_eq!(nodes[0].endpoint.counters().handshakes_dropped.get(), 2);
-    Flow::new(0, 1).exchange(&mut nodes, 20);
-}
-
-#[test]
-fn random_bytes_are_refused_and_the_others_carry_on() {
-    let mut nodes = cluster(2);
-    let mut flow = Flow::new(0, 1);
-    let mut random = Random::new(1);
-    let whole = raw::hello(2, 1, LaneClass::Small).encode();
-    for round in 1..=120 {
-        let length = usize::try_from(1 + random.below(5000)).unwrap();
-        let mut bytes = random.bytes(length);
-        match round % 3 {
-            // Behind the right first bytes.
-            1 => bytes.splice(..0, whole[..8].iter().copied()).for_each(drop),
-            // A hello with one wrong bit.
-            2 => {
-                bytes = whole.to_vec();
-                let bit = usize::try_from(random.below(8 * 128)).unwrap();
-                bytes[bit / 8] ^= 1 << (bit % 8);
-            }
-            _ => {}
+fn a_shard_beyond_the_number_of_shards_is_refused_at_the_start() {
+    for (shard, shards) in [(1, 1), (0, 0), (5, 4)] {
+        let config = EndpointConfig { shard, shards, ..config(1) };
+        let text = Endpoint::bind(config, arena(8)).unwrap_err().to_string();
+        for part in [format!("shard {shard} of {shards}"), "set `shards`".to_owned()] {
+            assert!(text.contains(&part), "{text:?} lacks {part:?}");
         }
-        bytes.resize(bytes.len().max(HELLO_BYTES), 0);
-        let mut stream = raw::connect(nodes[0].address());
-        let _ = stream.write(&bytes);
-        assert_eq!(raw::read(&mut nodes, &mut stream, 1), [0; 0], "round {round}");
-        assert_eq!(nodes[0].endpoint.counters().not_a_hello.get(), round);
-        flow.exchange(&mut nodes, 1);
     }
-    assert_eq!(nodes[0].endpoint.counters().bad_input.get(), 0);
-    settle(&mut nodes, 1);
-}
-
-#[test]
-fn two_hundred_silent_connections_do_not_keep_a_peer_out() {
-    let handshake_timeout = Duration::from_millis(500);
-    let mut nodes = vec![Node::new(EndpointConfig { handshake_timeout, ..config(1) }, FRAMES)];
-    // The listener's backlog is not made for so many at once.
-    let mut silent: Vec<TcpStream> = Vec::new();
-    for round in 1..=4 {
-        silent.extend((0..50).map(|_| raw::connect(nodes[0].address())));
-        pump(&mut nodes, "they are accepted", |nodes| {
-            nodes[0].endpoint.counters().accepted.get() == 50 * round
-        });
-    }
-    // 64 at most are in their handshake.
-    assert!(nodes[0].endpoint.counters().handshakes_dropped.get() >= 200 - 64);
-    nodes.push(Node::new(config(2), FRAMES));
-    introduce(&mut nodes, 0, 1);
-    link_all(&mut nodes);
-    Flow::new(0, 1).exchange(&mut nodes, 20);
-    // Every one of them is closed in the end.
-    pump(&mut nodes, "all are closed", |_| {
-        silent.retain_mut(
-            |stream| matches!(stream.read(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock),
-        );
-        silent.is_empty()
-    });
-    assert!(nodes[0].endpoint.counters().handshakes_dropped.get() >= 200);
 }
 
 #[test]

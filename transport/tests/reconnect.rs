@@ -9,7 +9,7 @@ use common::{
 };
 use pagewire_protocol::{
     Incarnation, InstanceId, Lane, LaneClass, LinkNonce, Sequence,
-    hello::{HELLO_BYTES, Hello, Refusal},
+    hello::{ProofKey, Refusal},
 };
 use pagewire_transport::{Endpoint, EndpointConfig, Event, Message, link::tcp::CONNECTIONS};
 use std::{
@@ -163,23 +163,15 @@ fn the_greater_ids_link_goes_on_though_the_lesser_dials_in_the_middle_of_it() {
     // the second one, a hello arrives that we sent earlier.
     let mut nodes = vec![Node::new(config(3), FRAMES)];
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
     nodes[0].knows(2, listener.local_addr().unwrap());
     let mut streams = Vec::new();
     for class in CONNECTIONS {
-        let mut accepted = None;
-        pump(&mut nodes, "a connection is dialled", |_| {
-            accepted = listener.accept().ok();
-            accepted.is_some()
-        });
-        let mut stream = accepted.unwrap().0;
-        stream.set_nonblocking(true).unwrap();
-        let hello = raw::read(&mut nodes, &mut stream, HELLO_BYTES);
-        let hello = Hello::decode(&hello.try_into().unwrap()).unwrap();
+        let mut stream = raw::accept(&mut nodes, &listener);
+        let (mut acceptor, hello) = raw::hear_hello(&mut nodes, &mut stream, ProofKey::NONE);
         assert_eq!(hello.class, class);
         let mut answer = raw::hello(2, 3, class);
         answer.nonce = hello.nonce;
-        stream.write_all(&answer.encode()).unwrap();
+        stream.write_all(&acceptor.answer(&answer, ProofKey::NONE).0).unwrap();
         streams.push(stream);
         if class == LaneClass::Small {
             let address = nodes[0].address();
@@ -418,7 +410,11 @@ fn a_new_link_replaces_one_that_is_half_dead() {
         let mut hello = raw::hello(2, 1, class);
         (hello.incarnation, hello.nonce) = (Incarnation(5), LinkNonce(77));
         let (stream, answer) = raw::greet(&mut nodes, address, &hello);
-        assert_eq!((answer.refusal, answer.expected), (None, [Sequence(1); Lane::COUNT]));
+        assert_eq!(answer.refusal, None);
+        // Stated on the last connection only.
+        let stated = Sequence(u64::from(class == LaneClass::Bulk));
+        assert_eq!(answer.expected, [stated; Lane::COUNT]);
+        assert!(nodes[0].is_linked(2), "until the last connection is there");
         streams.push(stream);
     }
     link_all_with(&mut nodes, 2);

@@ -38,6 +38,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, IsTerminal, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant, SystemTime},
@@ -267,8 +268,11 @@ impl<'o> Stage<'o> {
         // Runs on one host at one time must not take each other's instances for peers; TOML has
         // signed numbers.
         let cluster = Random::new(fresh_seed()).next_u64() >> 1;
+        let key = folder.join("cluster.key");
+        write_key(&key).map_err(io_error("write the cluster key"))?;
         for instance in stage.instances() {
-            let mut text = config(instance, options.nodes, cluster, &storage, stage.arena_mib());
+            let arena_mib = stage.arena_mib();
+            let mut text = config(instance, options.nodes, cluster, &storage, &key, arena_mib);
             if let Some(pages) = options.cache_pages {
                 text.push_str(&format!("cache_pages = {pages}\n"));
             }
@@ -378,16 +382,32 @@ impl<'o> Stage<'o> {
     }
 }
 
+/// Makes a key that this run's instances share, and nobody else.
+fn write_key(path: &Path) -> io::Result<()> {
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|error| io::Error::other(error.to_string()))?;
+    // As text: bytes of any value could end in a newline, which is no part of a key.
+    let text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?
+        .write_all(text.as_bytes())
+}
+
 /// The configuration of one instance; its peers' addresses come once they are known.
 fn config(
     instance: InstanceId,
     nodes: u16,
     cluster: u64,
     storage: &Path,
+    cluster_key: &Path,
     arena_mib: u32,
 ) -> String {
     // A JSON string is a TOML basic string.
-    let storage = serde_json::Value::from(storage.to_string_lossy());
+    let [storage, cluster_key] =
+        [storage, cluster_key].map(|path| serde_json::Value::from(path.to_string_lossy()));
     let members: Vec<u16> = (0..nodes).collect();
     format!(
         "cluster = {cluster}\n\
@@ -395,6 +415,7 @@ fn config(
          members = {members:?}\n\
          listen = \"127.0.0.1:0\"\n\
          storage = {storage}\n\
+         cluster_key = {cluster_key}\n\
          page_size = {}\n\
          arena_mb = {arena_mib}\n",
         PAGE_SIZE.bytes()
@@ -501,18 +522,33 @@ mod tests {
 
     #[test]
     fn an_instance_is_told_its_members_and_storage() {
-        let text = config(InstanceId(1), 3, 77, Path::new("/tmp/a \"b\""), 32);
+        let (storage, key) = (Path::new("/tmp/a \"b\""), Path::new("/tmp/cluster.key"));
+        let text = config(InstanceId(1), 3, 77, storage, key, 32);
         for line in [
             "cluster = 77",
             "instance = 1",
             "members = [0, 1, 2]",
             "listen = \"127.0.0.1:0\"",
             r#"storage = "/tmp/a \"b\"""#,
+            r#"cluster_key = "/tmp/cluster.key""#,
             "page_size = 8192",
             "arena_mb = 32",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }
+    }
+
+    #[test]
+    fn the_key_of_a_run_is_a_key_and_another_one_each_time() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let keys = ["a", "b"].map(|name| {
+            let path = folder.path().join(name);
+            write_key(&path).expect("written");
+            pagewire_transport::ClusterKey::from_file(&path).expect("a key");
+            fs::read(&path).expect("read")
+        });
+        assert_ne!(keys[0], keys[1]);
+        assert!(write_key(&folder.path().join("a")).is_err(), "a file that is there is left alone");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{Handle, NodeCounters, Shard};
 use crate::{config::NodeConfig, store::StoreError, view::ViewError};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use pagewire_protocol::{Incarnation, InstanceId};
-use pagewire_transport::{TransportError, Waker, counters::EndpointCounters};
+use pagewire_transport::{ClusterKeyError, TransportError, Waker, counters::EndpointCounters};
 use std::{
     io,
     net::SocketAddr,
@@ -26,6 +26,9 @@ pub enum NodeError {
     /// Shared storage cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The cluster key cannot be used.
+    #[error(transparent)]
+    ClusterKey(#[from] ClusterKeyError),
     /// The fabric cannot be set up.
     #[error(transparent)]
     Transport(#[from] TransportError),

@@ -150,7 +150,7 @@ impl Shard {
         let room = cache_pages(config, frames)
             .ok_or_else(|| NodeError::ArenaTooSmall { frames, needed: frames_needed(config) })?;
         let limit = config.cache_pages.map_or(room, |wanted| wanted.clamp(CACHE_PAGES_MIN, room));
-        let endpoint = Endpoint::bind(config.endpoint(&view), arena.clone())?;
+        let endpoint = Endpoint::bind(config.endpoint(&view)?, arena.clone())?;
         let table = arena.page_table()?;
         let shared = Arc::new(Shared {
             index: PageIndex::new(frames),

@@ -79,6 +79,11 @@ impl EventQueue {
         Some(Event::Message(received))
     }
 
+    /// Events that are no messages.
+    pub(super) fn others_mut(&mut self) -> impl Iterator<Item = &mut Event> {
+        self.others.iter_mut().map(|(_, event)| event)
+    }
+
     /// Lanes of the messages of `peer` that are not taken yet.
     pub(super) fn lanes_from(&self, peer: InstanceId) -> impl Iterator<Item = Lane> {
         self.messages.iter().filter(move |arrived| arrived.from == peer).map(|a| a.header.lane)

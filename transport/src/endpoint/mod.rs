@@ -11,10 +11,12 @@
 //!
 //! Threading: one thread. [`Waker`] and the counters may be used from any.
 
+mod backoff;
 mod config;
 mod connect;
 mod events;
 mod liveness;
+mod log_limit;
 mod peer;
 mod waker;
 
@@ -28,7 +30,7 @@ use crate::{
     link::{Link, Sink, Urgency},
     session::{AckDue, Disposition, Rejected, Session},
 };
-use connect::{Incoming, LISTENER, MAX_INCOMING, WAKER, link_token};
+use connect::{Gate, Incoming, LISTENER, MAX_INCOMING, WAKER, link_token};
 use events::EventQueue;
 use mio::{Events, Poll, net::TcpListener};
 use pagewire_protocol::{
@@ -136,6 +138,7 @@ pub struct Endpoint {
     peers: Vec<Peer>,
     /// Position in `peers` by instance id; `u16::MAX` for none.
     slots: Vec<u16>,
+    gate: Gate,
     incoming: Vec<Option<Incoming>>,
     /// Connections wait, but the last attempt to accept one failed.
     accept_again: bool,
@@ -155,14 +158,17 @@ impl Endpoint {
     /// Listens, and is ready for [`Endpoint::add_peer`].
     ///
     /// # Errors
+    /// [`TransportError::Shard`] when the configuration names a shard that does not exist,
     /// [`TransportError::Listen`] when the address cannot be used, [`TransportError::Poller`] when
     /// the operating system gives no event queue.
     pub fn bind(config: EndpointConfig, arena: Arena) -> Result<Self, TransportError> {
         let failed = |source| TransportError::Listen { address: config.listen, source };
+        let gate = Gate::new(&config)?;
         let os = Poll::new()?;
         let mut listener = TcpListener::bind(config.listen).map_err(failed)?;
         let listen_address = listener.local_addr().map_err(failed)?;
         os.registry().register(&mut listener, LISTENER, mio::Interest::READABLE)?;
+        config.warn_if_open();
         let waker = Waker::new(mio::Waker::new(os.registry(), WAKER)?);
         Ok(Self {
             config,
@@ -174,6 +180,7 @@ impl Endpoint {
             waker,
             peers: Vec::new(),
             slots: Vec::new(),
+            gate,
             incoming: (0..MAX_INCOMING).map(|_| None).collect(),
             accept_again: false,
             events: EventQueue::with_capacity(1024),
@@ -241,7 +248,8 @@ impl Endpoint {
         }
         self.slots[id] = slot;
         let counters = self.counters.add_peer(peer);
-        self.peers.push(Peer::new(peer, address, counters, self.config.instance));
+        let seed = self.gate.seed_for(peer);
+        self.peers.push(Peer::new(peer, address, counters, self.config.instance, seed));
         Ok(())
     }
 

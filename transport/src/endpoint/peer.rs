@@ -1,22 +1,19 @@
 //! What an endpoint knows of one peer.
 
-use super::{connect::Forming, liveness::Liveness};
+use super::{backoff::Backoff, connect::Forming, liveness::Liveness};
 use crate::{
     Arena,
     counters::{EndpointCounters, PeerCounters},
     link::{Link, Urgency, tcp::TcpLink},
     session::{AckDue, Session},
 };
-use pagewire_protocol::{Body, Incarnation, InstanceId, Lane, LaneClass};
+use pagewire_protocol::{Body, Incarnation, InstanceId, Lane, LaneClass, ProcessId};
 use std::{
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-/// First and longest pause between two dials.
-const RETRY_MIN: Duration = Duration::from_millis(20);
-const RETRY_MAX: Duration = Duration::from_secs(1);
 /// How long the instance with the lesser id waits for the other one to dial.
 const LESSER_WAITS: Duration = Duration::from_millis(500);
 
@@ -26,6 +23,8 @@ pub(super) struct Peer {
     pub(super) address: SocketAddr,
     /// Incarnation that the session is with.
     pub(super) incarnation: Option<Incarnation>,
+    /// Process that the session is with: another one of the same incarnation is a duplicate.
+    pub(super) process: Option<ProcessId>,
     pub(super) session: Option<Session>,
     pub(super) link: Option<TcpLink>,
     /// A link whose connections are not all there yet.
@@ -41,8 +40,8 @@ pub(super) struct Peer {
     /// The latest incarnation that is over; it and those before it do not come back.
     pub(super) ended: Option<Incarnation>,
     pub(super) dial_at: Instant,
-    retry: Duration,
     pub(super) liveness: Liveness,
+    backoff: Backoff,
     pub(super) counters: Arc<PeerCounters>,
 }
 
@@ -52,12 +51,14 @@ impl Peer {
         address: SocketAddr,
         counters: Arc<PeerCounters>,
         me: InstanceId,
+        seed: u64,
     ) -> Self {
         let wait = if me < id { LESSER_WAITS } else { Duration::ZERO };
         Self {
             id,
             address,
             incarnation: None,
+            process: None,
             session: None,
             link: None,
             forming: None,
@@ -67,8 +68,8 @@ impl Peer {
             refused_acks: [false; Lane::COUNT],
             ended: None,
             dial_at: Instant::now() + wait,
-            retry: RETRY_MIN,
             liveness: Liveness::new(Instant::now()),
+            backoff: Backoff::new(seed),
             counters,
         }
     }
@@ -193,12 +194,11 @@ impl Peer {
     }
 
     pub(super) fn retry_soon(&mut self, now: Instant) {
-        self.dial_at = now + self.retry;
-        self.retry = (self.retry * 2).min(RETRY_MAX);
+        self.dial_at = now + self.backoff.next_pause();
     }
 
     pub(super) fn connected(&mut self) {
-        self.retry = RETRY_MIN;
         self.liveness = Liveness::new(Instant::now());
+        self.backoff.reset();
     }
 }

@@ -2,15 +2,19 @@
 
 use super::{CLUSTER, CREDITS, Node, PATIENCE, fill};
 use pagewire_protocol::{
-    Body, Epoch, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, MessageKind,
-    PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, PageSize, Sequence, SessionHeader, crc32c,
+    Body, Epoch, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, MessageKind, PageSize,
+    ProcessId, Sequence, SessionHeader, crc32c,
     header::FRAME_OFFSET_BYTES,
-    hello::{HELLO_BYTES, Hello},
+    hello::{
+        Acceptor, AcceptorStep, Dialler, DiallerStep, HandshakeError, Hello, INTRO_BYTES, Nonce,
+        PROVEN_BYTES, ProofKey,
+    },
 };
 use pagewire_transport::link::tcp::CONNECTIONS;
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::atomic::{AtomicU64, Ordering},
     time::Instant,
 };
 
@@ -24,8 +28,8 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
 /// A hello as the endpoints of these tests send it.
 pub(crate) fn hello(from: u16, to: u16, class: LaneClass) -> Hello {
     Hello {
-        version_min: PROTOCOL_VERSION_MIN,
-        version_max: PROTOCOL_VERSION,
+        shard: 0,
+        shards: 1,
         class,
         refusal: None,
         cluster: CLUSTER,
@@ -33,6 +37,7 @@ pub(crate) fn hello(from: u16, to: u16, class: LaneClass) -> Hello {
         to: InstanceId(to),
         page_size: PageSize::K8,
         incarnation: Incarnation(1),
+        process: ProcessId(u64::from(from)),
         nonce: LinkNonce(1),
         view_hash: 0,
         expected: [Sequence(1); Lane::COUNT],
@@ -59,13 +64,119 @@ pub(crate) fn read(nodes: &mut [Node], stream: &mut TcpStream, wanted: usize) ->
     bytes
 }
 
-/// Says `hello` on a new connection and reads the answer.
+/// Says `hello` on a new connection, without a cluster key, and reads the answer.
 pub(crate) fn greet(nodes: &mut [Node], address: SocketAddr, hello: &Hello) -> (TcpStream, Hello) {
-    let mut stream = connect(address);
-    stream.write_all(&hello.encode()).unwrap();
-    let answer = read(nodes, &mut stream, HELLO_BYTES);
-    let answer: [u8; HELLO_BYTES] = answer.try_into().expect("a whole answer");
-    (stream, Hello::decode(&answer).unwrap())
+    let (stream, answer) = greet_with(nodes, address, hello, ProofKey::NONE);
+    (stream, answer.expect("a proven answer"))
+}
+
+/// The same with a key of the test's choice.
+pub(crate) fn greet_with(
+    nodes: &mut [Node],
+    address: SocketAddr,
+    hello: &Hello,
+    key: ProofKey<'_>,
+) -> (TcpStream, Result<Hello, HandshakeError>) {
+    let mut talk = Talk::new(connect(address), key);
+    let answer = talk.greet(nodes, hello);
+    (talk.stream, answer)
+}
+
+/// A nonce that no other connection of this process has.
+pub(crate) fn nonce() -> Nonce {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let mut nonce = [0xA5; 32];
+    nonce[..8].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+    Nonce(nonce)
+}
+
+/// The dialler's side of one handshake, step by step.
+#[derive(Debug)]
+pub(crate) struct Talk<'k> {
+    pub(crate) stream: TcpStream,
+    pub(crate) dialler: Dialler,
+    key: ProofKey<'k>,
+    /// What the dialler said, to be played again.
+    pub(crate) said: Vec<Vec<u8>>,
+}
+
+impl<'k> Talk<'k> {
+    pub(crate) fn new(stream: TcpStream, key: ProofKey<'k>) -> Self {
+        Self { stream, dialler: Dialler::new(key.is_some(), nonce()), key, said: Vec::new() }
+    }
+
+    /// Messages 1 and 2.
+    pub(crate) fn open(&mut self, nodes: &mut [Node]) -> Result<(), HandshakeError> {
+        let opening = self.dialler.opening();
+        self.stream.write_all(&opening).unwrap();
+        self.said.push(opening.to_vec());
+        let step = self.hear(nodes, INTRO_BYTES)?;
+        assert_eq!(step, DiallerStep::Speak);
+        Ok(())
+    }
+
+    /// Message 3.
+    pub(crate) fn speak(&mut self, hello: &Hello) {
+        let bytes = self.dialler.speak(hello, self.key);
+        self.stream.write_all(&bytes).unwrap();
+        self.said.push(bytes.to_vec());
+    }
+
+    pub(crate) fn hear(
+        &mut self,
+        nodes: &mut [Node],
+        bytes: usize,
+    ) -> Result<DiallerStep, HandshakeError> {
+        let heard = read(nodes, &mut self.stream, bytes);
+        self.dialler.room()[..heard.len()].copy_from_slice(&heard);
+        self.dialler.filled(heard.len(), self.key)
+    }
+
+    /// All four messages; the answer.
+    pub(crate) fn greet(
+        &mut self,
+        nodes: &mut [Node],
+        hello: &Hello,
+    ) -> Result<Hello, HandshakeError> {
+        self.open(nodes)?;
+        self.speak(hello);
+        match self.hear(nodes, PROVEN_BYTES)? {
+            DiallerStep::Proven(answer) => Ok(answer),
+            step => panic!("{step:?}"),
+        }
+    }
+}
+
+/// Waits until a node dials `listener`.
+pub(crate) fn accept(nodes: &mut [Node], listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    let mut accepted = None;
+    super::pump(nodes, "a connection is dialled", |_| {
+        accepted = accepted.take().or_else(|| listener.accept().ok());
+        accepted.is_some()
+    });
+    let stream = accepted.unwrap().0;
+    stream.set_nonblocking(true).unwrap();
+    stream
+}
+
+/// The acceptor's side of one handshake up to the dialler's hello.
+pub(crate) fn hear_hello(
+    nodes: &mut [Node],
+    stream: &mut TcpStream,
+    key: ProofKey<'_>,
+) -> (Acceptor, Hello) {
+    let mut acceptor = Acceptor::new(key.is_some(), nonce());
+    for bytes in [INTRO_BYTES, PROVEN_BYTES] {
+        let heard = read(nodes, stream, bytes);
+        acceptor.room()[..heard.len()].copy_from_slice(&heard);
+        match acceptor.filled(heard.len(), key).unwrap() {
+            AcceptorStep::Reply(reply) => stream.write_all(&reply).unwrap(),
+            AcceptorStep::Proven(hello) => return (acceptor, hello),
+            AcceptorStep::More => panic!("the dialler stopped after {} bytes", heard.len()),
+        }
+    }
+    panic!("no hello")
 }
 
 /// The connections of a link that a test made by hand.
@@ -79,6 +190,16 @@ pub(crate) struct RawPeer {
 impl RawPeer {
     /// Makes a link to `nodes[0]` as instance `id` in the life `incarnation`.
     pub(crate) fn link(nodes: &mut [Node], id: u16, incarnation: u64) -> Self {
+        Self::link_with_key(nodes, id, incarnation, ProofKey::NONE)
+    }
+
+    /// The same under a cluster key.
+    pub(crate) fn link_with_key(
+        nodes: &mut [Node],
+        id: u16,
+        incarnation: u64,
+        key: ProofKey<'_>,
+    ) -> Self {
         let (to, address) = (nodes[0].id().0, nodes[0].address());
         let mut said = self::hello(id, to, LaneClass::Small);
         said.incarnation = Incarnation(incarnation);
@@ -86,8 +207,8 @@ impl RawPeer {
         let mut streams = Vec::new();
         for class in CONNECTIONS {
             said.class = class;
-            let (stream, answer) = greet(nodes, address, &said);
-            assert_eq!(answer.refusal, None, "a correct hello");
+            let (stream, answer) = greet_with(nodes, address, &said, key);
+            assert_eq!(answer.unwrap().refusal, None, "a correct hello");
             streams.push(stream);
         }
         super::pump(nodes, "the hand-made link is up", |nodes| nodes[0].is_linked(id));

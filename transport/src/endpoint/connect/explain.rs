@@ -1,0 +1,105 @@
+//! What the operator reads of a refusal: what was found, what was expected, what to do.
+
+use pagewire_protocol::{
+    PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
+    hello::{Hello, Refusal, Rejection},
+};
+use std::fmt::Display;
+
+/// Of a refusal before the proof. `who` is the other side; `refused_us` tells who refused.
+pub(super) fn unproven(rejection: &Rejection, who: impl Display, refused_us: bool) -> String {
+    let (min, max) = rejection.versions;
+    match rejection.refusal {
+        Refusal::Version => format!(
+            "{who} speaks protocol versions {min} to {max}, this one {PROTOCOL_VERSION_MIN} to \
+             {PROTOCOL_VERSION}: run builds that are at most one version apart"
+        ),
+        Refusal::KeyMissing => {
+            let (theirs, ours) = if rejection.has_key { ("a", "none") } else { ("no", "one") };
+            format!(
+                "{who} has {theirs} cluster key, this one has {ours}: give all instances the same \
+                 cluster key file, or none of them"
+            )
+        }
+        _ if refused_us => format!(
+            "{who} found the proof of this instance's cluster key wrong: give all instances the \
+             same cluster key file (if they have it, something on the way changes what is sent)"
+        ),
+        _ => format!(
+            "{who} cannot prove that it has this cluster's key, expected a proof for this very \
+             connection: give all instances the same cluster key file, or find out who tries"
+        ),
+    }
+}
+
+/// Of a proven refusal. `theirs` is what the other side said, `ours` what this side is;
+/// `refused_us` tells who refused.
+pub(super) fn proven(refusal: Refusal, theirs: &Hello, ours: &Hello, refused_us: bool) -> String {
+    let id = theirs.instance;
+    let mine = ours.instance;
+    match refusal {
+        Refusal::Cluster => format!(
+            "instance {id} is of cluster {}, this one of cluster {}: give both the same cluster id",
+            theirs.cluster, ours.cluster
+        ),
+        Refusal::WrongTarget if refused_us => format!(
+            "the process at that address is instance {id}, expected instance {}: mend the peer's \
+             address",
+            ours.to
+        ),
+        Refusal::WrongTarget => format!(
+            "instance {id} means to reach instance {}, this is instance {mine}: mend the address \
+             in its configuration",
+            theirs.to
+        ),
+        Refusal::UnknownInstance if refused_us => format!(
+            "instance {id} has no peer {mine} in its configuration: add it there or mend the id here"
+        ),
+        Refusal::UnknownInstance => {
+            format!("instance {id} is not among the configured peers: add it or mend its id")
+        }
+        Refusal::DuplicateInstance => {
+            let twice = if refused_us { mine } else { id };
+            format!(
+                "instance id {twice} is in use by another living process, expected one process \
+                 per id: stop one of them or give it an id of its own"
+            )
+        }
+        Refusal::PageSize => format!(
+            "instance {id} has pages of {}, this one of {}: set the same page size on all",
+            theirs.page_size, ours.page_size
+        ),
+        Refusal::View => format!(
+            "instance {id} has member list {:016x}, this one {:016x}: configure the same members \
+             on all",
+            theirs.view_hash, ours.view_hash
+        ),
+        Refusal::Shard => format!(
+            "shard {} of {} of instance {id} met shard {} of {} of this one, expected the same: \
+             configure the same number of shards on all, and mend the addresses of the shards",
+            theirs.shard, theirs.shards, ours.shard, ours.shards
+        ),
+        Refusal::Class => format!(
+            "instance {id} and this one do not agree that a link has a connection of lane class \
+             {:?}: run the same build on both",
+            theirs.class
+        ),
+        Refusal::NoReturn => {
+            let back = if refused_us { ours } else { theirs };
+            format!(
+                "instance {} took part in an earlier life and is back as incarnation {}; this \
+                 version cannot recover what that life held: stop all instances and start them \
+                 together",
+                back.instance, back.incarnation
+            )
+        }
+        Refusal::Busy => format!("instance {id} is dialling us: its link goes first"),
+        _ => {
+            let over = if refused_us { ours } else { theirs };
+            format!(
+                "incarnation {} of instance {} is over, a later one was seen: restart the process",
+                over.incarnation, over.instance
+            )
+        }
+    }
+}

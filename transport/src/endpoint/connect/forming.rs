@@ -1,0 +1,238 @@
+//! A link that is being made, from either side, and the moment when it is whole.
+
+use super::{dial::Dial, link_token, position};
+use crate::{
+    Frame,
+    endpoint::{Endpoint, Event},
+    error::LinkError,
+    link::{
+        Link, Urgency,
+        tcp::{CONNECTIONS, TcpLink},
+    },
+    session::Session,
+};
+use mio::{Interest, net::TcpStream};
+use pagewire_protocol::{
+    Incarnation, Lane, LaneClass, LinkNonce, ProcessId, Sequence,
+    hello::{Hello, TrafficSecret},
+};
+use std::{io::ErrorKind, time::Instant};
+
+/// A connection on which both sides have proven themselves.
+#[derive(Debug)]
+pub(super) struct Authenticated {
+    stream: TcpStream,
+    /// What encryption of this connection will start from; not used yet.
+    secret: TrafficSecret,
+}
+
+impl Authenticated {
+    pub(super) fn new(stream: TcpStream, secret: TrafficSecret) -> Self {
+        Self { stream, secret }
+    }
+}
+
+/// Frames for the receives of a link that is about to be.
+#[derive(Debug)]
+pub(super) struct Posted {
+    frames: Vec<(LaneClass, Frame)>,
+    pub(super) credits: [u32; Lane::COUNT],
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(in crate::endpoint) struct Forming {
+    is_ours: bool,
+    nonce: LinkNonce,
+    deadline: Instant,
+    /// Who has proven itself on the first connection.
+    with: Option<(Incarnation, ProcessId)>,
+    /// In the order of [`CONNECTIONS`].
+    streams: [Option<Authenticated>; CONNECTIONS.len()],
+    /// The connection that is being dialled.
+    pub(super) dial: Option<Dial>,
+}
+
+impl Forming {
+    pub(super) fn ours(nonce: LinkNonce, deadline: Instant) -> Self {
+        let streams = [const { None }; CONNECTIONS.len()];
+        Self { is_ours: true, nonce, deadline, with: None, streams, dial: None }
+    }
+
+    pub(super) fn theirs(hello: &Hello, deadline: Instant) -> Self {
+        let with = Some((hello.incarnation, hello.process));
+        Self { is_ours: false, with, ..Self::ours(hello.nonce, deadline) }
+    }
+
+    pub(super) fn nonce(&self) -> LinkNonce {
+        self.nonce
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Ours, and the peer may have a link forming for it.
+    pub(super) fn is_ours_and_told(&self) -> bool {
+        self.is_ours && (self.with.is_some() || self.dial.as_ref().is_some_and(Dial::has_spoken))
+    }
+
+    /// True when `hello` is of the further connection that this link still lacks.
+    pub(super) fn awaits(&self, hello: &Hello) -> bool {
+        !self.is_ours
+            && self.nonce == hello.nonce
+            && self.is_with(hello.incarnation, hello.process)
+            && position(hello.class).is_some_and(|at| {
+                let (before, rest) = self.streams.split_at(at);
+                before.iter().all(Option::is_some) && rest.iter().all(Option::is_none)
+            })
+    }
+
+    pub(super) fn is_with(&self, incarnation: Incarnation, process: ProcessId) -> bool {
+        self.with == Some((incarnation, process))
+    }
+
+    pub(super) fn meet(&mut self, incarnation: Incarnation, process: ProcessId) {
+        self.with = Some((incarnation, process));
+    }
+
+    pub(super) fn add(&mut self, class: LaneClass, connection: Authenticated) {
+        if let Some(place) = position(class).and_then(|at| self.streams.get_mut(at)) {
+            *place = Some(connection);
+        }
+    }
+
+    /// True when the dialler has closed a connection before the link was whole: it will not be.
+    pub(super) fn is_abandoned(&self) -> bool {
+        let is_closed = |connection: &Authenticated| match connection.stream.peek(&mut [0]) {
+            Ok(count) => count == 0,
+            Err(e) => !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        };
+        self.streams.iter().flatten().any(is_closed)
+    }
+}
+
+impl Endpoint {
+    /// What the session expects next; without one, the first of each lane.
+    pub(super) fn expected(&self, slot: usize) -> [Sequence; Lane::COUNT] {
+        let session = self.peers[slot].session.as_ref();
+        session.map_or([Sequence(1); Lane::COUNT], Session::expected)
+    }
+
+    /// Takes frames for the receives of a new link. Credit is given for receives that are posted,
+    /// not for those that should be; those that lack a frame are posted later.
+    pub(super) fn post_receives(&mut self) -> Posted {
+        let mut credits = self.config.credits.0;
+        let mut frames = Vec::new();
+        for lane in Lane::ALL.into_iter().filter(|lane| lane.class().has_frame()) {
+            let wanted = credits[lane.index()];
+            let before = frames.len();
+            let taken = (0..wanted).map_while(|_| self.arena.take());
+            frames.extend(taken.map(|frame| (lane.class(), frame)));
+            let got = u32::try_from(frames.len() - before).unwrap_or(wanted);
+            if got < wanted {
+                self.counters.out_of_frames.add(1);
+            }
+            credits[lane.index()] = got;
+        }
+        Posted { frames, credits }
+    }
+
+    /// Ends the session with a life of `slot` before `incarnation`.
+    pub(super) fn end_older(&mut self, slot: usize, incarnation: Incarnation) {
+        if self.peers[slot].incarnation.is_some_and(|known| known < incarnation) {
+            self.end_life(slot);
+        }
+    }
+
+    /// Ends the session with `slot`, if there is one, and hands back what is undelivered.
+    pub(super) fn end_life(&mut self, slot: usize) {
+        let peer = &mut self.peers[slot];
+        let Some(old) = peer.incarnation.take() else { return };
+        peer.ended = Some(old);
+        let undelivered = peer.session.take().map(Session::end).unwrap_or_default();
+        self.events.push_back(Event::Ended { peer: peer.id, incarnation: old, undelivered });
+    }
+
+    /// The last connection is there and both sides have stated what they expect and have posted:
+    /// the session gets its link.
+    pub(super) fn establish(&mut self, slot: usize, posted: Posted, theirs: &Hello) {
+        let peer = &mut self.peers[slot];
+        let Some(Forming { streams: [Some(main), Some(bulk)], .. }) = peer.forming.take() else {
+            return;
+        };
+        debug_assert!(peer.link.is_none());
+        let fresh = peer.session.is_none();
+        let (me, id) = (self.config.instance, peer.id);
+        let session = peer.session.get_or_insert_with(|| Session::new(me, id, theirs.credits));
+        if let Err(violation) = session.link_up(theirs.expected, theirs.credits, posted.credits) {
+            self.counters.bad_input.add(1);
+            tracing::warn!("no link with instance {id}: {violation}");
+            if fresh {
+                peer.session = None;
+            }
+            peer.retry_soon(Instant::now());
+            return;
+        }
+        let Some(mut link) = self.link_of(slot, main, bulk) else {
+            let peer = &mut self.peers[slot];
+            if fresh {
+                peer.session = None;
+            } else if let Some(session) = &mut peer.session {
+                session.link_down();
+            }
+            return;
+        };
+        for (class, frame) in posted.frames {
+            link.post_receive(class, frame);
+        }
+        let peer = &mut self.peers[slot];
+        // Receives that the arena had no frame for yet.
+        for lane in Lane::ALL.into_iter().filter(|lane| lane.class().has_frame()) {
+            let missing = self.config.credits.of(lane) - posted.credits[lane.index()];
+            peer.owed_frames[lane.class().index()] = missing;
+        }
+        peer.link = Some(link);
+        (peer.incarnation, peer.process) = (Some(theirs.incarnation), Some(theirs.process));
+        peer.connected();
+        peer.counters.links_up.add(1);
+        for lane in Lane::ALL {
+            peer.pump(lane, Urgency::Now);
+        }
+        self.events.push_back(if fresh {
+            Event::Up { peer: id, incarnation: theirs.incarnation }
+        } else {
+            Event::Linked { peer: id }
+        });
+    }
+
+    /// A link of two authenticated connections. Here their secrets end: a link that encrypts will
+    /// take them together with the streams.
+    fn link_of(&self, slot: usize, main: Authenticated, bulk: Authenticated) -> Option<TcpLink> {
+        let Authenticated { stream: main, secret: main_secret } = main;
+        let Authenticated { stream: bulk, secret: bulk_secret } = bulk;
+        drop((main_secret, bulk_secret));
+        let page_bytes = self.arena.page_size().bytes();
+        let mut link = TcpLink::new([main, bulk], page_bytes, self.config.page_crc);
+        for class in CONNECTIONS {
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            let token = link_token(slot, class);
+            let registry = self.os.registry();
+            let stream = link.stream_mut(class);
+            if registry.reregister(stream, token, interest).is_err()
+                && let Err(error) = registry.register(stream, token, interest)
+            {
+                tracing::warn!("no link with instance {}: {error}", self.peers[slot].id);
+                return None;
+            }
+        }
+        Some(link)
+    }
+
+    pub(super) fn forming_failed(&mut self, slot: usize, reason: &LinkError) {
+        let peer = &mut self.peers[slot];
+        tracing::debug!("no link with instance {} at {} yet: {reason}", peer.id, peer.address);
+        peer.forming = None;
+        peer.dial_at = peer.dial_at.max(Instant::now());
+    }
+}
