@@ -51,6 +51,7 @@ pub mod arena;
 pub mod counters;
 pub mod endpoint;
 pub mod error;
+pub mod histogram;
 pub mod link;
 pub mod message;
 pub mod session;
