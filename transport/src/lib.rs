@@ -54,6 +54,7 @@ pub mod error;
 pub mod histogram;
 pub mod link;
 pub mod message;
+pub mod poller;
 pub mod session;
 
 pub use arena::{Arena, ArenaConfig, Frame, FrameIndex, SharedFrame};
