@@ -44,7 +44,7 @@ fn greatest(bucket: usize) -> u64 {
         return bucket;
     }
     let shift = (bucket >> STEPS_LOG2) - 1;
-    ((STEPS | (bucket & (STEPS - 1))) + 1 << shift) - 1
+    (((STEPS | (bucket & (STEPS - 1))) + 1) << shift) - 1
 }
 
 fn nanoseconds(time: Duration) -> u64 {
@@ -201,6 +201,7 @@ mod tests {
         }
 
         #[test]
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 1 to 200.
         fn quantiles_are_those_of_the_sorted_values(
             mut values in prop::collection::vec(0u64..10_000_000, 1..200),
             quantile in 0.0f64..=1.0,
@@ -223,7 +224,10 @@ mod tests {
         histogram.record_duration(Duration::MAX);
         let told = histogram.snapshot();
         assert_eq!((told.count(), told.max_ns()), (2, BOUND_NS));
-        assert!(BOUND_NS > Duration::from_secs(100).as_nanos() as u64, "longer than any deadline");
+        assert!(
+            u128::from(BOUND_NS) > Duration::from_secs(100).as_nanos(),
+            "longer than any deadline"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! What is checked is the source file that the endpoint uses, with loom's atomics for the standard
 //! library's. A lost wake-up shows as a deadlock: the sleeper waits and nobody is left to wake it.
 //! The `should_panic` tests take one step of the protocol away, and the model finds the loss.
+#![allow(clippy::duplicate_mod)] // Once as it is, once without its fences.
 
 use loom::{
     model::Builder,
