@@ -186,7 +186,8 @@ impl poller::Shard for Driver {
     fn sleep(&mut self, longest: Duration, work_waits: &dyn Fn() -> bool) -> Progress {
         let inbox = &self.inbox;
         let worked = self.shard.wait(longest, || !inbox.is_empty() || work_waits());
-        if worked { Progress::Worked } else { Progress::Idle }
+        // It may have been woken for a command, which only a whole turn looks for.
+        if worked { Progress::Worked } else { self.turn() }
     }
 
     fn waker(&self) -> Waker {

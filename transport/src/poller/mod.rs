@@ -6,11 +6,11 @@
 //! comes or a local producer calls the [`Waker`].
 //!
 //! ```text
-//!            work                     budget over, or spinning not allowed
-//!   +------+ <---- +----------+ -----------------------------------> +-------+
-//!   | turn |       | spinning |                                      | asleep |
-//!   +------+ ----> +----------+ <----------------------------------- +-------+
-//!            idle                  a message, a Waker, a deadline
+//!            work                       the budget is over, or zero
+//!   +------+ <---- +----------+ ---------------------------------> +--------+
+//!   | turn |       | spinning |                                    | asleep |
+//!   +------+ ----> +----------+ <--------------------------------- +--------+
+//!            idle                a message, a Waker, a deadline
 //! ```
 //! Invariants: never more spinning pollers in this process than cores it may use, and never two on
 //! one core (see [`registry`]); a panic in a shard ends its poller alone, and [`Poller::join`] tells it.
