@@ -10,6 +10,7 @@
 //! an only one with [`Shard::poll`].
 
 mod command;
+mod counters;
 mod handle;
 mod index;
 mod io;
@@ -22,6 +23,7 @@ mod shards;
 
 pub(crate) use shard::Place;
 
+pub use counters::NodeCounters;
 pub use handle::{Handle, ReadGuard, WriteGuard};
 pub use node::{Node, NodeError};
-pub use shard::{NodeCounters, Shard};
+pub use shard::Shard;

@@ -20,6 +20,7 @@
 //! so that a frame is there whenever one is needed, and only the cache has to make room.
 
 use super::{
+    NodeCounters,
     command::{Command, Completion, Grant},
     handle::{Handle, Line, Shared},
     index::PageIndex,
@@ -40,7 +41,7 @@ use pagewire_protocol::{
 };
 use pagewire_transport::{
     Arena, ArenaConfig, Endpoint, Event, Frame, Message, Received, SharedFrame,
-    counters::{Counter, EndpointCounters},
+    counters::EndpointCounters,
 };
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::{
@@ -59,56 +60,6 @@ const CACHE_PAGES_MIN: u32 = 32;
 const EVICT_RETRY: Duration = Duration::from_millis(100);
 /// The slot of a waiter id that tells the handle; below it the handle's own count.
 const HANDLE_SHIFT: u32 = 48;
-
-/// Counts of one node, readable from any thread.
-#[derive(Debug, Default)]
-pub struct NodeCounters {
-    /// Pages sent to other instances.
-    pub pages_shipped: Counter,
-    /// Bytes of those pages.
-    pub bytes_shipped: Counter,
-    /// Pages read from storage.
-    pub pages_read: Counter,
-    /// Pages written to storage.
-    pub pages_written: Counter,
-    /// Pages given up for room.
-    pub pages_evicted: Counter,
-    /// Pages copied because a send still held their frame when they were to be written.
-    pub pages_copied: Counter,
-    /// Messages that were no PCM message of this version.
-    pub bad_messages: Counter,
-    /// Times a message made this instance want a page that was not there, or not as it must be.
-    pub protocol_errors: Counter,
-}
-
-impl NodeCounters {
-    /// The sums over several shards.
-    #[must_use]
-    pub(super) fn sum<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
-        let sum = Self::default();
-        for one in all {
-            for (total, part) in sum.each().into_iter().zip(one.each()) {
-                total.add(part.get());
-            }
-        }
-        sum
-    }
-
-    fn each(&self) -> [&Counter; 8] {
-        let Self { pages_shipped, bytes_shipped, pages_read, pages_written, .. } = self;
-        let Self { pages_evicted, pages_copied, bad_messages, protocol_errors, .. } = self;
-        [
-            pages_shipped,
-            bytes_shipped,
-            pages_read,
-            pages_written,
-            pages_evicted,
-            pages_copied,
-            bad_messages,
-            protocol_errors,
-        ]
-    }
-}
 
 /// The shard's end of one handle.
 #[derive(Debug)]

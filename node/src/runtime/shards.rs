@@ -4,12 +4,7 @@
 //! so one address stands for all of an instance's shards. With port 0 the system chooses the first
 //! one's, and the others follow if they are free; if not, another row is tried.
 
-use super::{
-    Shard,
-    handle::Line,
-    node::NodeError,
-    shard::{NodeCounters, Place},
-};
+use super::{NodeCounters, Shard, handle::Line, node::NodeError, shard::Place};
 use crate::config::NodeConfig;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use pagewire_protocol::{Incarnation, InstanceId};

@@ -13,7 +13,8 @@
 //!            idle                a message, a Waker, a deadline
 //! ```
 //! Invariants: never more spinning pollers in this process than cores it may use, and never two on
-//! one core (see [`registry`]); a panic in a shard ends its poller alone, and [`Poller::join`] tells it.
+//! one core: those concerned sleep as soon as they are idle, and a warning says what to change. A
+//! panic in a shard ends its poller alone, and [`Poller::join`] tells it.
 //!
 //! Threading: the shard belongs to the poller's thread until it is joined; nothing on its path is
 //! locked. What kind of link the endpoint has makes no difference here: it arms what it has.

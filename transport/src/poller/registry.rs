@@ -36,9 +36,9 @@ impl fmt::Display for Crowd {
         match self {
             Self::Process { spinning, cores } => write!(
                 f,
-                "{spinning} pollers are to spin on {cores} cores: all of them sleep when they are \
-                 idle instead; start at most {cores} shards, or give the process more cores, or \
-                 configure a spin budget of 0"
+                "{spinning} pollers are to spin, cores for them: {cores}; all of them sleep when they \
+                 are idle instead; start fewer shards, give the process more cores, or configure a \
+                 spin budget of 0"
             ),
             Self::Core { core, pinned } => write!(
                 f,
@@ -160,8 +160,8 @@ mod tests {
     #[test]
     fn what_is_said_names_counts_and_what_to_change() {
         let text = Crowd::Process { spinning: 3, cores: 2 }.to_string();
-        assert!(text.contains("3 pollers") && text.contains("2 cores"), "{text}");
-        assert!(text.contains("at most 2 shards") && text.contains("spin budget of 0"), "{text}");
+        assert!(text.contains("3 pollers") && text.contains("cores for them: 2"), "{text}");
+        assert!(text.contains("fewer shards") && text.contains("spin budget of 0"), "{text}");
         let text = Crowd::Core { core: 7, pinned: 2 }.to_string();
         assert!(text.contains("2 pollers") && text.contains("core 7"), "{text}");
     }
