@@ -11,7 +11,9 @@
 //! arena_mb = 64
 //! cache_pages = 4000              # as many as the arena has room for
 //! huge_pages = true               # if the host has them
-//! poller_cores = [2]              # any core
+//! shards = 1                      # the same on all; shard n listens on `listen`'s port + n
+//! poller_cores = [2]              # one for each shard; otherwise any core
+//! spin_us = 0                     # spin this long before sleeping; only with cores to spare
 //! io_threads = 2
 //! acquire_timeout_ms = 30000
 //! page_crc = true
@@ -26,14 +28,22 @@
 //! address = "10.0.0.3:7400"
 //! ```
 
-use crate::view::{View, ViewError};
-use pagewire_protocol::{ClusterId, Epoch, InstanceId, PageSize};
+use crate::{
+    runtime::Place,
+    view::{View, ViewError},
+};
+use pagewire_protocol::{ClusterId, Epoch, Incarnation, InstanceId, PageSize};
 use pagewire_transport::{ClusterKey, ClusterKeyError, EndpointConfig, LaneCredits};
 use serde::Deserialize;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
 };
+
+/// Most shards of an instance.
+const SHARDS_MAX: u16 = 64;
+/// Longest spin, in microseconds: who wants more wants a thread that never sleeps.
+const SPIN_MAX_US: u64 = 1_000_000;
 
 /// What one instance is told.
 #[derive(Debug, Clone)]
@@ -58,8 +68,14 @@ pub struct NodeConfig {
     pub cache_pages: Option<u32>,
     /// Use huge pages if the host has them.
     pub huge_pages: bool,
-    /// Cores for the shard's thread; empty: any.
+    /// Shards that the instance's pages are spread over, each with a thread, an equal share of the
+    /// arena and the cache, and a port of its own: those that follow the one of `listen`.
+    pub shards: u16,
+    /// Cores for the shards' threads, in their order; a shard without one runs on any.
     pub poller_cores: Vec<usize>,
+    /// How long an idle shard spins before it sleeps, in microseconds. 0, at once, is right where
+    /// other threads or instances want its core.
+    pub spin_us: u64,
     /// Threads that read and write storage.
     pub io_threads: u32,
     /// Longest wait for a page, in milliseconds.
@@ -211,8 +227,10 @@ struct FileConfig {
     arena_mb: Option<u32>,
     cache_pages: Option<u32>,
     huge_pages: Option<bool>,
+    shards: Option<u16>,
     #[serde(default)]
     poller_cores: Vec<usize>,
+    spin_us: Option<u64>,
     io_threads: Option<u32>,
     acquire_timeout_ms: Option<u64>,
     page_crc: Option<bool>,
@@ -248,7 +266,9 @@ impl NodeConfig {
             arena_mb: 64,
             cache_pages: None,
             huge_pages: true,
+            shards: 1,
             poller_cores: Vec::new(),
+            spin_us: 0,
             io_threads: 2,
             acquire_timeout_ms: 30_000,
             page_crc: true,
@@ -323,7 +343,9 @@ impl NodeConfig {
             arena_mb: file.arena_mb.unwrap_or(defaults.arena_mb),
             cache_pages: file.cache_pages,
             huge_pages: file.huge_pages.unwrap_or(defaults.huge_pages),
+            shards: file.shards.unwrap_or(defaults.shards),
             poller_cores: file.poller_cores,
+            spin_us: file.spin_us.unwrap_or(defaults.spin_us),
             io_threads: file.io_threads.unwrap_or(defaults.io_threads),
             acquire_timeout_ms: file.acquire_timeout_ms.unwrap_or(defaults.acquire_timeout_ms),
             page_crc: file.page_crc.unwrap_or(defaults.page_crc),
@@ -332,6 +354,12 @@ impl NodeConfig {
         };
         if !(1..=64).contains(&config.io_threads) {
             return Err(value("io_threads", config.io_threads.to_string(), "1 to 64"));
+        }
+        if !(1..=SHARDS_MAX).contains(&config.shards) {
+            return Err(value("shards", config.shards.to_string(), "1 to 64"));
+        }
+        if config.spin_us > SPIN_MAX_US {
+            return Err(value("spin_us", config.spin_us.to_string(), "0 to 1000000"));
         }
         if !(1..=1 << 20).contains(&config.arena_mb) {
             return Err(value("arena_mb", config.arena_mb.to_string(), "1 to 1048576"));
@@ -438,17 +466,31 @@ impl NodeConfig {
         u32::try_from(frames).unwrap_or(u32::MAX)
     }
 
+    /// A new incarnation of this instance.
+    pub(crate) fn next_incarnation(&self) -> Incarnation {
+        EndpointConfig::new(self.cluster, self.instance, self.listen).incarnation
+    }
+
     /// What the fabric is told; reads the cluster key.
-    pub(crate) fn endpoint(&self, view: &View) -> Result<EndpointConfig, ClusterKeyError> {
+    pub(crate) fn endpoint(
+        &self,
+        view: &View,
+        place: &Place,
+    ) -> Result<EndpointConfig, ClusterKeyError> {
         let cluster_key = self.cluster_key.as_deref().map(ClusterKey::from_file).transpose()?;
         Ok(EndpointConfig {
             cluster_key,
+            incarnation: place.incarnation,
+            shard: place.number,
+            shards: self.shards,
             view_hash: view.hash(),
             credits: self.credits,
             page_crc: self.page_crc,
             // Until the directory can be recovered (see ARCHITECTURE).
             peers_may_return: false,
-            ..EndpointConfig::new(self.cluster, self.instance, self.listen)
+            // Until the membership view says when an incarnation is over.
+            session_expiry: None,
+            ..EndpointConfig::new(self.cluster, self.instance, place.listen)
         })
     }
 }
@@ -541,6 +583,9 @@ mod tests {
             ("acquire_timeout_ms = 0", "1 to 86400000"),
             ("cache_pages = 0", "cache_pages is 0, expected a number from 32"),
             ("members = [1, 2, 3]\narena_mb = 1", "raise `arena_mb` to 2"),
+            ("shards = 0", "1 to 64"),
+            ("shards = 65", "1 to 64"),
+            ("spin_us = 1000001", "0 to 1000000"),
         ] {
             let error = parse(&format!("{GOOD}{line}\n")).unwrap_err();
             assert!(error.contains(expected), "{error}");

@@ -6,7 +6,7 @@
 
 mod support;
 
-use pagewire_node::{Handle, Node, NodeConfig, grd::AcquireError, view::View};
+use pagewire_node::{Handle, Node, NodeConfig, NodeError, grd::AcquireError, view::View};
 use pagewire_protocol::{ClusterId, Epoch, InstanceId, Lsn, page};
 use std::{
     path::{Path, PathBuf},
@@ -80,7 +80,7 @@ impl Cluster {
     }
 
     fn sum(&self, counters: impl Fn(&pagewire_node::runtime::NodeCounters) -> u64) -> u64 {
-        self.nodes.iter().map(|node| counters(node.counters())).sum()
+        self.nodes.iter().map(|node| counters(&node.counters())).sum()
     }
 }
 
@@ -112,20 +112,18 @@ fn random(state: &mut u64) -> u32 {
     u32::try_from(*state >> 33).expect("31 bits")
 }
 
-#[test]
-fn no_update_is_lost_while_pages_are_evicted_and_read_again() {
-    const PAGES: u32 = 200;
-    const ROUNDS: u32 = 1500;
-    let cluster = Cluster::start(3, PAGES);
-    let added: Vec<AtomicU64> = (0..PAGES).map(|_| AtomicU64::new(0)).collect();
+/// Nine threads of three instances add to and read `pages` pages at random; then asserts that the
+/// file holds what they have added.
+fn hammer(cluster: &Cluster, pages: u32, rounds: u32) {
+    let added: Vec<AtomicU64> = (0..pages).map(|_| AtomicU64::new(0)).collect();
     thread::scope(|scope| {
         for worker in 0..9usize {
             let handle = cluster.handle(worker % 3);
             let added = &added;
             scope.spawn(move || {
                 let mut state = worker as u64 + 1;
-                for _ in 0..ROUNDS {
-                    let block = random(&mut state) % PAGES;
+                for _ in 0..rounds {
+                    let block = random(&mut state) % pages;
                     let expected = added[block as usize].load(Ordering::SeqCst);
                     if random(&mut state).is_multiple_of(2) {
                         add_one(&handle, block).expect("an X grant");
@@ -140,14 +138,84 @@ fn no_update_is_lost_while_pages_are_evicted_and_read_again() {
     });
     cluster.flush();
     let expected: Vec<_> = added.into_iter().map(AtomicU64::into_inner).collect();
-    assert!(expected.iter().sum::<u64>() > u64::from(ROUNDS));
+    assert!(expected.iter().sum::<u64>() > u64::from(rounds));
     assert_file_holds(&cluster.file(), &expected);
-    // A cache of 32 of 200 pages has given up many and read them again, changed ones among them.
-    assert!(cluster.sum(|c| c.pages_evicted.get()) > u64::from(PAGES));
-    assert!(cluster.sum(|c| c.pages_read.get()) > u64::from(PAGES));
-    assert!(cluster.sum(|c| c.pages_written.get()) > u64::from(PAGES));
+    // A cache of 32 pages has given up many and read them again, changed ones among them.
+    assert!(cluster.sum(|c| c.pages_evicted.get()) > u64::from(pages));
+    assert!(cluster.sum(|c| c.pages_read.get()) > u64::from(pages));
+    assert!(cluster.sum(|c| c.pages_written.get()) > u64::from(pages));
     assert!(cluster.sum(|c| c.pages_shipped.get()) > 0);
-    assert_eq!(cluster.sum(|c| c.bad_messages.get()), 0);
+    assert_eq!(cluster.sum(|c| c.bad_messages.get() + c.protocol_errors.get()), 0);
+}
+
+#[test]
+fn no_update_is_lost_while_pages_are_evicted_and_read_again() {
+    let cluster = Cluster::start(3, 200);
+    hammer(&cluster, 200, 1500);
+}
+
+#[test]
+fn no_update_is_lost_by_instances_of_two_shards() {
+    const SHARDS: u16 = 2;
+    // As small as above for each shard.
+    let adjust = |config: &mut NodeConfig| {
+        (config.shards, config.cache_pages) = (SHARDS, Some(2 * SMALL_CACHE));
+    };
+    let cluster = Cluster::with(3, 400, adjust);
+    hammer(&cluster, 400, 1500);
+    for node in &cluster.nodes {
+        let by_shard = node.endpoint_counters();
+        assert_eq!(by_shard.len(), usize::from(SHARDS));
+        for (shard, counters) in by_shard.iter().enumerate() {
+            for (peer, counters) in counters.peers() {
+                let received: u64 = counters.lanes.iter().map(|lane| lane.received.get()).sum();
+                assert!(received > 100, "shard {shard} had {received} messages of {peer}");
+            }
+        }
+    }
+}
+
+#[test]
+fn versions_rise_across_the_shards_of_an_instance() {
+    let cluster = Cluster::with(1, 64, |config| config.shards = 2);
+    let handle = cluster.handle(0);
+    let mut last = Lsn(1);
+    for block in 0..64 {
+        let version = handle.write(tag(block)).expect("an X grant").update(|_| {});
+        assert!(version > last, "block {block} of shard {}", tag(block).shard(2));
+        last = version;
+    }
+}
+
+#[test]
+fn instances_with_different_numbers_of_shards_refuse_each_other() {
+    let folder = storage(1);
+    let members = vec![InstanceId(0), InstanceId(1)];
+    let nodes = [1, 2].map(|shards| {
+        let id = InstanceId(shards - 1);
+        let any_port = "127.0.0.1:0".parse().expect("an address");
+        let path = folder.path().to_owned();
+        let mut config = NodeConfig::new(ClusterId(77), id, members.clone(), any_port, path);
+        (config.arena_mb, config.shards) = (8, shards);
+        Node::start(&config).expect("a node")
+    });
+    let addresses = nodes.each_ref().map(Node::listen_address);
+    nodes[0].add_peer(InstanceId(1), addresses[1]).expect("a new peer");
+    nodes[1].add_peer(InstanceId(0), addresses[0]).expect("a new peer");
+    let error = nodes[0].wait_for_peers(PATIENCE).expect_err("a refusal");
+    assert!(matches!(error, NodeError::Refused(_)), "{error}");
+}
+
+#[test]
+fn a_node_that_spins_sleeps_once_its_budget_is_over() {
+    let cluster = Cluster::with(1, 8, |config| config.spin_us = 1);
+    let handle = cluster.handle(0);
+    for block in 0..8 {
+        assert_eq!(add_one(&handle, block), Ok(1));
+    }
+    let counters = &cluster.nodes[0].poller_counters()[0];
+    wait_for("sleep", || counters.sleeps.get() > 0);
+    assert!(counters.wake_ups.get() <= counters.sleeps.get());
 }
 
 #[test]
@@ -356,7 +424,7 @@ fn threads_that_wait_are_told_when_their_node_stops() {
         });
     }
     // Each of them has asked the master, and waits.
-    let counters = nodes[0].endpoint_counters();
+    let counters = &nodes[0].endpoint_counters()[0];
     wait_for("three requests", || {
         let (_, peer) = &counters.peers()[0];
         peer.lanes.iter().map(|lane| lane.received.get()).sum::<u64>() >= 3

@@ -91,6 +91,13 @@ impl BufferTag {
         PartitionId(u16::try_from(bits).unwrap_or(0))
     }
 
+    /// Which of an instance's `shards` shards keeps this page, the same on every instance: 0 to
+    /// `shards - 1`.
+    #[must_use]
+    pub fn shard(&self, shards: u16) -> u16 {
+        shard_of_hash(self.hash(), shards)
+    }
+
     /// The tag as three words, for storage in atomics.
     #[must_use]
     pub fn to_words(self) -> [u64; 3] {
@@ -114,6 +121,19 @@ impl BufferTag {
             block: u32::try_from(words[2]).ok()?,
         })
     }
+}
+
+/// The shard of a page whose [`BufferTag::hash`] is `hash`.
+///
+/// The upper half of the hash is scaled to the number of shards (Lemire, "Fast Random Integer
+/// Generation in an Interval", 2019): no division, and even to one part in 2^32. The partition is in
+/// the lowest bits, so that it says nothing about the shard: the pages that one instance masters, and
+/// those of any one partition, spread over all shards.
+#[inline]
+#[must_use]
+pub fn shard_of_hash(hash: u64, shards: u16) -> u16 {
+    let scaled = ((hash >> 32) * u64::from(shards)) >> 32;
+    u16::try_from(scaled).unwrap_or(0)
 }
 
 fn mix(value: u64) -> u64 {
@@ -143,6 +163,57 @@ mod tests {
         }
         // 4096 balls in 4096 bins leave about 63 % of them used.
         assert!((2400..2800).contains(&seen.len()), "{}", seen.len());
+    }
+
+    /// Pages by shard, of a relation's blocks that `is_one_of` picks.
+    fn by_shard(shards: u16, is_one_of: impl Fn(&BufferTag) -> bool) -> Vec<u32> {
+        let mut pages = vec![0; usize::from(shards)];
+        for block in 0..1 << 20 {
+            let tag = BufferTag { relation: 16384, block, ..BufferTag::default() };
+            if is_one_of(&tag) {
+                pages[usize::from(tag.shard(shards))] += 1;
+            }
+        }
+        pages
+    }
+
+    /// Asserts that no shard's share is off by more than 5 standard deviations.
+    fn assert_even(pages: &[u32]) {
+        let sum = f64::from(pages.iter().sum::<u32>());
+        let share = sum / pages.len() as f64;
+        let limit = 5.0 * share.sqrt();
+        assert!(share > 100.0, "too few to tell");
+        for &count in pages {
+            assert!((f64::from(count) - share).abs() < limit, "{pages:?}");
+        }
+    }
+
+    #[test]
+    fn pages_spread_evenly_over_any_number_of_shards() {
+        for shards in [1, 2, 3, 4, 7, 16, 100] {
+            assert_even(&by_shard(shards, |_| true));
+        }
+    }
+
+    #[test]
+    fn one_masters_pages_spread_over_all_its_shards() {
+        // Whatever bits of the partition decide the master, and if it has few partitions.
+        for shards in [2, 3, 4, 16] {
+            for bit in 0..12 {
+                assert_even(&by_shard(shards, |tag| tag.partition().0 >> bit & 1 == 1));
+            }
+            assert_even(&by_shard(shards, |tag| tag.partition().0 < 16));
+        }
+    }
+
+    #[test]
+    fn a_shard_is_the_same_wherever_it_is_computed() {
+        // Known answers: instances of other builds route by them.
+        let tag = |block| BufferTag { relation: 16384, block, ..BufferTag::default() };
+        let shards: Vec<_> = (0..8).map(|block| tag(block).shard(4)).collect();
+        assert_eq!(shards, [0, 1, 3, 2, 3, 3, 1, 0]);
+        assert_eq!(tag(5).shard(1), 0);
+        assert_eq!(shard_of_hash(u64::MAX, u16::MAX), u16::MAX - 1);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Counters: always on, one writer each, readable from any thread while the endpoint runs.
 
+use crate::histogram::Histogram;
 use pagewire_protocol::{InstanceId, Lane};
 use std::{
     collections::BTreeMap,
@@ -43,6 +44,8 @@ pub struct LaneCounters {
     pub acks_alone: Counter,
     /// Frames sent or received, in bytes.
     pub frame_bytes: Counter,
+    /// From sending a message to its acknowledgement; of a sample of them.
+    pub round_trip: Histogram,
 }
 
 /// Counts of one peer.

@@ -84,6 +84,22 @@ pub enum TransportError {
     /// The event queue of the operating system cannot be set up.
     #[error("cannot set up the poller: {0}")]
     Poller(#[from] io::Error),
+    /// A poller's thread cannot be started.
+    #[error("cannot start the thread of poller {name}: {source}; raise the limit on threads")]
+    PollerThread {
+        /// The poller's name.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A shard has panicked, which is a defect; its poller has ended.
+    #[error("the shard of poller {name} has panicked: {message}")]
+    PollerPanicked {
+        /// The poller's name.
+        name: String,
+        /// What the panic said.
+        message: String,
+    },
     /// The peer is the instance itself, or known already under another address.
     #[error("peer {peer} at {address}: {problem}")]
     Peer {

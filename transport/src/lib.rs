@@ -5,46 +5,48 @@
 //! message exactly once and in order per lane; credits keep every queue bounded.
 //!
 //! Threading: an endpoint, its links and its sessions belong to one thread, which calls
-//! [`Endpoint::poll`]. Frames may travel between threads. Pins on published pages
+//! [`Endpoint::poll`], or which a [`poller`] is. Frames may travel between threads. Pins on published pages
 //! ([`arena::PageView`]) may be taken on any thread.
 //!
 //! ```
-//! use pagewire_transport::{Arena, ArenaConfig, Endpoint, EndpointConfig, Event, Message};
 //! use pagewire_protocol::{Body, ClusterId, InstanceId, Lane, MessageKind};
-//! use std::time::{Duration, Instant};
+//! use pagewire_transport::{Arena, ArenaConfig, Endpoint, EndpointConfig, Event, Message};
+//! use std::{thread, time::Duration};
 //!
 //! fn endpoint(id: u16) -> Endpoint {
 //!     let arena = Arena::new(&ArenaConfig::new(256)).unwrap();
-//!     let listen = "127.0.0.1:0".parse().unwrap();
-//!     Endpoint::bind(EndpointConfig::new(ClusterId(1), InstanceId(id), listen), arena).unwrap()
+//!     let any_port = "127.0.0.1:0".parse().unwrap();
+//!     Endpoint::bind(EndpointConfig::new(ClusterId(1), InstanceId(id), any_port), arena).unwrap()
 //! }
-//! let (mut a, mut b) = (endpoint(0), endpoint(1));
-//! let (at_a, at_b) = (a.listen_address(), b.listen_address());
-//! a.add_peer(InstanceId(1), at_b).unwrap();
-//! b.add_peer(InstanceId(0), at_a).unwrap();
-//!
-//! let mut frame = a.arena().take().expect("a free frame");
-//! frame.fill(7);
-//! let mut page = Some(Message {
-//!     frame: Some(frame.freeze()),
-//!     ..Message::new(MessageKind(200), Body::new(b"block 5").unwrap())
-//! });
-//! let deadline = Instant::now() + Duration::from_secs(10);
-//! let received = loop {
-//!     assert!(Instant::now() < deadline);
-//!     a.poll();
-//!     while let Some(event) = a.next_event() {
-//!         if let Event::Up { peer, .. } = event {
-//!             a.send(peer, Lane::Pages, page.take().unwrap()).unwrap();
+//! fn next_event(endpoint: &mut Endpoint) -> Event {
+//!     loop {
+//!         if let Some(event) = endpoint.next_event() {
+//!             return event;
 //!         }
+//!         endpoint.wait(Duration::from_secs(1), || false);
 //!     }
-//!     b.poll();
-//!     if let Some(Event::Message(received)) = b.next_event() {
-//!         break received;
-//!     }
+//! }
+//!
+//! let (mut a, mut b) = (endpoint(0), endpoint(1));
+//! a.add_peer(InstanceId(1), b.listen_address()).unwrap();
+//! b.add_peer(InstanceId(0), a.listen_address()).unwrap();
+//! let sender = thread::spawn(move || {
+//!     while !matches!(next_event(&mut a), Event::Up { .. }) {}
+//!     let mut frame = a.arena().take().expect("a free frame");
+//!     frame.fill(7);
+//!     let message = Message::new(MessageKind(200), Body::new(b"block 5").unwrap());
+//!     let page = Message { frame: Some(frame.freeze()), ..message };
+//!     a.send(InstanceId(1), Lane::Pages, page).unwrap();
+//!     a.flush();
+//!     a // dropped only after the page has arrived: a link ends with its endpoint
+//! });
+//! let received = loop {
+//!     let Event::Message(received) = next_event(&mut b) else { continue };
+//!     break received;
 //! };
 //! assert_eq!(received.body.as_slice(), b"block 5");
 //! assert!(received.frame.unwrap().iter().all(|&byte| byte == 7));
+//! drop(sender.join().unwrap());
 //! ```
 
 pub mod arena;
@@ -52,8 +54,10 @@ pub mod cluster_key;
 pub mod counters;
 pub mod endpoint;
 pub mod error;
+pub mod histogram;
 pub mod link;
 pub mod message;
+pub mod poller;
 pub mod session;
 
 pub use arena::{Arena, ArenaConfig, Frame, FrameIndex, SharedFrame};

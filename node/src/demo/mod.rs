@@ -36,7 +36,7 @@ use pagewire_protocol::{InstanceId, PageSize};
 use report::{DemoReport, Setting, grouped};
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, OpenOptions},
     io::{self, IsTerminal, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},

@@ -81,6 +81,15 @@ pub enum AcquireError {
         /// The instance.
         peer: InstanceId,
     },
+    /// An instance granted what it did not have or send.
+    #[error(
+        "page {tag}: an instance broke the page protocol; see the log of this instance, and that all \
+             run one version"
+    )]
+    Protocol {
+        /// The page.
+        tag: BufferTag,
+    },
     /// The node has stopped.
     #[error("page {tag}: the node has stopped")]
     Stopped {

@@ -4,6 +4,8 @@
 //! the frame's descriptor, tag check. A miss is a command to the shard; the grant comes back with
 //! the page already pinned for this thread.
 //!
+//! A page's tag says which of the instance's shards keeps it; a handle has a line to each.
+//!
 //! Guards on several pages must be taken in the order of their tags, by every thread, or they wait
 //! for each other; a thread that holds a guard on a page must not ask for that page again.
 
@@ -15,7 +17,7 @@ use crate::{
     grd::{AcquireError, GrantPath},
     latency::GrantLatencies,
 };
-use pagewire_protocol::{BufferTag, Lsn, Mode, page};
+use pagewire_protocol::{BufferTag, Lsn, Mode, page, tag::shard_of_hash};
 use pagewire_transport::{
     FrameIndex, Waker,
     arena::{ExclusivePin, PageView, PinMiss, SharedPin},
@@ -39,55 +41,68 @@ const SHARD_CHECK: Duration = Duration::from_millis(250);
 /// How often a thread that has withdrawn looks for the answer.
 const WITHDRAWN_CHECK: Duration = Duration::from_millis(10);
 
-/// What all handles of a node share with its shard.
+/// What all handles of a node share with one of its shards.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) index: PageIndex,
     pub(super) pages: PageView,
-    /// Greatest page version this instance has seen or given.
-    pub(super) clock: AtomicU64,
+    /// Greatest page version this instance has seen or given; of all its shards.
+    pub(super) clock: Arc<AtomicU64>,
     pub(super) waker: Waker,
     pub(super) acquire_timeout: Duration,
 }
 
-/// One thread's access; it may move to another thread, but serves one at a time.
+/// One thread's line to one shard.
 #[derive(Debug)]
-pub struct Handle {
+pub(super) struct Line {
     shared: Arc<Shared>,
     commands: RefCell<Producer<Command>>,
     completions: RefCell<Consumer<Completion>>,
     sequence: Cell<u64>,
     /// The thread that the shard unparks.
     waiter: Cell<Option<thread::ThreadId>>,
+}
+
+/// One thread's access; it may move to another thread, but serves one at a time.
+#[derive(Debug)]
+pub struct Handle {
+    /// By shard.
+    lines: Box<[Line]>,
+    shards: u16,
+    /// The shard that was asked last.
+    asked: Cell<u16>,
     hits: Cell<u64>,
     latencies: RefCell<GrantLatencies>,
 }
 
 impl Handle {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        commands: Producer<Command>,
-        completions: Consumer<Completion>,
-    ) -> Self {
+    /// A handle on the shards at the other ends of `lines`: all of an instance's, in their order.
+    pub(super) fn new(lines: Vec<Line>) -> Self {
         Self {
-            shared,
-            commands: RefCell::new(commands),
-            completions: RefCell::new(completions),
-            sequence: Cell::new(0),
-            waiter: Cell::new(None),
+            shards: u16::try_from(lines.len()).unwrap_or(u16::MAX),
+            lines: lines.into(),
+            asked: Cell::new(0),
             hits: Cell::new(0),
             latencies: RefCell::default(),
         }
+    }
+
+    /// The line to the shard that keeps the page of this hash.
+    #[inline]
+    fn line(&self, hash: u64) -> &Line {
+        &self.lines[usize::from(shard_of_hash(hash, self.shards))]
     }
 
     /// Pins a page for reading if this instance holds it in S or X and nobody here writes it.
     #[inline]
     #[must_use]
     pub fn try_read(&self, tag: &BufferTag) -> Option<ReadGuard<'_>> {
-        let index = self.shared.index.find(tag)?;
-        match self.shared.pages.pin_shared(index, tag) {
-            Ok(pin) => Some(ReadGuard { handle: self, pin: Some(pin) }),
-            Err(miss) => self.missed(index, miss),
+        let hash = tag.hash();
+        let line = self.line(hash);
+        let index = line.shared.index.find(hash)?;
+        match line.shared.pages.pin_shared(index, tag) {
+            Ok(pin) => Some(ReadGuard { line, pin: Some(pin) }),
+            Err(miss) => line.missed(index, miss),
         }
     }
 
@@ -95,18 +110,13 @@ impl Handle {
     #[inline]
     #[must_use]
     pub fn try_write(&self, tag: &BufferTag) -> Option<WriteGuard<'_>> {
-        let index = self.shared.index.find(tag)?;
-        match self.shared.pages.pin_exclusive(index, tag) {
-            Ok(pin) => Some(WriteGuard { handle: self, pin: Some(pin) }),
-            Err(miss) => self.missed(index, miss),
+        let hash = tag.hash();
+        let line = self.line(hash);
+        let index = line.shared.index.find(hash)?;
+        match line.shared.pages.pin_exclusive(index, tag) {
+            Ok(pin) => Some(WriteGuard { line, pin: Some(pin) }),
+            Err(miss) => line.missed(index, miss),
         }
-    }
-
-    fn missed<T>(&self, index: FrameIndex, miss: PinMiss) -> Option<T> {
-        if miss == PinMiss::TellOwner {
-            self.command(Command::Unpinned(index));
-        }
-        None
     }
 
     /// Pins a page for reading, wherever it is.
@@ -119,8 +129,7 @@ impl Handle {
         }
         self.begin(tag, Mode::S);
         let grant = self.wait(tag)?;
-        let pin = self.shared.pages.adopt_shared(grant.ticket);
-        Ok(ReadGuard { handle: self, pin: Some(pin) })
+        Ok(self.asked().reading(grant))
     }
 
     /// Pins a page for writing, wherever it is.
@@ -133,8 +142,7 @@ impl Handle {
         }
         self.begin(tag, Mode::X);
         let grant = self.wait(tag)?;
-        let pin = self.shared.pages.adopt_exclusive(grant.ticket);
-        Ok(WriteGuard { handle: self, pin: Some(pin) })
+        Ok(self.asked().writing(grant))
     }
 
     #[inline]
@@ -166,15 +174,15 @@ impl Handle {
     /// [`Handle::finish_write`] take the answer. For a thread that drives the shard itself; one
     /// request at a time.
     pub fn begin(&self, tag: BufferTag, mode: Mode) {
-        let sequence = self.sequence.get() + 1;
-        self.sequence.set(sequence);
-        self.command(Command::Acquire { sequence, tag, mode });
+        self.asked.set(tag.shard(self.shards));
+        let line = self.asked();
+        let sequence = line.sequence.get() + 1;
+        line.sequence.set(sequence);
+        line.command(Command::Acquire { sequence, tag, mode });
     }
 
-    fn finish(&self) -> Option<Result<Grant, Option<AcquireError>>> {
-        let completion = self.completions.borrow_mut().pop().ok()?;
-        debug_assert_eq!(completion.sequence, self.sequence.get());
-        Some(completion.result)
+    fn asked(&self) -> &Line {
+        &self.lines[usize::from(self.asked.get())]
     }
 
     /// The answer to [`Handle::begin`] for S, if it has come.
@@ -182,12 +190,10 @@ impl Handle {
     /// # Errors
     /// [`AcquireError`].
     pub fn finish_read(&self) -> Option<Result<ReadGuard<'_>, AcquireError>> {
-        let grant = match self.finish()? {
-            Ok(grant) => grant,
-            Err(error) => return error.map(Err),
-        };
-        let pin = self.shared.pages.adopt_shared(grant.ticket);
-        Some(Ok(ReadGuard { handle: self, pin: Some(pin) }))
+        match self.asked().finish()? {
+            Ok(grant) => Some(Ok(self.asked().reading(grant))),
+            Err(error) => error.map(Err),
+        }
     }
 
     /// The answer to [`Handle::begin`] for X, if it has come.
@@ -195,20 +201,19 @@ impl Handle {
     /// # Errors
     /// [`AcquireError`].
     pub fn finish_write(&self) -> Option<Result<WriteGuard<'_>, AcquireError>> {
-        let grant = match self.finish()? {
-            Ok(grant) => grant,
-            Err(error) => return error.map(Err),
-        };
-        let pin = self.shared.pages.adopt_exclusive(grant.ticket);
-        Some(Ok(WriteGuard { handle: self, pin: Some(pin) }))
+        match self.asked().finish()? {
+            Ok(grant) => Some(Ok(self.asked().writing(grant))),
+            Err(error) => error.map(Err),
+        }
     }
 
     fn wait(&self, tag: BufferTag) -> Result<Grant, AcquireError> {
+        let line = self.asked();
         let start = Instant::now();
-        let limit = self.shared.acquire_timeout;
+        let limit = line.shared.acquire_timeout;
         let mut withdrawn = false;
         loop {
-            if let Some(result) = self.finish() {
+            if let Some(result) = line.finish() {
                 return match result {
                     Ok(grant) => {
                         self.record(grant.path, start);
@@ -221,18 +226,67 @@ impl Handle {
                     }
                 };
             }
-            if self.commands.borrow().is_abandoned() {
+            if line.commands.borrow().is_abandoned() {
                 return Err(AcquireError::Stopped { tag });
             }
             let waited = start.elapsed();
             if waited >= limit && !withdrawn {
                 withdrawn = true;
-                self.command(Command::Withdraw { sequence: self.sequence.get(), tag });
+                line.command(Command::Withdraw { sequence: line.sequence.get(), tag });
             }
             // After withdrawing the shard answers at once, granted or not.
             let left = limit.saturating_sub(waited);
             thread::park_timeout(left.clamp(WITHDRAWN_CHECK, SHARD_CHECK));
         }
+    }
+
+    /// How long grants took so far.
+    #[must_use]
+    pub fn latencies(&self) -> GrantLatencies {
+        let hits = self.hits.get();
+        GrantLatencies {
+            local_untimed: hits - hits / TIMED_HITS,
+            ..self.latencies.borrow().clone()
+        }
+    }
+}
+
+impl Line {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        commands: Producer<Command>,
+        completions: Consumer<Completion>,
+    ) -> Self {
+        Self {
+            shared,
+            commands: RefCell::new(commands),
+            completions: RefCell::new(completions),
+            sequence: Cell::new(0),
+            waiter: Cell::new(None),
+        }
+    }
+
+    fn missed<T>(&self, index: FrameIndex, miss: PinMiss) -> Option<T> {
+        if miss == PinMiss::TellOwner {
+            self.command(Command::Unpinned(index));
+        }
+        None
+    }
+
+    fn finish(&self) -> Option<Result<Grant, Option<AcquireError>>> {
+        let completion = self.completions.borrow_mut().pop().ok()?;
+        debug_assert_eq!(completion.sequence, self.sequence.get());
+        Some(completion.result)
+    }
+
+    fn reading(&self, grant: Grant) -> ReadGuard<'_> {
+        let pin = self.shared.pages.adopt_shared(grant.ticket);
+        ReadGuard { line: self, pin: Some(pin) }
+    }
+
+    fn writing(&self, grant: Grant) -> WriteGuard<'_> {
+        let pin = self.shared.pages.adopt_exclusive(grant.ticket);
+        WriteGuard { line: self, pin: Some(pin) }
     }
 
     /// Gives the shard a command and wakes it if it sleeps.
@@ -255,16 +309,6 @@ impl Handle {
     fn next_version(&self) -> Lsn {
         Lsn(self.shared.clock.fetch_add(1, Ordering::Relaxed) + 1)
     }
-
-    /// How long grants took so far.
-    #[must_use]
-    pub fn latencies(&self) -> GrantLatencies {
-        let hits = self.hits.get();
-        GrantLatencies {
-            local_untimed: hits - hits / TIMED_HITS,
-            ..self.latencies.borrow().clone()
-        }
-    }
 }
 
 fn push(commands: &mut Producer<Command>, command: Command, waker: &Waker) {
@@ -283,7 +327,7 @@ fn push(commands: &mut Producer<Command>, command: Command, waker: &Waker) {
 /// A page pinned for reading; the bytes are the page.
 #[derive(Debug)]
 pub struct ReadGuard<'a> {
-    handle: &'a Handle,
+    line: &'a Line,
     pin: Option<SharedPin<'a>>,
 }
 
@@ -300,7 +344,7 @@ impl Drop for ReadGuard<'_> {
         let Some(pin) = self.pin.take() else { return };
         let index = pin.index();
         if pin.release() {
-            self.handle.command(Command::Unpinned(index));
+            self.line.command(Command::Unpinned(index));
         }
     }
 }
@@ -308,7 +352,7 @@ impl Drop for ReadGuard<'_> {
 /// A page pinned for writing; the bytes are the page.
 #[derive(Debug)]
 pub struct WriteGuard<'a> {
-    handle: &'a Handle,
+    line: &'a Line,
     pin: Option<ExclusivePin<'a>>,
 }
 
@@ -316,7 +360,7 @@ impl WriteGuard<'_> {
     /// Changes the page: runs `change` on it and gives it its next version, which is returned.
     /// The page counts as dirty from then on.
     pub fn update(&mut self, change: impl FnOnce(&mut [u8])) -> Lsn {
-        let version = self.handle.next_version();
+        let version = self.line.next_version();
         if let Some(pin) = &mut self.pin {
             change(pin);
             page::set_lsn(pin, version);
@@ -338,7 +382,7 @@ impl Drop for WriteGuard<'_> {
         let Some(pin) = self.pin.take() else { return };
         let index = pin.index();
         if pin.release() {
-            self.handle.command(Command::Unpinned(index));
+            self.line.command(Command::Unpinned(index));
         }
     }
 }

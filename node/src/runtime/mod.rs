@@ -5,10 +5,12 @@
 //!   Handle --Command ring-->  Shard { Endpoint, Grd, PageTable } --jobs-->  Store
 //!          <-Completion ring-                                    <-done--
 //! ```
-//! One [`Shard`] per node in this version. It belongs to one thread: [`Node`] gives it one of its
-//! own, or the caller drives it with [`Shard::poll`].
+//! A node has one [`Shard`] or several; a page's tag says which keeps it. A shard belongs to one
+//! thread: [`Node`] gives each a [`Poller`](pagewire_transport::poller::Poller), or the caller drives
+//! an only one with [`Shard::poll`].
 
 mod command;
+mod counters;
 mod handle;
 mod index;
 mod io;
@@ -17,7 +19,11 @@ mod outbox;
 mod pool;
 mod refusals;
 mod shard;
+mod shards;
 
+pub(crate) use shard::Place;
+
+pub use counters::NodeCounters;
 pub use handle::{Handle, ReadGuard, WriteGuard};
 pub use node::{Node, NodeError};
-pub use shard::{NodeCounters, Shard};
+pub use shard::Shard;

@@ -1,20 +1,23 @@
-//! A node: a shard on a thread of its own, and handles for any number of threads.
+//! A node: its shards, each on a thread of its own, and handles for any number of threads.
 
-use super::{Handle, NodeCounters, Shard};
+use super::{
+    Handle, NodeCounters,
+    shards::{self, Control, Running, Shards, Status},
+};
 use crate::{config::NodeConfig, store::StoreError, view::ViewError};
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::Sender;
 use pagewire_protocol::{Incarnation, InstanceId};
-use pagewire_transport::{ClusterKeyError, TransportError, Waker, counters::EndpointCounters};
+use pagewire_transport::{
+    ClusterKeyError, TransportError, counters::EndpointCounters, poller::PollerCounters,
+};
 use std::{
+    collections::BTreeSet,
     io,
     net::SocketAddr,
     sync::Arc,
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
-
-/// Longest sleep of an idle shard; whatever happens wakes it.
-const SLEEP: Duration = Duration::from_secs(1);
 
 /// Why a node does not start, or does not reach its peers.
 #[derive(Debug, thiserror::Error)]
@@ -57,37 +60,26 @@ pub enum NodeError {
         /// How long was waited, in seconds.
         limit_s: u64,
     },
-    /// The shard's thread is gone.
+    /// The shards' ports do not fit.
+    #[error("{address} leaves no port for shard {shard}; choose a lower port or fewer `shards`")]
+    Ports {
+        /// Address of the first shard.
+        address: SocketAddr,
+        /// The shard without one.
+        shard: u16,
+    },
+    /// A shard's thread is gone.
     #[error("the node has stopped")]
     Stopped,
 }
 
-#[derive(Debug)]
-enum Control {
-    Peer(InstanceId, SocketAddr, Sender<Result<(), NodeError>>),
-    Handle(Sender<Handle>),
-    Flush(Sender<Result<(), String>>),
-    Status(Sender<Status>),
-    Stop,
-}
-
-#[derive(Debug)]
-struct Status {
-    missing: Vec<InstanceId>,
-    refusal: Option<String>,
-    any_refusal: Option<String>,
-}
-
-/// A running instance; dropping it stops its thread.
+/// A running instance; dropping it stops its threads.
 #[derive(Debug)]
 pub struct Node {
-    control: Sender<Control>,
-    waker: Waker,
-    thread: Option<JoinHandle<()>>,
+    shards: Vec<Running>,
     listen_address: SocketAddr,
     identity: (InstanceId, Incarnation),
-    counters: Arc<NodeCounters>,
-    endpoint_counters: Arc<EndpointCounters>,
+    endpoint_counters: Vec<Arc<EndpointCounters>>,
 }
 
 impl Node {
@@ -96,45 +88,36 @@ impl Node {
     /// # Errors
     /// [`NodeError`] with what was found, what was expected and what to do.
     pub fn start(config: &NodeConfig) -> Result<Self, NodeError> {
-        let mut shard = Shard::new(config)?;
+        let mut shards = Shards::open(config)?;
         for peer in &config.peers {
-            shard.add_peer(peer.instance, peer.address)?;
+            shards.add_peer(peer.instance, peer.address)?;
         }
-        let (control, inbox) = unbounded();
-        let mut node = Self {
-            control,
-            waker: shard.waker(),
-            listen_address: shard.listen_address(),
-            identity: shard.identity(),
-            counters: shard.counters(),
-            endpoint_counters: shard.endpoint_counters(),
-            thread: None,
-        };
-        let cores = config.poller_cores.clone();
-        let thread = thread::Builder::new()
-            .name("pagewire-shard".to_owned())
-            .spawn(move || {
-                pin(&cores);
-                drive(&mut shard, &inbox);
-            })
-            .map_err(NodeError::Thread)?;
-        node.thread = Some(thread);
-        Ok(node)
+        let (listen_address, identity) = (shards.listen_address(), shards.identity());
+        let shards = shards.run(config)?;
+        let endpoint_counters = shards.iter().map(|s| Arc::clone(&s.endpoint_counters)).collect();
+        Ok(Self { shards, listen_address, identity, endpoint_counters })
     }
 
-    fn tell(&self, control: Control) -> Result<(), NodeError> {
-        self.control.send(control).map_err(|_| NodeError::Stopped)?;
-        self.waker.wake();
-        Ok(())
+    /// Asks all shards at once; the answers in their order.
+    fn ask<T>(&self, control: impl Fn(Sender<T>) -> Control) -> Result<Vec<T>, NodeError> {
+        let asked: Vec<_> =
+            self.shards.iter().map(|shard| shard.ask(&control)).collect::<Result<_, _>>()?;
+        asked.into_iter().map(|answer| answer.recv().map_err(|_| NodeError::Stopped)).collect()
     }
 
-    fn ask<T>(&self, control: impl FnOnce(Sender<T>) -> Control) -> Result<T, NodeError> {
-        let (reply, answer) = bounded(1);
-        self.tell(control(reply))?;
-        answer.recv().map_err(|_| NodeError::Stopped)
+    /// What the shards say together: an instance has a peer when all its shards do.
+    fn status(&self) -> Result<Status, NodeError> {
+        let mut missing = BTreeSet::new();
+        let (mut refusal, mut any_refusal) = (None, None);
+        for status in self.ask(Control::Status)? {
+            missing.extend(status.missing);
+            refusal = refusal.or(status.refusal);
+            any_refusal = any_refusal.or(status.any_refusal);
+        }
+        Ok(Status { missing: missing.into_iter().collect(), refusal, any_refusal })
     }
 
-    /// Address that peers dial.
+    /// Address that peers dial: the first shard's; the others listen on the ports that follow.
     #[must_use]
     pub fn listen_address(&self) -> SocketAddr {
         self.listen_address
@@ -146,24 +129,35 @@ impl Node {
         self.identity
     }
 
-    /// Counters.
+    /// Counters, summed over the shards, as they are now.
     #[must_use]
-    pub fn counters(&self) -> &NodeCounters {
-        &self.counters
+    pub fn counters(&self) -> NodeCounters {
+        NodeCounters::sum(self.shards.iter().map(|shard| &*shard.counters))
     }
 
-    /// Counters of the transport.
+    /// Counters of the transport, by shard.
     #[must_use]
-    pub fn endpoint_counters(&self) -> &EndpointCounters {
+    pub fn endpoint_counters(&self) -> &[Arc<EndpointCounters>] {
         &self.endpoint_counters
     }
 
-    /// Makes a peer known that the configuration did not name.
+    /// Counters of the threads that drive the shards, by shard.
+    #[must_use]
+    pub fn poller_counters(&self) -> Vec<Arc<PollerCounters>> {
+        self.shards.iter().map(Running::poller_counters).collect()
+    }
+
+    /// Makes a peer known that the configuration did not name; `address` is its first shard's.
     ///
     /// # Errors
-    /// [`NodeError::Transport`] when it is this instance or known already.
+    /// [`NodeError::Transport`] when it is this instance or known already; [`NodeError::Ports`].
     pub fn add_peer(&self, id: InstanceId, address: SocketAddr) -> Result<(), NodeError> {
-        self.ask(|reply| Control::Peer(id, address, reply))?
+        for (shard, number) in self.shards.iter().zip(0..) {
+            let address = shards::address(address, number)?;
+            let answer = shard.ask(|reply| Control::Peer(id, address, reply))?;
+            answer.recv().map_err(|_| NodeError::Stopped)??;
+        }
+        Ok(())
     }
 
     /// Waits until every other member has a session with this one.
@@ -174,7 +168,7 @@ impl Node {
     pub fn wait_for_peers(&self, limit: Duration) -> Result<(), NodeError> {
         let deadline = Instant::now() + limit;
         loop {
-            let Status { missing, refusal, any_refusal } = self.ask(Control::Status)?;
+            let Status { missing, refusal, any_refusal } = self.status()?;
             if missing.is_empty() {
                 return Ok(());
             }
@@ -195,7 +189,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::Stopped`].
     pub fn handle(&self) -> Result<Handle, NodeError> {
-        self.ask(Control::Handle)
+        self.ask(Control::Line).map(Handle::new)
     }
 
     /// Writes every dirty page back and makes it durable.
@@ -203,7 +197,8 @@ impl Node {
     /// # Errors
     /// The reason in words, when a page could not be written.
     pub fn flush(&self) -> Result<(), String> {
-        self.ask(Control::Flush).map_err(|e| e.to_string())?
+        let flushed = self.ask(Control::Flush).map_err(|e| e.to_string())?;
+        flushed.into_iter().collect()
     }
 
     /// Members that there is no session with yet.
@@ -211,7 +206,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::Stopped`]; [`NodeError::Refused`] when a peer refuses this instance for good.
     pub fn peers_missing(&self) -> Result<Vec<InstanceId>, NodeError> {
-        let Status { missing, refusal, .. } = self.ask(Control::Status)?;
+        let Status { missing, refusal, .. } = self.status()?;
         refusal.map_or(Ok(missing), |refusal| Err(NodeError::Refused(refusal)))
     }
 }
@@ -223,50 +218,7 @@ fn list(ids: &[InstanceId]) -> String {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let _ = self.tell(Control::Stop);
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported by the thread itself.
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Pins this thread to the first of `cores`, if there is one.
-fn pin(cores: &[usize]) {
-    let Some(&wanted) = cores.first() else { return };
-    let known = core_affinity::get_core_ids().unwrap_or_default();
-    let pinned = known
-        .into_iter()
-        .find(|core| core.id == wanted)
-        .is_some_and(core_affinity::set_for_current);
-    if !pinned {
-        tracing::warn!("cannot pin the shard to core {wanted}: this process may not use it");
-    }
-}
-
-fn drive(shard: &mut Shard, inbox: &Receiver<Control>) {
-    loop {
-        while let Ok(control) = inbox.try_recv() {
-            match control {
-                Control::Peer(id, address, reply) => {
-                    let _ = reply.send(shard.add_peer(id, address));
-                }
-                Control::Handle(reply) => {
-                    let _ = reply.send(shard.handle());
-                }
-                Control::Flush(reply) => shard.flush(reply),
-                Control::Status(reply) => {
-                    let _ = reply.send(Status {
-                        missing: shard.peers_missing(),
-                        refusal: shard.refusal().map(str::to_owned),
-                        any_refusal: shard.any_refusal().map(str::to_owned),
-                    });
-                }
-                Control::Stop => return,
-            }
-        }
-        if !shard.poll() {
-            shard.wait(SLEEP, || !inbox.is_empty());
-        }
+        // All are told before the first one is waited for.
+        self.shards.iter().for_each(Running::stop);
     }
 }

@@ -3,6 +3,10 @@
 //!
 //! Invariants: a page is in the pool, in the index and published exactly while it is held; at most
 //! `limit` pages are held or expected.
+//!
+//! The core asks only for pages that it holds, as far as its peers keep to the protocol. One that
+//! does not (a grant of a page that never came) must not bring this instance down: what is asked for
+//! and is not there is counted, told and not done.
 
 use super::{NodeCounters, handle::Shared};
 use crate::grd::TagMap;
@@ -62,8 +66,17 @@ impl Pool {
         Self { arena, table, shared, pages, slots, limit, evicting: 0, hand: 0, counters }
     }
 
-    fn index(&self, tag: &BufferTag) -> FrameIndex {
-        *self.pages.get(tag).unwrap_or_else(|| panic!("page {tag} is not in the pool"))
+    fn index(&self, tag: &BufferTag) -> Option<FrameIndex> {
+        let index = self.pages.get(tag).copied();
+        if index.is_none() {
+            self.broken(tag, "is not in the pool, expected one that is held");
+        }
+        index
+    }
+
+    fn broken(&self, tag: &BufferTag, problem: &str) {
+        self.counters.protocol_errors.add(1);
+        tracing::error!("page {tag} {problem}: an instance broke the page protocol");
     }
 
     fn slot(&mut self, index: FrameIndex) -> &mut Slot {
@@ -77,7 +90,7 @@ impl Pool {
     }
 
     pub(super) fn is_dirty(&self, tag: &BufferTag) -> bool {
-        self.table.is_dirty(self.index(tag))
+        self.index(tag).is_some_and(|index| self.table.is_dirty(index))
     }
 
     /// Pages that must go before `expected` more can come.
@@ -91,7 +104,14 @@ impl Pool {
     }
 
     /// Publishes a page that came; nobody may pin it yet.
-    pub(super) fn install(&mut self, tag: BufferTag, frame: Frame, dirty: bool) {
+    pub(super) fn install(&mut self, tag: BufferTag, frame: Option<Frame>, dirty: bool) {
+        let Some(frame) = frame else {
+            return self.broken(&tag, "has not come, expected it with its grant");
+        };
+        if self.pages.contains_key(&tag) {
+            self.broken(&tag, "has come twice, expected it once");
+            return;
+        }
         self.shared.clock.fetch_max(page::lsn(&frame).0, Ordering::Relaxed);
         let index = self.table.publish(frame, tag, Mode::N, dirty);
         self.enter(tag, index);
@@ -99,14 +119,13 @@ impl Pool {
 
     fn enter(&mut self, tag: BufferTag, index: FrameIndex) {
         *self.slot(index) = Slot { tag: Some(tag), ..Slot::default() };
-        let before = self.pages.insert(tag, index);
-        assert!(before.is_none(), "page {tag} came twice");
+        self.pages.insert(tag, index);
         self.shared.index.insert(&tag, index);
     }
 
     /// Takes a drained page out.
-    pub(super) fn remove(&mut self, tag: &BufferTag) -> SharedFrame {
-        let index = self.index(tag);
+    pub(super) fn remove(&mut self, tag: &BufferTag) -> Option<SharedFrame> {
+        let index = self.index(tag)?;
         self.pages.remove(tag);
         let slots = &self.slots;
         let hash_of = |f: FrameIndex| slots[f.0 as usize].tag.map_or(0, |tag| tag.hash());
@@ -116,12 +135,15 @@ impl Pool {
             self.evicting -= 1;
             self.counters.pages_evicted.add(1);
         }
-        self.table.take(index)
+        Some(self.table.take(index))
     }
 
-    /// Lowers what may be pinned; `Some` when no pin stands in the way.
+    /// Lowers what may be pinned; `Some` when no pin stands in the way. Nobody has a pin on a page
+    /// that is not there, so the core goes on and those who wait for it are told.
     pub(super) fn lower(&mut self, tag: &BufferTag, to: Mode) -> Option<Drained> {
-        let index = self.index(tag);
+        let Some(index) = self.index(tag) else {
+            return Some(Drained { tag: *tag, to, dirty: false, version: Lsn::ZERO });
+        };
         self.slot(index).draining = Some(to);
         self.drained(index)
     }
@@ -142,50 +164,59 @@ impl Pool {
     /// Lets local threads pin the page up to `mode`; only up to S while a send still holds its
     /// frame: who wants X then asks the shard, which copies.
     pub(super) fn open(&mut self, tag: &BufferTag, mode: Mode) {
-        let index = self.index(tag);
+        let Some(index) = self.index(tag) else { return };
         if self.table.raise(index, mode).is_err() {
             let _ = self.table.raise(index, Mode::S);
         }
     }
 
     pub(super) fn set_dirty(&mut self, tag: &BufferTag, dirty: bool) {
-        let index = self.index(tag);
-        self.table.set_dirty(index, dirty);
+        if let Some(index) = self.index(tag) {
+            self.table.set_dirty(index, dirty);
+        }
     }
 
     /// Another handle on a page that nobody can be writing.
-    pub(super) fn share(&self, tag: &BufferTag) -> SharedFrame {
-        let index = self.index(tag);
-        self.table.share(index).unwrap_or_else(|| panic!("page {tag} is shared while it is open"))
+    pub(super) fn share(&self, tag: &BufferTag) -> Option<SharedFrame> {
+        let frame = self.table.share(self.index(tag)?);
+        if frame.is_none() {
+            self.broken(tag, "is open for writing, expected one that nobody writes");
+        }
+        frame
     }
 
     /// Pins a drained page for a waiter. A page whose frame a send still holds is copied before it
     /// is written.
-    pub(super) fn pin(&mut self, tag: &BufferTag, mode: Mode) -> PinTicket {
-        let index = self.index(tag);
-        if mode == Mode::S {
-            return self.table.pin_shared(index).expect("no writer is in a drained page");
+    pub(super) fn pin(&mut self, tag: &BufferTag, mode: Mode) -> Option<PinTicket> {
+        let index = self.index(tag)?;
+        let pinned = match mode {
+            Mode::X => self.table.pin_exclusive(index).or_else(|| {
+                let index = self.copy(tag, index)?;
+                self.table.pin_exclusive(index)
+            }),
+            _ => self.table.pin_shared(index),
+        };
+        if pinned.is_none() {
+            self.broken(tag, "is being written, expected one that is drained");
         }
-        if let Some(ticket) = self.table.pin_exclusive(index) {
-            return ticket;
-        }
-        let index = self.copy(tag, index);
-        self.table.pin_exclusive(index).expect("a copied page has one owner")
+        pinned
     }
 
-    fn copy(&mut self, tag: &BufferTag, index: FrameIndex) -> FrameIndex {
-        let _ = self.table.lower(index, Mode::N);
+    fn copy(&mut self, tag: &BufferTag, index: FrameIndex) -> Option<FrameIndex> {
+        if self.table.lower(index, Mode::N) == Drain::Waiting {
+            return None;
+        }
         let dirty = self.table.is_dirty(index);
         // It is wanted, so it is not given up.
         self.keep(tag);
-        let old = self.remove(tag);
+        let old = self.remove(tag)?;
         self.counters.pages_copied.add(1);
         let mut frame =
             self.arena.take().expect("the arena has a frame for every one that is sent");
         frame.copy_from_slice(&old);
         let index = self.table.publish(frame, *tag, Mode::N, dirty);
         self.enter(*tag, index);
-        index
+        Some(index)
     }
 
     /// The next page to give up: one that `may_go`, not pinned, and not used since the sweep last
@@ -198,7 +229,7 @@ impl Pool {
             let Slot { tag: Some(tag), evicting: false, draining: None } = self.slots[at] else {
                 continue;
             };
-            let index = self.index(&tag);
+            let index = self.index(&tag)?;
             if !self.table.is_pinned(index) && !self.table.take_referenced(index) && may_go(&tag) {
                 self.slots[at].evicting = true;
                 self.evicting += 1;
@@ -215,5 +246,71 @@ impl Pool {
         {
             self.evicting -= 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::index::PageIndex;
+    use pagewire_protocol::{ClusterId, InstanceId};
+    use pagewire_transport::{ArenaConfig, Endpoint, EndpointConfig};
+    use std::time::Duration;
+
+    fn pool() -> (Arena, Pool) {
+        let arena = Arena::new(&ArenaConfig { huge_pages: false, ..ArenaConfig::new(8) }).unwrap();
+        let any_port = "127.0.0.1:0".parse().unwrap();
+        let config = EndpointConfig::new(ClusterId(1), InstanceId(1), any_port);
+        let endpoint = Endpoint::bind(config, arena.clone()).unwrap();
+        let table = arena.page_table().unwrap();
+        let shared = Arc::new(Shared {
+            index: PageIndex::new(8),
+            pages: table.view(),
+            clock: Arc::default(),
+            waker: endpoint.waker(),
+            acquire_timeout: Duration::from_secs(1),
+        });
+        (arena.clone(), Pool::new(arena, table, shared, 8, Arc::default()))
+    }
+
+    fn tag(block: u32) -> BufferTag {
+        BufferTag { block, ..BufferTag::default() }
+    }
+
+    #[test]
+    fn a_page_that_is_not_there_is_counted_whatever_is_asked_of_it() {
+        let (_arena, mut pool) = pool();
+        let away = tag(1);
+        assert!(pool.share(&away).is_none());
+        assert!(pool.remove(&away).is_none());
+        assert!(pool.lower(&away, Mode::N).is_some(), "nobody has it pinned");
+        assert!(pool.pin(&away, Mode::S).is_none() && pool.pin(&away, Mode::X).is_none());
+        assert!(!pool.is_dirty(&away));
+        pool.open(&away, Mode::X);
+        pool.set_dirty(&away, true);
+        pool.install(away, None, false);
+        assert_eq!(pool.counters.protocol_errors.get(), 9);
+    }
+
+    #[test]
+    fn a_page_that_comes_twice_is_kept_once() {
+        let (arena, mut pool) = pool();
+        for _ in 0..2 {
+            pool.install(tag(1), arena.take(), true);
+        }
+        assert_eq!(pool.counters.protocol_errors.get(), 1);
+        assert_eq!(arena.free_frames(), 7);
+        assert!(pool.is_dirty(&tag(1)));
+    }
+
+    #[test]
+    fn a_page_that_is_open_is_not_shared_and_one_that_is_pinned_not_pinned_for_writing() {
+        let (arena, mut pool) = pool();
+        pool.install(tag(1), arena.take(), false);
+        pool.open(&tag(1), Mode::X);
+        assert!(pool.share(&tag(1)).is_none());
+        assert!(pool.pin(&tag(1), Mode::S).is_some());
+        assert!(pool.pin(&tag(1), Mode::X).is_none(), "a reader is in");
+        assert_eq!(pool.counters.protocol_errors.get(), 2);
     }
 }

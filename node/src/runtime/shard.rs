@@ -1,5 +1,9 @@
 //! One shard: endpoint, directory core, page pool and storage, driven by one thread.
 //!
+//! An instance has one or several. Each keeps the pages that [`BufferTag::shard`] gives it, with an
+//! endpoint, an arena, a directory and I/O threads of its own, and speaks to the shards of the same
+//! number on the other instances. They share the version clock and nothing else.
+//!
 //! Data path of a miss: command ring -> `Grd` -> PCM_ACQUIRE; PCM_RESPONSE with a page arrives in a
 //! posted frame, which is published as it is and pinned for the waiter. Nothing is copied, and
 //! nothing is allocated once the maps have grown.
@@ -16,8 +20,9 @@
 //! so that a frame is there whenever one is needed, and only the cache has to make room.
 
 use super::{
+    NodeCounters,
     command::{Command, Completion, Grant},
-    handle::{Handle, Shared},
+    handle::{Handle, Line, Shared},
     index::PageIndex,
     io::{IoDone, IoJob, IoThreads},
     outbox::Outbox,
@@ -31,10 +36,12 @@ use crate::{
     store::Store,
 };
 use crossbeam_channel::Sender;
-use pagewire_protocol::{Body, BufferTag, GrantNumber, InstanceId, Lane, Lsn, Pcm, pcm::Verdict};
+use pagewire_protocol::{
+    Body, BufferTag, GrantNumber, Incarnation, InstanceId, Lane, Lsn, Pcm, pcm::Verdict,
+};
 use pagewire_transport::{
     Arena, ArenaConfig, Endpoint, Event, Frame, Message, Received, SharedFrame,
-    counters::{Counter, EndpointCounters},
+    counters::EndpointCounters,
 };
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::{
@@ -54,26 +61,6 @@ const EVICT_RETRY: Duration = Duration::from_millis(100);
 /// The slot of a waiter id that tells the handle; below it the handle's own count.
 const HANDLE_SHIFT: u32 = 48;
 
-/// Counts of one node, readable from any thread.
-#[derive(Debug, Default)]
-pub struct NodeCounters {
-    /// Pages sent to other instances.
-    pub pages_shipped: Counter,
-    /// Bytes of those pages.
-    pub bytes_shipped: Counter,
-    /// Pages read from storage.
-    pub pages_read: Counter,
-    /// Pages written to storage.
-    pub pages_written: Counter,
-    /// Pages given up for room.
-    /// Pages given up for room.
-    pub pages_evicted: Counter,
-    /// Pages copied because a send still held their frame when they were to be written.
-    pub pages_copied: Counter,
-    /// Messages that were no PCM message of this version.
-    pub bad_messages: Counter,
-}
-
 /// The shard's end of one handle.
 #[derive(Debug)]
 struct HandleEnd {
@@ -91,6 +78,19 @@ struct Flush {
     reply: Sender<Result<(), String>>,
     failed: Option<String>,
     syncing: bool,
+}
+
+/// A shard's place in its instance.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// 0 to `shards - 1`.
+    pub(crate) number: u16,
+    /// Where it listens.
+    pub(crate) listen: SocketAddr,
+    /// Of the instance: all its shards have one.
+    pub(crate) incarnation: Incarnation,
+    /// Greatest page version this instance has seen or given.
+    pub(crate) clock: Arc<AtomicU64>,
 }
 
 /// One shard; see the module.
@@ -128,38 +128,55 @@ pub struct Shard {
 
 /// Frames of an arena that are left for cached pages; see the module. `None`: too few.
 fn cache_pages(config: &NodeConfig, frames: u32) -> Option<u32> {
-    let peers = u32::try_from(config.members.len()).ok()?.saturating_sub(1);
-    let fabric = peers * config.credits.frames_per_peer();
-    frames.checked_sub(fabric + config.io_threads).filter(|&pages| pages >= CACHE_PAGES_MIN)
+    let needed = frames_needed(config) - CACHE_PAGES_MIN;
+    frames.checked_sub(needed).filter(|&pages| pages >= CACHE_PAGES_MIN)
 }
 
 impl Shard {
-    /// Opens storage, maps the arena and listens. Peers are added with [`Shard::add_peer`].
+    /// The only shard of an instance: opens storage, maps the arena and listens. Peers are added
+    /// with [`Shard::add_peer`]. For a caller that drives it itself; [`Node`](super::Node) starts as
+    /// many as `config.shards` says.
     ///
     /// # Errors
     /// [`NodeError`] with what was found, what was expected and what to do.
     pub fn new(config: &NodeConfig) -> Result<Self, NodeError> {
+        let config = NodeConfig { shards: 1, ..config.clone() };
+        let place = Place {
+            number: 0,
+            listen: config.listen,
+            incarnation: config.next_incarnation(),
+            clock: Arc::default(),
+        };
+        Self::start(&config, &place)
+    }
+
+    /// One of the shards of an instance, with its share of what the configuration gives the whole.
+    pub(super) fn start(config: &NodeConfig, place: &Place) -> Result<Self, NodeError> {
         let view = config.view()?;
         let store = Arc::new(Store::open(&config.storage, config.page_size)?);
-        let frames = config.frames();
+        let shards = u32::from(config.shards);
+        let frames = config.frames() / shards;
         let arena = Arena::new(&ArenaConfig {
             page_size: config.page_size,
             huge_pages: config.huge_pages,
             ..ArenaConfig::new(frames)
         })?;
-        let room = cache_pages(config, frames)
-            .ok_or_else(|| NodeError::ArenaTooSmall { frames, needed: frames_needed(config) })?;
-        let limit = config.cache_pages.map_or(room, |wanted| wanted.clamp(CACHE_PAGES_MIN, room));
-        let endpoint = Endpoint::bind(config.endpoint(&view)?, arena.clone())?;
+        let room = cache_pages(config, frames).ok_or_else(|| NodeError::ArenaTooSmall {
+            frames: config.frames(),
+            needed: shards.saturating_mul(frames_needed(config)),
+        })?;
+        let wanted = |pages: u32| pages.div_ceil(shards).clamp(CACHE_PAGES_MIN, room);
+        let limit = config.cache_pages.map_or(room, wanted);
+        let endpoint = Endpoint::bind(config.endpoint(&view, place)?, arena.clone())?;
         let table = arena.page_table()?;
         let shared = Arc::new(Shared {
             index: PageIndex::new(frames),
             pages: table.view(),
-            clock: AtomicU64::new(0),
+            clock: Arc::clone(&place.clock),
             waker: endpoint.waker(),
             acquire_timeout: Duration::from_millis(config.acquire_timeout_ms),
         });
-        let io = IoThreads::start(config.io_threads, &store, &arena, &shared.waker)
+        let io = IoThreads::start(io_threads(config), &store, &arena, &shared.waker)
             .map_err(NodeError::Thread)?;
         let limit = limit as usize;
         let counters = Arc::<NodeCounters>::default();
@@ -212,7 +229,7 @@ impl Shard {
 
     /// This instance's identity: id and incarnation.
     #[must_use]
-    pub fn identity(&self) -> (InstanceId, pagewire_protocol::Incarnation) {
+    pub fn identity(&self) -> (InstanceId, Incarnation) {
         (self.me, self.endpoint.config().incarnation)
     }
 
@@ -265,12 +282,17 @@ impl Shard {
         self.shared.waker.clone()
     }
 
-    /// A handle for one thread.
+    /// A handle for one thread, where this is the instance's only shard.
     pub fn handle(&mut self) -> Handle {
+        Handle::new(vec![self.line()])
+    }
+
+    /// This shard's line to a handle.
+    pub(super) fn line(&mut self) -> Line {
         let (to_shard, commands) = RingBuffer::new(COMMANDS);
         let (completions, to_thread) = RingBuffer::new(4);
         self.handles.push(HandleEnd { commands, completions, waiter: None });
-        Handle::new(Arc::clone(&self.shared), to_shard, to_thread)
+        Line::new(Arc::clone(&self.shared), to_shard, to_thread)
     }
 
     /// Writes every dirty page back and makes it durable; the answer goes to `reply`.
@@ -494,8 +516,11 @@ impl Shard {
                 self.io.submit(IoJob::Read { tag, at_least, frame });
             }
             Effect::Write { tag, version } => {
+                let Some(frame) = self.pool.share(&tag) else {
+                    self.flushed(&tag);
+                    return self.input(Input::WriteDone { tag, version, written: false });
+                };
                 self.pool.set_dirty(&tag, false);
-                let frame = self.pool.share(&tag);
                 self.writing.insert(tag);
                 self.io.submit(IoJob::Write { tag, version, frame });
             }
@@ -505,14 +530,16 @@ impl Shard {
                 }
             }
             Effect::Install { tag, dirty } => {
-                let frame = self.arrivals.remove(&tag).expect("a page is installed when it came");
+                let frame = self.arrivals.remove(&tag);
                 self.pool.install(tag, frame, dirty);
             }
             Effect::MarkDirty { tag } => self.pool.set_dirty(&tag, true),
             Effect::Discard { tag } => drop(self.arrivals.remove(&tag)),
             Effect::Complete { waiter, tag, mode, path } => {
-                let ticket = self.pool.pin(&tag, mode);
-                self.complete(waiter, Ok(Grant { ticket, path }));
+                let pinned = self.pool.pin(&tag, mode);
+                let grant = pinned.map(|ticket| Grant { ticket, path });
+                let broken = Some(AcquireError::Protocol { tag });
+                self.complete(waiter, grant.ok_or(broken));
             }
             Effect::Fail { waiter, error, .. } => self.complete(waiter, Err(error)),
             Effect::Open { tag, mode } => {
@@ -540,6 +567,7 @@ impl Shard {
 
     fn ship(&mut self, to: InstanceId, tag: BufferTag, message: Pcm, keep: bool) {
         let frame = if keep { self.pool.share(&tag) } else { self.pool.remove(&tag) };
+        let Some(frame) = frame else { return };
         if let (false, Pcm::Response { grant, .. }) = (keep, message) {
             self.transits.insert(tag, (grant, frame.clone()));
         }
@@ -636,9 +664,14 @@ fn drained_input(drained: super::pool::Drained) -> Input {
     Input::Drained { tag, to, dirty, version }
 }
 
-/// Fewest frames the configuration works with.
+/// Fewest frames one shard works with.
 fn frames_needed(config: &NodeConfig) -> u32 {
     let peers = u32::try_from(config.members.len()).unwrap_or(u32::MAX).saturating_sub(1);
     let fabric = peers.saturating_mul(config.credits.frames_per_peer());
-    CACHE_PAGES_MIN.saturating_add(config.io_threads).saturating_add(fabric)
+    CACHE_PAGES_MIN.saturating_add(io_threads(config)).saturating_add(fabric)
+}
+
+/// I/O threads of one shard: it cannot do without one.
+fn io_threads(config: &NodeConfig) -> u32 {
+    (config.io_threads / u32::from(config.shards)).max(1)
 }

@@ -1,15 +1,16 @@
 //! Waking an endpoint that sleeps, without a system call when it does not.
 //!
-//! ```text
-//!   sleeper: sleeping = true; fence; look into the queues; sleep
-//!   waker:   fill the queue;  fence; if sleeping { sleeping = false; write the eventfd }
-//! ```
-//! With the fences one of the two sees what the other did, so no wake-up is lost.
+//! [`protocol`] has the order of the steps and why no wake-up is lost. Local producers use it with
+//! any queue: fill it, then [`Waker::wake`]. The command rings of a node's threads and the
+//! completions of its I/O threads do just that.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering, fence},
-};
+mod protocol;
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicBool, Ordering, fence};
+}
+
+use std::sync::Arc;
+use sync::AtomicBool;
 
 #[derive(Debug)]
 struct Inner {
@@ -29,9 +30,7 @@ impl Waker {
     /// Wakes the endpoint if it sleeps. Call it after filling the queue that it is to look into.
     #[inline]
     pub fn wake(&self) {
-        fence(Ordering::SeqCst);
-        if self.0.sleeping.load(Ordering::Relaxed)
-            && self.0.sleeping.swap(false, Ordering::Relaxed)
+        if protocol::must_wake(&self.0.sleeping)
             && let Err(error) = self.0.os.wake()
         {
             tracing::error!("an eventfd cannot be written: {error}");
@@ -39,11 +38,10 @@ impl Waker {
     }
 
     pub(super) fn announce_sleep(&self) {
-        self.0.sleeping.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        protocol::announce(&self.0.sleeping);
     }
 
     pub(super) fn awake(&self) {
-        self.0.sleeping.store(false, Ordering::Relaxed);
+        protocol::awake(&self.0.sleeping);
     }
 }

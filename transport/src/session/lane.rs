@@ -109,6 +109,7 @@ impl LaneState {
     }
 
     #[inline]
+    #[allow(clippy::result_large_err)] // Back-pressure hands the message back by value.
     pub(super) fn submit(&mut self, message: Message, linked: bool) -> Result<(), Message> {
         let waiting = self.last_assigned() + 1 - self.cursor.0;
         let full = self.retained.len() >= self.window;

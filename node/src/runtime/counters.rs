@@ -1,0 +1,61 @@
+//! What a shard counts: one writer, readable from any thread; a node's are the sums of its shards'.
+
+use pagewire_transport::counters::Counter;
+
+/// Counts of one shard, or sums over those of a node.
+#[derive(Debug, Default)]
+pub struct NodeCounters {
+    /// Pages sent to other instances.
+    pub pages_shipped: Counter,
+    /// Bytes of those pages.
+    pub bytes_shipped: Counter,
+    /// Pages read from storage.
+    pub pages_read: Counter,
+    /// Pages written to storage.
+    pub pages_written: Counter,
+    /// Pages given up for room.
+    pub pages_evicted: Counter,
+    /// Pages copied because a send still held their frame when they were to be written.
+    pub pages_copied: Counter,
+    /// Messages that were no PCM message of this version.
+    pub bad_messages: Counter,
+    /// Times a message made this instance want a page that was not there, or not as it must be.
+    pub protocol_errors: Counter,
+}
+
+impl NodeCounters {
+    /// The sums over several shards.
+    #[must_use]
+    pub(super) fn sum<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
+        let sum = Self::default();
+        for one in all {
+            for (total, part) in sum.each().into_iter().zip(one.each()) {
+                total.add(part.get());
+            }
+        }
+        sum
+    }
+
+    fn each(&self) -> [&Counter; 8] {
+        let Self {
+            pages_shipped,
+            bytes_shipped,
+            pages_read,
+            pages_written,
+            pages_evicted,
+            pages_copied,
+            bad_messages,
+            protocol_errors,
+        } = self;
+        [
+            pages_shipped,
+            bytes_shipped,
+            pages_read,
+            pages_written,
+            pages_evicted,
+            pages_copied,
+            bad_messages,
+            protocol_errors,
+        ]
+    }
+}
