@@ -18,6 +18,7 @@ mod events;
 mod liveness;
 mod log_limit;
 mod peer;
+mod sampler;
 mod waker;
 
 pub use config::{EndpointConfig, LaneCredits};

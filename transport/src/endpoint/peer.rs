@@ -1,6 +1,6 @@
 //! What an endpoint knows of one peer.
 
-use super::{backoff::Backoff, connect::Forming, liveness::Liveness};
+use super::{backoff::Backoff, connect::Forming, liveness::Liveness, sampler::Sampler};
 use crate::{
     Arena,
     counters::{EndpointCounters, PeerCounters},
@@ -41,6 +41,7 @@ pub(super) struct Peer {
     pub(super) ended: Option<Incarnation>,
     pub(super) dial_at: Instant,
     pub(super) liveness: Liveness,
+    sampler: Sampler,
     backoff: Backoff,
     pub(super) counters: Arc<PeerCounters>,
 }
@@ -69,6 +70,7 @@ impl Peer {
             ended: None,
             dial_at: Instant::now() + wait,
             liveness: Liveness::new(Instant::now()),
+            sampler: Sampler::default(),
             backoff: Backoff::new(seed),
             counters,
         }
@@ -87,13 +89,16 @@ impl Peer {
                 break;
             }
             any = true;
-            let frame_bytes = message.frame.as_ref().map_or(0, |frame| frame.len() as u64);
+            if let Some(frame) = &message.frame {
+                counters.frame_bytes.add(frame.len() as u64);
+            }
+            let sequence = header.sequence;
             if session.transmitted(lane) {
                 counters.sent.add(1);
+                self.sampler.sent(lane, sequence);
             } else {
                 counters.sent_again.add(1);
             }
-            counters.frame_bytes.add(frame_bytes);
         }
         any
     }
@@ -116,6 +121,7 @@ impl Peer {
         self.owed_frames = [0; LaneClass::COUNT];
         self.blocked = false;
         self.refused_acks = [false; Lane::COUNT];
+        self.sampler.forget();
     }
 
     /// True when an acknowledgement of `lane`, or credits, wait to be told.
@@ -172,6 +178,11 @@ impl Peer {
         while lanes != 0 {
             let lane = Lane::ALL[lanes.trailing_zeros() as usize];
             lanes &= lanes - 1;
+            if let Some(session) = &self.session
+                && let Some(took) = self.sampler.acknowledged(lane, session.acknowledged(lane))
+            {
+                self.counters.lane(lane).round_trip.record_duration(took);
+            }
             if self.session.as_ref().is_some_and(|session| session.has_waiting(lane)) {
                 self.pump(lane, Urgency::Now);
             }
