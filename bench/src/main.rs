@@ -14,10 +14,13 @@ mod error;
 mod grant;
 mod hit;
 mod latency;
+mod options;
 mod pairing;
+mod rate;
 mod relation;
 mod spin;
 mod stats;
+mod ways;
 
 use clap::{Parser, Subcommand};
 use error::BenchError;
@@ -35,6 +38,8 @@ struct Cli {
 enum Benchmark {
     /// A round trip between two endpoints, against bare sockets that move the same bytes.
     Latency(latency::Args),
+    /// Messages a second one way, against bare sockets.
+    Rate(rate::Args),
     /// A page of another instance, from the request to the pinned page.
     Grant(grant::Args),
     /// A page that is held locally, against a bare hash look-up.
@@ -45,6 +50,7 @@ impl Benchmark {
     fn run(&self) -> Result<(), BenchError> {
         match self {
             Self::Latency(args) => latency::run(args),
+            Self::Rate(args) => rate::run(args),
             Self::Grant(args) => grant::run(args),
             Self::Hit(args) => hit::run(args),
         }
