@@ -20,6 +20,7 @@ mod rate;
 mod relation;
 mod spin;
 mod stats;
+mod ucx;
 mod ways;
 
 use clap::{Parser, Subcommand};
@@ -40,6 +41,8 @@ enum Benchmark {
     Latency(latency::Args),
     /// Messages a second one way, against bare sockets.
     Rate(rate::Args),
+    /// The same measurement by ucx_perftest and by ours, on the same cores.
+    Ucx(ucx::Args),
     /// A page of another instance, from the request to the pinned page.
     Grant(grant::Args),
     /// A page that is held locally, against a bare hash look-up.
@@ -51,6 +54,7 @@ impl Benchmark {
         match self {
             Self::Latency(args) => latency::run(args),
             Self::Rate(args) => rate::run(args),
+            Self::Ucx(args) => ucx::run(args),
             Self::Grant(args) => grant::run(args),
             Self::Hit(args) => hit::run(args),
         }
