@@ -92,7 +92,7 @@ impl BenchError {
     pub(crate) fn is_consequence(&self) -> bool {
         match self {
             Self::OtherEnd { .. } | Self::LinkDown(LinkError::Closed) => true,
-            Self::Socket(error) => matches!(
+            Self::Socket(error) | Self::LinkDown(LinkError::Io(error)) => matches!(
                 error.kind(),
                 io::ErrorKind::UnexpectedEof
                     | io::ErrorKind::ConnectionReset

@@ -179,14 +179,15 @@ fn measure(plan: &Plan, effort: Effort) -> Result<Paired<{ LEGS.len() }>, BenchE
     let (bare, plain) = (sockets()?, sockets()?);
     let asker = End::new(asker, [bare.0, plain.0], plan)?;
     let answerer = End::new(answerer, [bare.1, plain.1], plan)?;
-    let switch = Switch::new();
+    let switch = &Switch::new();
     let turn = |leg| {
         switch.turn_to(leg);
         Ok(())
     };
     two_ends(
-        || ask(asker, plan, effort, asker_core, &switch, turn),
-        || answer(answerer, plan, answerer_core, &switch),
+        // The end goes with its thread: that wakes an answerer that sleeps.
+        move || ask(&mut { asker }, plan, effort, asker_core, switch, turn),
+        || answer(answerer, plan, answerer_core, switch),
     )
 }
 
@@ -223,7 +224,7 @@ pub(crate) fn ours_alone(
 /// # Errors
 /// [`BenchError`].
 pub(crate) fn ask(
-    mut end: End,
+    end: &mut End,
     plan: &Plan,
     effort: Effort,
     core: CoreId,

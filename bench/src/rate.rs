@@ -39,7 +39,7 @@ use std::{net::TcpStream, ops::Range, time::Instant};
 const SMALL_PER_ROUND: u64 = 200_000;
 const PAGES_PER_ROUND: u64 = 20_000;
 /// Messages of a leg at most, so that a leg ends.
-const PER_ROUND_MAX: u64 = 100_000_000;
+pub(crate) const PER_ROUND_MAX: u64 = 100_000_000;
 /// Messages that the batched bare loop hands to the kernel at once, at most.
 pub(crate) const BATCH_MAX: u32 = 512;
 /// ... and by default.
@@ -171,14 +171,14 @@ fn measure(plan: &Plan, rounds: u32) -> Result<Rounds<{ LEGS.len() }>, BenchErro
     let sockets = sockets()?;
     let sender = End::new(sender, [sockets.0], plan)?;
     let receiver = End::new(receiver, [sockets.1], plan)?;
-    let switch = Switch::new();
+    let switch = &Switch::new();
     let turn = |leg| {
         switch.turn_to(leg);
         Ok(())
     };
     two_ends(
-        || send(sender, plan, rounds, sender_core, &switch, turn),
-        || receive(receiver, plan, receiver_core, &switch),
+        move || send(&mut { sender }, plan, rounds, sender_core, switch, turn),
+        || receive(receiver, plan, receiver_core, switch),
     )
 }
 
@@ -217,7 +217,7 @@ pub(crate) fn ours_alone(
 /// # Errors
 /// [`BenchError`].
 pub(crate) fn send(
-    mut end: End,
+    end: &mut End,
     plan: &Plan,
     rounds: u32,
     core: CoreId,

@@ -148,7 +148,8 @@ impl Running {
             let guard = scope.spawn(move || match end.recv_timeout(limit) {
                 Err(RecvTimeoutError::Timeout) => {
                     // Not waited for yet, so the id is still this child's.
-                    let _ = Command::new("kill").args(["-KILL", &id.to_string()]).status();
+                    let kill = ["-c", "kill -KILL \"$0\"", &id.to_string()];
+                    let _ = Command::new("sh").args(kill).status();
                     true
                 }
                 _ => false,
