@@ -21,7 +21,7 @@ use crate::{
     pairing::{Rounds, Verdict},
     rate,
     stats::rounded,
-    ways::Size,
+    ways::{CREDITS_MAX, Size},
 };
 use core_affinity::CoreId;
 use serde_json::{Value, json};
@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// 200000 messages one way, of pages 20000]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     samples_per_round: Option<u32>,
+    /// Credits of the lane that carries our messages [default: those of an endpoint]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(CREDITS_MAX)))]
+    credits: Option<u32>,
     #[command(flatten)]
     common: Common,
 }
@@ -155,13 +158,14 @@ fn count(args: &Args) -> u32 {
 }
 
 fn rate_plan(args: &Args, count: Option<u32>) -> rate::Plan {
-    rate::Plan::new(args.size, count.map(u64::from), rate::BATCH, args.common.setup(None))
+    let setup = args.common.setup(args.credits);
+    rate::Plan::new(args.size, count.map(u64::from), rate::BATCH, setup)
 }
 
 fn ours(args: &Args, count: u32, cores: [CoreId; 2]) -> Result<f64, BenchError> {
     match args.test.figure() {
         Figure::HalfRoundTrip => {
-            let (size, setup) = (args.size, args.common.setup(None));
+            let (size, setup) = (args.size, args.common.setup(args.credits));
             let plan = latency::Plan { request: size, reply: size, sleep: false, setup };
             let samples = latency::ours_alone(&plan, count, cores)?;
             Ok(samples.summary().p50_us / 2.0)

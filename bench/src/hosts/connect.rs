@@ -103,6 +103,9 @@ pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
             // If the server knows more, it has said so.
             match control.reply(REASON_MAX) {
                 Err(reason @ BenchError::Remote(_)) => Err(reason),
+                Err(BenchError::Control(gone)) if error.is_consequence() => {
+                    Err(BenchError::Control(format!("{gone}: {error}")))
+                }
                 _ => Err(error),
             }
         }
