@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
     fmt,
-    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
+    io::{self, BufRead, BufReader, ErrorKind, Write},
     net::{Shutdown, SocketAddr, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Version of this conversation. Both hosts have to speak the same one.
 pub(super) const VERSION: u32 = 1;
 /// Longest line.
-const LINE_BYTES_MAX: u64 = 4096;
+const LINE_BYTES_MAX: usize = 4096;
 /// Longest excerpt of a stranger's line in an error.
 const EXCERPT_CHARS: usize = 120;
 
@@ -137,21 +137,7 @@ impl Control {
 
     /// The next line; `None` when the other host has closed the connection.
     pub(super) fn hear(&mut self, limit: Duration) -> Result<Option<Value>, BenchError> {
-        // The limit is for each read of a line; a host that speaks does not split them.
-        self.reader.get_ref().set_read_timeout(Some(limit)).map_err(|e| self.failed(e))?;
-        let mut line = Vec::new();
-        let mut bounded = (&mut self.reader).take(LINE_BYTES_MAX);
-        match bounded.read_until(b'\n', &mut line) {
-            Ok(0) => return Ok(None),
-            Ok(_) => {}
-            Err(e) if is_timeout(&e) => {
-                let peer = self.peer;
-                return Err(BenchError::Control(format!(
-                    "{peer} said nothing for {limit:?} on the control connection"
-                )));
-            }
-            Err(e) => return Err(self.failed(e)),
-        }
+        let Some(line) = self.line(limit)? else { return Ok(None) };
         match serde_json::from_slice::<Value>(&line) {
             Ok(value) if value.is_object() => Ok(Some(value)),
             _ => {
@@ -165,26 +151,56 @@ impl Control {
         }
     }
 
-    /// Waits for the first bytes of a line, and calls `told` once if they take longer than `limit`.
-    pub(super) fn silence(
-        &mut self,
-        limit: Duration,
-        told: impl FnOnce(),
-    ) -> Result<(), BenchError> {
-        self.reader.get_ref().set_read_timeout(Some(limit)).map_err(|e| self.failed(e))?;
-        match self.reader.fill_buf() {
-            Err(e) if is_timeout(&e) => told(),
-            // Whoever reads next finds it, too.
-            _ => {}
+    /// The next line, or as much of it as a line may have. `None` when the connection is closed.
+    fn line(&mut self, limit: Duration) -> Result<Option<Vec<u8>>, BenchError> {
+        let until = Instant::now() + limit;
+        let mut line = Vec::new();
+        loop {
+            // A timeout of 0 would mean none.
+            let left =
+                until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let bytes = match self.fill(left) {
+                Ok([]) if line.is_empty() => return Ok(None),
+                Ok([]) => return Ok(Some(line)),
+                Ok(bytes) => bytes,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) if is_timeout(&e) => {
+                    let peer = self.peer;
+                    return Err(BenchError::Control(format!(
+                        "{peer} said nothing for {limit:?} on the control connection"
+                    )));
+                }
+                Err(e) => return Err(self.failed(e)),
+            };
+            let end = bytes.iter().position(|byte| *byte == b'\n');
+            let count = end.map_or(bytes.len(), |at| at + 1);
+            line.extend_from_slice(&bytes[..count]);
+            self.reader.consume(count);
+            // Whoever sends a byte at a time does not win time by it.
+            if end.is_some() || line.len() >= LINE_BYTES_MAX || Instant::now() > until {
+                return Ok(Some(line));
+            }
         }
-        Ok(())
+    }
+
+    /// Bytes that are there, waiting for them up to `limit`; none at the end of the connection.
+    fn fill(&mut self, limit: Duration) -> io::Result<&[u8]> {
+        self.reader.get_ref().set_read_timeout(Some(limit))?;
+        self.reader.fill_buf()
+    }
+
+    /// Waits for the first bytes of a line, and calls `told` once if they take longer than `limit`.
+    pub(super) fn silence(&mut self, limit: Duration, told: impl FnOnce()) {
+        // Whatever else happened, whoever reads next finds it, too.
+        if self.fill(limit).is_err_and(|e| is_timeout(&e)) {
+            told();
+        }
     }
 
     /// Waits for the other host to close the connection, or to say something, up to `limit`. True
     /// if it has closed it.
     pub(super) fn has_left(&mut self, limit: Duration) -> bool {
-        let _ = self.reader.get_ref().set_read_timeout(Some(limit));
-        match self.reader.fill_buf() {
+        match self.fill(limit) {
             Ok(bytes) => bytes.is_empty(),
             Err(e) => !is_timeout(&e) && e.kind() != ErrorKind::Interrupted,
         }
@@ -265,8 +281,29 @@ mod tests {
     fn a_hello_survives_the_wire_to_the_last_bit() {
         let text = serde_json::to_string(&hello()).unwrap();
         assert!(text.contains(r#""say":"hello""#) && text.contains(r#""reply":8192"#), "{text}");
-        assert!(u64::try_from(text.len()).unwrap() < LINE_BYTES_MAX);
+        assert!(text.len() < LINE_BYTES_MAX);
         assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), hello());
+    }
+
+    #[test]
+    fn a_host_that_sends_a_byte_at_a_time_does_not_hold_the_other_one_up() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut slow = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut control = Control::new(listener.accept().unwrap().0).unwrap();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let sender = std::thread::spawn(move || {
+            // Far longer than the limit, if nobody stops it.
+            for _ in 0..2000 {
+                slow.write_all(b"x").unwrap();
+                if stopped.recv_timeout(Duration::from_millis(5)).is_ok() {
+                    return true;
+                }
+            }
+            false
+        });
+        assert!(control.hear(Duration::from_millis(50)).is_err());
+        stop.send(()).unwrap();
+        assert!(sender.join().unwrap(), "it was heard to the end");
     }
 
     #[test]
