@@ -358,15 +358,21 @@ fn answer_leg_asleep(
     turn: Turn,
     switch: &Switch,
 ) -> Result<(), BenchError> {
-    while switch.turn() == Some(turn) {
-        way.sleep()?;
-        match way.hear_awake(plan.request)? {
-            Some(END) => switch.spin_while(turn),
+    // Looks before it sleeps: what came together with the end of the last leg has had its edge.
+    let mut heard = way.hear(plan.request)?;
+    loop {
+        match heard {
+            Some(END) => {
+                switch.spin_while(turn);
+                return Ok(());
+            }
             Some(number) => way.say(plan.reply, number, switch)?,
+            None if switch.turn().is_none() => return Ok(()),
             None => {}
         }
+        way.sleep()?;
+        heard = way.hear_awake(plan.request)?;
     }
-    Ok(())
 }
 
 /// The figures, ready to print.
@@ -451,5 +457,45 @@ impl<'a> Report<'a> {
             verdict.to_string(),
         ];
         lines.map(|line| line + "\n").concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{thread, time::Duration};
+
+    #[test]
+    fn a_request_that_comes_with_the_end_of_the_leg_before_is_answered() {
+        let plan = Plan { sleep: true, ..fetch_plan(2) };
+        let (ours, _other) = Ours::pair(&plan.setup).unwrap();
+        let (asker, answerer) = sockets().unwrap();
+        let bare = |stream| Bare::new(stream, ours.pages().clone(), ours.arena(), 1).unwrap();
+        let (mut asker, answerer) = (bare(asker), bare(answerer));
+        let mut answerer = answerer.with_sleeper().unwrap();
+        let switch = Switch::new();
+        switch.turn_to(BARE);
+        let first = switch.turn().unwrap();
+        asker.say(plan.request, END, &switch).unwrap();
+        asker.say(plan.request, 7, &switch).unwrap();
+        switch.turn_to(BARE);
+        let second = switch.turn().unwrap();
+        // One edge for both.
+        answerer.sleep().unwrap();
+        answer_leg(&mut answerer, &plan, first, &switch).unwrap();
+        thread::scope(|scope| {
+            let answered = scope.spawn(|| answer_leg(&mut answerer, &plan, second, &switch));
+            let until = Instant::now() + Duration::from_secs(10);
+            let mut heard = None;
+            while heard.is_none() && Instant::now() < until {
+                heard = asker.hear(plan.reply).unwrap();
+            }
+            asker.say(plan.request, END, &switch).unwrap();
+            switch.turn_to(PLAIN);
+            // Wakes an answerer that has missed something.
+            drop(asker);
+            assert_eq!(heard, Some(7));
+            answered.join().unwrap().unwrap();
+        });
     }
 }
