@@ -17,6 +17,30 @@ pub(crate) fn pair() -> Result<[CoreId; 2], BenchError> {
     }
 }
 
+/// Which end runs here, when the other one runs on another host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The one that asks or sends.
+    Asker,
+    /// The other one.
+    Answerer,
+}
+
+/// The core for one end: of two ends on one host, each gets another one, as [`pair`] has it. A host
+/// with one core gives that.
+///
+/// # Errors
+/// [`BenchError::Cores`] when the system does not tell.
+pub(crate) fn one(side: Side) -> Result<CoreId, BenchError> {
+    match (pair(), side) {
+        (Ok([asker, _]), Side::Asker) => Ok(asker),
+        (Ok([_, answerer]), Side::Answerer) => Ok(answerer),
+        (Err(error), _) => {
+            core_affinity::get_core_ids().and_then(|cores| cores.first().copied()).ok_or(error)
+        }
+    }
+}
+
 /// Keeps the calling thread on `core`.
 ///
 /// # Errors

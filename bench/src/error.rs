@@ -73,6 +73,15 @@ pub(crate) enum BenchError {
     /// The arena is smaller than the benchmark's own sum.
     #[error("the arena has no free frame left: its size was computed wrongly")]
     NoFrame,
+    /// The two hosts do not understand each other.
+    #[error("{0}")]
+    Control(String),
+    /// The other host reports what went wrong there.
+    #[error("the other host reports: {0}")]
+    Remote(String),
+    /// The program to compare with is missing, or did not do what it should.
+    #[error("{0}")]
+    Tool(String),
     /// A thread panicked.
     #[error("the thread of the {0} panicked")]
     Panicked(&'static str),
@@ -83,7 +92,12 @@ impl BenchError {
     pub(crate) fn is_consequence(&self) -> bool {
         match self {
             Self::OtherEnd { .. } | Self::LinkDown(LinkError::Closed) => true,
-            Self::Socket(error) => error.kind() == io::ErrorKind::UnexpectedEof,
+            Self::Socket(error) | Self::LinkDown(LinkError::Io(error)) => matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::BrokenPipe
+            ),
             _ => false,
         }
     }

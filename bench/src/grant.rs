@@ -16,20 +16,18 @@ mod shards;
 use crate::{
     cores,
     error::BenchError,
-    latency::{self, Ours},
+    latency,
     pairing::{Paired, Verdict},
-    spin::Switch,
+    spin::{Switch, two_ends},
     stats::{Samples, Summary, rounded},
+    ways::Ours,
 };
 use chain::{Asker as ChainAsker, Relays};
 use core_affinity::CoreId;
 use pagewire_protocol::Mode;
 use serde_json::{Value, json};
 use shards::{Asker as ShardAsker, Grants, Owner};
-use std::{
-    sync::atomic::{AtomicU32, Ordering},
-    thread,
-};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Options of `grant`.
 #[derive(Debug, Clone, clap::Args)]
@@ -124,19 +122,10 @@ fn measure(args: &Args) -> Result<Paired<{ LEGS.len() }>, BenchError> {
     let switch = Switch::new();
     // Times that the owner has taken all pages back.
     let resets = AtomicU32::new(0);
-    let (asked, answered) = thread::scope(|scope| {
-        let answered = scope.spawn(|| answer(answering, answerer_core, &switch, &resets));
-        let asked = scope.spawn(|| ask(asking, args, asker_core, &switch, &resets));
-        (asked.join(), answered.join())
-    });
-    let asked = asked.map_err(|_| BenchError::Panicked("asker"))?;
-    let answered = answered.map_err(|_| BenchError::Panicked("answerer"))?;
-    match (asked, answered) {
-        // Whoever failed first knows why.
-        (Err(BenchError::OtherEnd { .. }), Err(error)) => Err(error),
-        (Ok(paired), Ok(())) => Ok(paired),
-        (Err(error), _) | (_, Err(error)) => Err(error),
-    }
+    two_ends(
+        || ask(asking, args, asker_core, &switch, &resets),
+        || answer(answering, answerer_core, &switch, &resets),
+    )
 }
 
 fn ask(
@@ -205,7 +194,8 @@ fn answer(
     end.grants.establish(switch)?;
     end.fetch.establish(switch)?;
     let mut reset_done = false;
-    while let Some(way) = switch.leg() {
+    while let Some(turn) = switch.turn() {
+        let way = turn.leg();
         match way {
             RESET if !reset_done => {
                 end.grants.take_back(switch)?;
@@ -216,7 +206,7 @@ fn answer(
                 reset_done &= way == RESET;
                 end.grants.poll();
             }
-            FETCH => latency::answer_fetches(&mut end.fetch, way, switch)?,
+            FETCH => latency::answer_fetches(&mut end.fetch, turn, switch)?,
             CHAIN => end.chain.relay(way, switch)?,
             _ => std::hint::spin_loop(),
         }

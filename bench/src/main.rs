@@ -1,23 +1,32 @@
-//! Pagewire's benchmarks. Each runs beside the bare loop that it is measured against, in one
-//! process, on the same cores, alternated round by round: a ratio survives a noisy machine, a figure
-//! in microseconds does not.
+//! Pagewire's benchmarks. Each runs beside what it is measured against, on the same cores,
+//! alternated round by round: a ratio survives a noisy machine, a figure in microseconds does not.
 //!
 //! ```text
 //!   latency  one round trip between two endpoints     against bare sockets, same bytes and calls
+//!   rate     messages a second, one way               against bare sockets, one by one and batched
+//!   serve    latency and rate between two hosts:      the same, ours and bare in turn
+//!   connect    the answering and the asking end
+//!   ucx      latency or rate                          against ucx_perftest, on the same cores
 //!   grant    a page of another instance               against a page fetch, and a bare chain
 //!   hit      a page that is held locally              against a bare hash look-up
 //! ```
+//! What carries the messages is in [`ways`], how legs alternate in [`pairing`].
 #![forbid(unsafe_code)]
 
 mod cores;
 mod error;
 mod grant;
 mod hit;
+mod hosts;
 mod latency;
+mod options;
 mod pairing;
+mod rate;
 mod relation;
 mod spin;
 mod stats;
+mod ucx;
+mod ways;
 
 use clap::{Parser, Subcommand};
 use error::BenchError;
@@ -35,6 +44,14 @@ struct Cli {
 enum Benchmark {
     /// A round trip between two endpoints, against bare sockets that move the same bytes.
     Latency(latency::Args),
+    /// Messages a second one way, against bare sockets.
+    Rate(rate::Args),
+    /// The other end of latency and rate between two hosts.
+    Serve(hosts::ServeArgs),
+    /// Latency or rate between this host and one that runs `serve`.
+    Connect(hosts::ConnectArgs),
+    /// The same measurement by ucx_perftest and by ours, on the same cores.
+    Ucx(ucx::Args),
     /// A page of another instance, from the request to the pinned page.
     Grant(grant::Args),
     /// A page that is held locally, against a bare hash look-up.
@@ -45,6 +62,10 @@ impl Benchmark {
     fn run(&self) -> Result<(), BenchError> {
         match self {
             Self::Latency(args) => latency::run(args),
+            Self::Rate(args) => rate::run(args),
+            Self::Serve(args) => hosts::serve(args),
+            Self::Connect(args) => hosts::connect(args),
+            Self::Ucx(args) => ucx::run(args),
             Self::Grant(args) => grant::run(args),
             Self::Hit(args) => hit::run(args),
         }

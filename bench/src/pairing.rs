@@ -17,10 +17,44 @@ pub(crate) const ROUNDS_MIN: u32 = 15;
 /// How far the control may lie from 1.
 const CONTROL_TOLERANCE: f64 = 0.02;
 
+/// One figure of each of `L` legs in each round.
+#[derive(Debug)]
+pub(crate) struct Rounds<const L: usize>([Vec<f64>; L]);
+
+impl<const L: usize> Rounds<L> {
+    /// Runs every leg in every round. `run` gets the number of the leg.
+    ///
+    /// # Errors
+    /// The first error of `run`.
+    pub(crate) fn alternate<E>(
+        rounds: u32,
+        mut run: impl FnMut(usize) -> Result<f64, E>,
+    ) -> Result<Self, E> {
+        let mut figures = [(); L].map(|()| Vec::new());
+        for round in 0..rounds {
+            for leg in order::<L>(round) {
+                figures[leg].push(run(leg)?);
+            }
+        }
+        Ok(Self(figures))
+    }
+
+    /// Median over the rounds of the figure of `leg`.
+    pub(crate) fn median(&self, leg: usize) -> f64 {
+        median(&self.0[leg])
+    }
+
+    /// Median over the rounds of (figure of `leg` / figure of `reference`).
+    pub(crate) fn ratio(&self, leg: usize, reference: usize) -> f64 {
+        let pairs = self.0[leg].iter().zip(&self.0[reference]);
+        median(&pairs.map(|(leg, reference)| leg / reference).collect::<Vec<_>>())
+    }
+}
+
 /// The samples of `L` legs, all rounds together, and the medians of each round.
 #[derive(Debug)]
 pub(crate) struct Paired<const L: usize> {
-    p50_ns: [Vec<f64>; L],
+    p50_ns: Rounds<L>,
     samples: [Samples; L],
 }
 
@@ -33,23 +67,14 @@ impl<const L: usize> Paired<L> {
         rounds: u32,
         mut run: impl FnMut(usize) -> Result<Samples, E>,
     ) -> Result<Self, E> {
-        let mut paired = Self {
-            p50_ns: [(); L].map(|()| Vec::new()),
-            samples: [(); L].map(|()| Samples::new()),
-        };
-        for round in 0..rounds {
-            for leg in order::<L>(round) {
-                let samples = run(leg)?;
-                paired.add(leg, &samples);
-            }
-        }
-        Ok(paired)
-    }
-
-    #[allow(clippy::cast_precision_loss)] // Latencies stay far below 2^53 ns.
-    fn add(&mut self, leg: usize, samples: &Samples) {
-        self.p50_ns[leg].push(samples.quantile_ns(0.5) as f64);
-        self.samples[leg].merge(samples);
+        let mut all = [(); L].map(|()| Samples::new());
+        #[allow(clippy::cast_precision_loss)] // Latencies stay far below 2^53 ns.
+        let p50_ns = Rounds::alternate(rounds, |leg| {
+            let samples = run(leg)?;
+            all[leg].merge(&samples);
+            Ok(samples.quantile_ns(0.5) as f64)
+        })?;
+        Ok(Self { p50_ns, samples: all })
     }
 
     /// All samples of `leg`.
@@ -59,8 +84,7 @@ impl<const L: usize> Paired<L> {
 
     /// Median over the rounds of (p50 of `leg` / p50 of `reference`).
     pub(crate) fn ratio_p50(&self, leg: usize, reference: usize) -> f64 {
-        let pairs = self.p50_ns[leg].iter().zip(&self.p50_ns[reference]);
-        median(&pairs.map(|(leg, reference)| leg / reference).collect::<Vec<_>>())
+        self.p50_ns.ratio(leg, reference)
     }
 }
 

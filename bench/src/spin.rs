@@ -2,7 +2,8 @@
 
 use crate::error::BenchError;
 use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -14,29 +15,64 @@ const SPINS_PER_CHECK: u32 = 4096;
 /// Which leg both ends run now. One end sets it, the others follow; an end that leaves, for whatever
 /// reason, stops them all ([`Switch::stop_at_end`]).
 #[derive(Debug)]
-pub(crate) struct Switch(AtomicU32);
+pub(crate) struct Switch(AtomicU64);
 
-const STOPPED: u32 = u32::MAX;
+/// Number of turns so far, and the leg: two legs of one kind that follow each other are two turns.
+///
+/// ```text
+///   bits 63..32 turns    31..0 leg
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Turn(u64);
+
+const STOPPED: u64 = u64::MAX;
+const LEG_BITS: u32 = 32;
+
+impl Turn {
+    /// The leg that it is the turn of.
+    #[inline]
+    pub(crate) fn leg(self) -> u32 {
+        u32::try_from(self.0 & u64::from(u32::MAX)).unwrap_or(0)
+    }
+
+    fn next(self, leg: u32) -> Self {
+        let turns = ((self.0 >> LEG_BITS) + 1) % (1 << (LEG_BITS - 1));
+        Self((turns << LEG_BITS) | u64::from(leg))
+    }
+}
 
 impl Switch {
     /// Leg 0 is running.
     pub(crate) fn new() -> Self {
-        Self(AtomicU32::new(0))
+        Self(AtomicU64::new(0))
     }
 
     /// Everybody goes on to `leg`, unless somebody has stopped.
     pub(crate) fn turn_to(&self, leg: u32) {
         let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
-            (now != STOPPED).then_some(leg)
+            (now != STOPPED).then_some(Turn(now).next(leg).0)
         });
+    }
+
+    /// The turn that runs now; `None` when an end has left.
+    #[inline]
+    pub(crate) fn turn(&self) -> Option<Turn> {
+        match self.0.load(Ordering::Acquire) {
+            STOPPED => None,
+            turn => Some(Turn(turn)),
+        }
     }
 
     /// The leg that runs now; `None` when an end has left.
     #[inline]
     pub(crate) fn leg(&self) -> Option<u32> {
-        match self.0.load(Ordering::Acquire) {
-            STOPPED => None,
-            leg => Some(leg),
+        self.turn().map(Turn::leg)
+    }
+
+    /// Spins until `turn` is over.
+    pub(crate) fn spin_while(&self, turn: Turn) {
+        while self.turn() == Some(turn) {
+            std::hint::spin_loop();
         }
     }
 
@@ -53,6 +89,29 @@ pub(crate) struct StopAtEnd<'a>(&'a Switch);
 impl Drop for StopAtEnd<'_> {
     fn drop(&mut self) {
         self.0.0.store(STOPPED, Ordering::Release);
+    }
+}
+
+/// Runs both ends, each on a thread of its own, to their ends. When both fail, the error is that of
+/// the one that failed first.
+///
+/// # Errors
+/// Theirs, and [`BenchError::Panicked`].
+pub(crate) fn two_ends<T: Send>(
+    ask: impl FnOnce() -> Result<T, BenchError> + Send,
+    answer: impl FnOnce() -> Result<(), BenchError> + Send,
+) -> Result<T, BenchError> {
+    let (asked, answered) = thread::scope(|scope| {
+        let answered = scope.spawn(answer);
+        let asked = scope.spawn(ask);
+        (asked.join(), answered.join())
+    });
+    let asked = asked.map_err(|_| BenchError::Panicked("asker"))?;
+    let answered = answered.map_err(|_| BenchError::Panicked("answerer"))?;
+    match (asked, answered) {
+        (Err(consequence), Err(cause)) if consequence.is_consequence() => Err(cause),
+        (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+        (Ok(result), Ok(())) => Ok(result),
     }
 }
 
@@ -83,10 +142,14 @@ impl<'a> Patience<'a> {
         if self.spins.is_multiple_of(SPINS_PER_CHECK) { self.check() } else { Ok(()) }
     }
 
+    /// Call once a sleep, which is longer than a spin: looks at the clock each time.
+    ///
+    /// # Errors
+    /// As [`Patience::spin`].
     #[cold]
-    fn check(&mut self) -> Result<(), BenchError> {
+    pub(crate) fn check(&mut self) -> Result<(), BenchError> {
         let what = self.what;
-        if self.switch.leg().is_none() {
+        if self.switch.turn().is_none() {
             return Err(BenchError::OtherEnd { what });
         }
         let now = Instant::now();
@@ -112,5 +175,27 @@ mod tests {
         let mut patience = Patience::new(&switch, "an answer");
         let spun = (0..=SPINS_PER_CHECK).try_for_each(|_| patience.spin());
         assert!(matches!(spun, Err(BenchError::OtherEnd { what: "an answer" })));
+    }
+
+    #[test]
+    fn the_same_leg_again_is_another_turn() {
+        let switch = Switch::new();
+        switch.turn_to(2);
+        let first = switch.turn().unwrap();
+        switch.turn_to(2);
+        let second = switch.turn().unwrap();
+        assert_eq!((first.leg(), second.leg()), (2, 2));
+        assert_ne!(first, second);
+        assert!((0..3).all(|_| Turn(STOPPED - 1).next(u32::MAX) != Turn(STOPPED)));
+    }
+
+    #[test]
+    fn of_two_failures_the_cause_is_told() {
+        let consequence = || Err(BenchError::OtherEnd { what: "a reply" });
+        let failed = two_ends::<()>(consequence, || Err(BenchError::NoFrame));
+        assert!(matches!(failed, Err(BenchError::NoFrame)));
+        let failed = two_ends::<()>(|| Err(BenchError::NoFrame), || Ok(()));
+        assert!(matches!(failed, Err(BenchError::NoFrame)));
+        assert_eq!(two_ends(|| Ok(5), || Ok(())).unwrap(), 5);
     }
 }

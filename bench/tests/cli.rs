@@ -1,10 +1,25 @@
 //! The binary as a user runs it: the shape of its JSON, its table, and its errors.
 
 use serde_json::Value;
-use std::process::{Command, Output};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Output},
+    sync::{Mutex, PoisonError},
+};
+
+const BENCH: &str = env!("CARGO_BIN_EXE_pagewire-bench");
 
 fn bench(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_pagewire-bench")).args(args).output().expect("it starts")
+    run(Command::new(BENCH).args(args))
+}
+
+/// Ends that spin share cores: one benchmark at a time.
+fn run(command: &mut Command) -> Output {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    command.output().expect("it starts")
 }
 
 fn latency(request: &str, reply: &str, more: &[&str]) -> Output {
@@ -47,11 +62,13 @@ fn check_json(request: &str, reply: &str, more: &[&str]) {
         "reply",
         "request",
         "rounds",
+        "sleep",
     ];
     assert_eq!(keys(&json), expected);
     assert_eq!(json["request"].to_string(), request);
     assert_eq!(json["reply"].to_string(), reply);
     assert_eq!(json["rounds"], 2);
+    assert_eq!(json["sleep"], more.contains(&"--sleep"));
     for leg in ["ours", "bare", "plain"] {
         let leg = &json[leg];
         assert_eq!(keys(leg), ["max_us", "p50_us", "p999_us", "p99_us", "samples"]);
@@ -82,6 +99,180 @@ fn pages_both_ways_are_reported_as_one_object() {
 #[test]
 fn a_page_against_a_small_reply_is_reported_as_one_object() {
     check_json("8192", "8", &[]);
+}
+
+#[test]
+fn ends_that_sleep_are_woken_by_small_messages_and_by_pages() {
+    check_json("64", "64", &["--sleep"]);
+    check_json("64", "8192", &["--sleep"]);
+    check_json("8192", "8192", &["--sleep", "--keep", "5"]);
+}
+
+fn rate(size: &str, more: &[&str]) -> Output {
+    let few = ["--rounds", "2", "--messages-per-round", "2000", "--frames", "3"];
+    bench(&[&["rate", "--size", size], &few[..], more].concat())
+}
+
+#[test]
+fn messages_one_way_are_reported_as_one_object() {
+    let wide = ["--credits", "300", "--batch", "7", "--keep", "3", "--json"];
+    for (size, more) in [("64", &["--json"][..]), ("8192", &["--json"]), ("8", &wide)] {
+        check_rate(size, more);
+    }
+    check_rate("8192", &[&wide[..], &["--no-page-crc"]].concat());
+}
+
+fn check_rate(size: &str, more: &[&str]) {
+    let output = rate(size, more);
+    if one_core_only(&output) {
+        return;
+    }
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let expected =
+        ["bare", "bare_batched", "control", "ours", "ratio", "ratio_batched", "rounds", "size"];
+    assert_eq!(keys(&json), expected);
+    assert_eq!(json["size"].to_string(), size);
+    assert_eq!(json["rounds"], 2);
+    for leg in ["ours", "bare", "bare_batched"] {
+        assert_eq!(keys(&json[leg]), ["bytes_per_s", "messages_per_s"]);
+        let figure = |key: &str| json[leg][key].as_f64().unwrap();
+        let bytes = figure("bytes_per_s") / figure("messages_per_s");
+        assert!((bytes - size.parse::<f64>().unwrap()).abs() < 1.0, "{json}");
+    }
+    for ratio in ["ratio", "ratio_batched", "control"] {
+        assert!(json[ratio].as_f64().unwrap() > 0.0, "{json}");
+    }
+}
+
+#[test]
+fn the_table_of_rates_names_every_leg() {
+    let output = rate("64", &[]);
+    if one_core_only(&output) {
+        return;
+    }
+    let text = String::from_utf8(output.stdout).unwrap();
+    for word in ["messages/s", "MB/s", "ours", "bare batched", "only 2 rounds"] {
+        assert!(text.contains(word), "{word} is missing:\n{text}");
+    }
+}
+
+#[test]
+fn a_rate_beyond_its_bounds_is_refused_with_what_was_expected() {
+    for (args, expected) in [
+        (["--size", "81"], "8 to 80"),
+        (["--credits", "0"], "1..=4096"),
+        (["--batch", "513"], "1..=512"),
+        (["--messages-per-round", "0"], "1..="),
+        (["--frames", "0"], "1..=65536"),
+    ] {
+        let output = bench(&[&["rate"], &args[..]].concat());
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && text.contains(expected), "{args:?}: {text}");
+    }
+}
+
+/// Runs `ucx` where `ucx_perftest` is the shell script `script`, or nothing at all.
+fn ucx_with(script: Option<&str>, folder: &Path, args: &[&str]) -> Output {
+    let few = ["--rounds", "2", "--samples-per-round", "200", "--json"];
+    if let Some(script) = script {
+        let path = folder.join("ucx_perftest");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    run(Command::new(BENCH).arg("ucx").args(args).args(few).env("PATH", folder))
+}
+
+/// The server has no test; it is told from the client by that.
+const PLAYS_UCX: &str = r#"case "$*" in *-t*) ;; *) exit 0 ;; esac
+echo 'iterations,50.0_percentile_lat,avg_lat,overall_lat,avg_bw,overall_bw,avg_mr,overall_mr'
+echo '200,4.000,5.0,5.0,1.26,1.05,20654,1000'"#;
+
+#[test]
+fn figures_of_ucx_stand_beside_ours() {
+    for (test, key, figure) in [
+        ("tag_lat", "half_round_trip_p50_us", 4.0),
+        ("am_lat", "half_round_trip_p50_us", 4.0),
+        ("tag_bw", "messages_per_s", 1000.0),
+        ("am_bw", "messages_per_s", 1000.0),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let args = ["--test", test, "--size", "8192"];
+        let output = ucx_with(Some(PLAYS_UCX), folder.path(), &args);
+        if one_core_only(&output) {
+            return;
+        }
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        let json: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        let expected =
+            ["control", "ours", "ratio", "rounds", "samples_per_round", "size", "test", "ucx"];
+        assert_eq!(keys(&json), expected);
+        assert_eq!((&json["test"], &json["size"]), (&test.into(), &8192.into()));
+        assert_eq!(json["ucx"][key], figure);
+        assert_eq!(json["control"], 1.0);
+        let ours = json["ours"][key].as_f64().unwrap();
+        let ratio = json["ratio"].as_f64().unwrap();
+        // Two rounds: the median lies between the two on both sides.
+        assert!(ours > 0.0 && (ratio / (ours / figure) - 1.0).abs() < 1e-2, "{json}");
+    }
+}
+
+#[test]
+fn without_ucx_one_line_says_what_to_install() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = ucx_with(None, folder.path(), &[]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.lines().count() == 1, "{text}");
+    assert!(text.contains("install") && text.contains("ucx-utils"), "{text}");
+}
+
+#[test]
+fn a_client_of_ucx_that_fails_is_quoted_and_its_server_does_not_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids = folder.path().join("ids");
+    let script = format!(
+        "case \"$*\" in *-t*) echo boom >&2; exit 3 ;; esac\necho $$ >> {}\nexec /bin/sleep 600",
+        ids.display()
+    );
+    let output = ucx_with(Some(&script), folder.path(), &[]);
+    if one_core_only(&output) {
+        return;
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("boom"), "{text}");
+    // It may have been killed before it wrote its id.
+    for id in fs::read_to_string(ids).unwrap_or_default().lines() {
+        assert!(!Path::new("/proc").join(id).exists(), "server {id} is still there");
+    }
+}
+
+#[test]
+fn output_of_ucx_without_a_figure_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = ucx_with(Some("echo nothing to see"), folder.path(), &["--test", "tag_bw"]);
+    if one_core_only(&output) {
+        return;
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("nothing to see"), "{text}");
+    assert!(text.contains("overall message rate"), "{text}");
+}
+
+#[test]
+fn a_test_that_we_have_not_is_refused_with_those_that_there_are() {
+    let output = bench(&["ucx", "--test", "put_lat"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("tag_lat, am_lat, tag_bw, am_bw"), "{text}");
+}
+
+#[test]
+fn no_subcommand_prints_all_of_them() {
+    let output = bench(&[]);
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr);
+    for name in ["latency", "rate", "serve", "connect", "ucx", "grant", "hit"] {
+        assert!(text.contains(name), "{name} is missing:\n{text}");
+    }
 }
 
 #[test]

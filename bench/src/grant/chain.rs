@@ -3,9 +3,10 @@
 
 use crate::{
     error::BenchError,
-    latency::{Bare, Pages, Size, WARM_UP, Way, same, sockets},
+    latency::WARM_UP,
     spin::{Patience, Switch},
     stats::Samples,
+    ways::{Bare, Pages, Size, Way, same, sockets},
 };
 use pagewire_protocol::pcm::PCM_BODY_BYTES;
 use pagewire_transport::Arena;

@@ -3,8 +3,10 @@
 //! [`Bare`] moves the bytes that a link moves, with the calls that a link makes: header and padded
 //! body in one contiguous buffer, `send` and `recv`; a page as header, padded body and frame with one
 //! vectored write and one vectored read, out of as many frames and into as many as the endpoint
-//! uses. It computes no CRC, keeps nothing and knows no sequence. [`Plain`] moves the payload alone,
-//! from one buffer and into the same.
+//! uses. It computes no CRC, keeps nothing and knows no sequence. It knows what comes next, which a
+//! link has to guess, so it asks for exactly that: the cheapest form of the link's calls. [`Plain`]
+//! moves the payload alone, from one buffer and into the same. Asked to sleep, both block in
+//! `epoll_wait`.
 
 use super::{
     Way,
@@ -19,6 +21,7 @@ use pagewire_transport::{Arena, Frame};
 use std::{
     io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write},
     net::TcpStream,
+    os::fd::AsRawFd,
 };
 
 /// Where the number lies in a message: at the start of the body.
@@ -28,6 +31,7 @@ const NUMBER_AT: usize = HEADER_BYTES;
 #[derive(Debug)]
 pub(crate) struct Bare {
     stream: TcpStream,
+    sleeper: Option<Sleeper>,
     output: [u8; FRAME_OFFSET_BYTES],
     input: [u8; FRAME_OFFSET_BYTES],
     /// Bytes of the present message that are there.
@@ -49,6 +53,7 @@ impl Bare {
         let landing = (0..landing_frames).map(|_| arena.take());
         Ok(Self {
             stream,
+            sleeper: None,
             output: [0; FRAME_OFFSET_BYTES],
             input: [0; FRAME_OFFSET_BYTES],
             got: 0,
@@ -56,6 +61,12 @@ impl Bare {
             landing: landing.collect::<Option<_>>().ok_or(BenchError::NoFrame)?,
             next_landing: 0,
         })
+    }
+
+    /// Lets the ends sleep until something comes.
+    pub(crate) fn with_sleeper(mut self) -> Result<Self, BenchError> {
+        self.sleeper = Some(Sleeper::new(&self.stream)?);
+        Ok(self)
     }
 
     #[inline]
@@ -113,12 +124,17 @@ impl Way for Bare {
             Size::Page => self.hear_page(),
         }
     }
+
+    fn sleep(&mut self) -> Result<(), BenchError> {
+        self.sleeper.as_mut().map_or(Ok(()), Sleeper::sleep)
+    }
 }
 
 /// Payload alone, one buffer.
 #[derive(Debug)]
 pub(crate) struct Plain {
     stream: TcpStream,
+    sleeper: Option<Sleeper>,
     buffer: Frame,
     got: usize,
 }
@@ -127,7 +143,13 @@ impl Plain {
     /// Bare sockets with a buffer from `arena`.
     pub(crate) fn new(stream: TcpStream, arena: &Arena) -> Result<Self, BenchError> {
         let buffer = arena.take().ok_or(BenchError::NoFrame)?;
-        Ok(Self { stream, buffer, got: 0 })
+        Ok(Self { stream, sleeper: None, buffer, got: 0 })
+    }
+
+    /// Lets the ends sleep until something comes.
+    pub(crate) fn with_sleeper(mut self) -> Result<Self, BenchError> {
+        self.sleeper = Some(Sleeper::new(&self.stream)?);
+        Ok(self)
     }
 }
 
@@ -148,11 +170,41 @@ impl Way for Plain {
         self.got = 0;
         Ok(Some(traffic::number_in(&self.buffer)))
     }
+
+    fn sleep(&mut self) -> Result<(), BenchError> {
+        self.sleeper.as_mut().map_or(Ok(()), Sleeper::sleep)
+    }
+}
+
+/// A blocking `epoll_wait`, without a time limit, on one socket. It is edge-triggered: whoever wakes
+/// reads all that the message still needs, so that a read that got less has emptied the socket and
+/// the rest brings the next edge.
+#[derive(Debug)]
+struct Sleeper {
+    poll: mio::Poll,
+    events: mio::Events,
+}
+
+impl Sleeper {
+    fn new(stream: &TcpStream) -> Result<Self, BenchError> {
+        let poll = mio::Poll::new()?;
+        let mut source = mio::unix::SourceFd(&stream.as_raw_fd());
+        poll.registry().register(&mut source, mio::Token(0), mio::Interest::READABLE)?;
+        Ok(Self { poll, events: mio::Events::with_capacity(1) })
+    }
+
+    #[inline]
+    fn sleep(&mut self) -> Result<(), BenchError> {
+        match self.poll.poll(&mut self.events, None) {
+            Err(e) if !again(&e) => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Bytes that a read got: 0 when none wait.
 #[inline]
-fn read(result: io::Result<usize>) -> Result<usize, BenchError> {
+pub(crate) fn read(result: io::Result<usize>) -> Result<usize, BenchError> {
     match result {
         Ok(0) => Err(io::Error::from(ErrorKind::UnexpectedEof).into()),
         Ok(n) => Ok(n),
@@ -161,13 +213,13 @@ fn read(result: io::Result<usize>) -> Result<usize, BenchError> {
     }
 }
 
-fn again(error: &io::Error) -> bool {
+pub(crate) fn again(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 /// Writes all of `bytes`: in one call, unless the socket's buffer is full.
 #[inline]
-fn write(
+pub(crate) fn write(
     bytes: &[u8],
     switch: &Switch,
     mut call: impl FnMut(&[u8]) -> io::Result<usize>,

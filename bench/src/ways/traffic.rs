@@ -15,7 +15,8 @@ pub(crate) const NUMBER_BYTES: usize = 8;
 pub(crate) const PAGE_BYTES: usize = PageSize::K8.bytes();
 
 /// How long a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "usize", into = "usize")]
 pub(crate) enum Size {
     /// A body of so many bytes, 8 to 80.
     Small(usize),
@@ -33,18 +34,33 @@ impl Size {
     }
 }
 
-impl FromStr for Size {
-    type Err = String;
+impl TryFrom<usize> for Size {
+    type Error = String;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.parse() {
-            Ok(PAGE_BYTES) => Ok(Self::Page),
-            Ok(bytes @ NUMBER_BYTES..=BODY_BYTES_MAX) => Ok(Self::Small(bytes)),
+    fn try_from(bytes: usize) -> Result<Self, String> {
+        match bytes {
+            PAGE_BYTES => Ok(Self::Page),
+            NUMBER_BYTES..=BODY_BYTES_MAX => Ok(Self::Small(bytes)),
             _ => Err(format!(
                 "expected {NUMBER_BYTES} to {BODY_BYTES_MAX} (a body), or {PAGE_BYTES} (a page in \
                  a frame)"
             )),
         }
+    }
+}
+
+impl From<Size> for usize {
+    fn from(size: Size) -> Self {
+        size.bytes()
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // Anything that is no number is as little a size as 0.
+        Self::try_from(text.parse().unwrap_or(0))
     }
 }
 

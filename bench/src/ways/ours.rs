@@ -1,0 +1,231 @@
+//! The way under measurement: two endpoints, polled, or waited for when the ends are to sleep.
+//!
+//! A small request goes on the requests lane, a small reply on control, a page on the pages lane
+//! from its resident frame, without a copy.
+
+use super::{
+    Setup, Way,
+    traffic::{self, NUMBER_BYTES, Pages, Size},
+};
+use crate::{
+    error::BenchError,
+    spin::{Patience, Switch},
+};
+use pagewire_protocol::{Body, ClusterId, InstanceId, Lane, MessageKind, header::BODY_BYTES_MAX};
+use pagewire_transport::{
+    Arena, ArenaConfig, Endpoint, EndpointConfig, Event, Frame, Message, Received, SendError,
+    TransportError,
+};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+/// Message type of the round trips; no layer above gives it a meaning.
+const KIND: MessageKind = MessageKind(200);
+
+/// Longest sleep before the end looks whether the other one is still there.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// Frames that a bare chain of three ends receives into.
+const CHAIN_FRAMES: u32 = 5;
+
+/// One endpoint and the pages it sends.
+#[derive(Debug)]
+pub(crate) struct Ours {
+    endpoint: Endpoint,
+    peer: InstanceId,
+    /// Lane of the small messages that this end sends.
+    lane: Lane,
+    pages: Pages,
+    /// Received pages that are kept, the oldest first, so that each lands in another frame.
+    kept: VecDeque<Frame>,
+    keep: usize,
+    /// Frames that the bare loop receives into: as many as this endpoint posts.
+    landing_frames: u32,
+}
+
+impl Ours {
+    /// Instance 1 asks, instance 0 answers.
+    pub(crate) fn new(
+        instance: InstanceId,
+        cluster: ClusterId,
+        listen: IpAddr,
+        setup: &Setup,
+    ) -> Result<Self, BenchError> {
+        let credits = setup.lane_credits();
+        let keep = setup.keep;
+        let landing_frames = credits.of(Lane::Pages).max(keep);
+        // The endpoint's for one peer, the received pages that are kept, the resident pages, what
+        // the bare loop receives into, the plain loop's one buffer, and those of a bare chain.
+        let frames =
+            credits.frames_per_peer() + keep + setup.frames + landing_frames + 1 + CHAIN_FRAMES;
+        let arena = Arena::new(&ArenaConfig::new(frames))?;
+        let pages = Pages::new(&arena, setup.frames)?;
+        let config = EndpointConfig {
+            credits,
+            page_crc: setup.page_crc,
+            ..EndpointConfig::new(cluster, instance, SocketAddr::new(listen, 0))
+        };
+        let asks = instance == InstanceId(1);
+        Ok(Self {
+            endpoint: Endpoint::bind(config, arena)?,
+            peer: InstanceId(u16::from(!asks)),
+            lane: if asks { Lane::Requests } else { Lane::Control },
+            pages,
+            kept: VecDeque::new(),
+            keep: keep as usize,
+            landing_frames,
+        })
+    }
+
+    /// Two on loopback that know each other: the asker (or sender) first.
+    pub(crate) fn pair(setup: &Setup) -> Result<(Self, Self), BenchError> {
+        let new = |id| Self::new(InstanceId(id), ClusterId(1), Ipv4Addr::LOCALHOST.into(), setup);
+        let (mut asker, mut answerer) = (new(1)?, new(0)?);
+        asker.add_peer(answerer.listen_address())?;
+        answerer.add_peer(asker.listen_address())?;
+        Ok((asker, answerer))
+    }
+
+    pub(crate) fn listen_address(&self) -> SocketAddr {
+        self.endpoint.listen_address()
+    }
+
+    /// Tells it where the other end listens.
+    pub(crate) fn add_peer(&mut self, address: SocketAddr) -> Result<(), TransportError> {
+        self.endpoint.add_peer(self.peer, address)
+    }
+
+    /// The arena, for the frames of the bare loops: the same memory under all ways.
+    pub(crate) fn arena(&self) -> &Arena {
+        self.endpoint.arena()
+    }
+
+    pub(crate) fn landing_frames(&self) -> u32 {
+        self.landing_frames
+    }
+
+    pub(crate) fn pages(&self) -> &Pages {
+        &self.pages
+    }
+
+    /// Polls until the session with the other end has begun.
+    pub(crate) fn establish(&mut self, switch: &Switch) -> Result<(), BenchError> {
+        let mut patience = Patience::new(switch, "the session between the two endpoints");
+        loop {
+            self.endpoint.poll();
+            while let Some(event) = self.endpoint.next_event() {
+                match event {
+                    Event::Up { .. } => return Ok(()),
+                    Event::Down { reason, .. } => return Err(BenchError::LinkDown(reason)),
+                    _ => {}
+                }
+            }
+            patience.spin()?;
+        }
+    }
+
+    /// The message of `size` that carries `number`, and its lane.
+    #[inline]
+    fn message(&self, size: Size, number: u64) -> (Lane, Message) {
+        let mut bytes = [0; BODY_BYTES_MAX];
+        traffic::put_number(&mut bytes, number);
+        let (lane, len, frame) = match size {
+            Size::Small(len) => (self.lane, len, None),
+            Size::Page => (Lane::Pages, NUMBER_BYTES, Some(self.pages.of(number).clone())),
+        };
+        let body = Body::new(&bytes[..len]).unwrap_or(Body::EMPTY);
+        (lane, Message { frame, ..Message::new(KIND, body) })
+    }
+
+    /// Sends a message, polling while there is no credit. It leaves with the next poll or flush.
+    #[inline]
+    pub(crate) fn send(
+        &mut self,
+        size: Size,
+        number: u64,
+        switch: &Switch,
+    ) -> Result<(), BenchError> {
+        let (lane, mut message) = self.message(size, number);
+        let mut patience = Patience::new(switch, "credit");
+        loop {
+            message = match self.endpoint.send(self.peer, lane, message) {
+                Ok(()) => return Ok(()),
+                Err(SendError::NoCredit(message)) => message,
+                Err(SendError::NoSession(_)) => return Err(BenchError::Send("no session")),
+                Err(_) => return Err(BenchError::Send("the wrong lane")),
+            };
+            // What arrives meanwhile stays in the endpoint's queue.
+            self.endpoint.poll();
+            patience.spin()?;
+        }
+    }
+
+    /// One turn of the endpoint; true when there is something to take.
+    #[inline]
+    pub(crate) fn poll(&mut self) -> bool {
+        self.endpoint.poll()
+    }
+
+    /// The next message that has come, which is to be of `size`: its number, its contents checked.
+    #[inline]
+    pub(crate) fn next(&mut self, size: Size) -> Result<Option<u64>, BenchError> {
+        while let Some(event) = self.endpoint.next_event() {
+            match event {
+                Event::Message(received) => return self.take(received, size).map(Some),
+                Event::Down { reason, .. } => return Err(BenchError::LinkDown(reason)),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    #[inline]
+    fn take(&mut self, received: Received, size: Size) -> Result<u64, BenchError> {
+        let body = received.body.as_slice();
+        let number = traffic::number_in(body);
+        let body_bytes = match size {
+            Size::Small(bytes) => bytes,
+            Size::Page => NUMBER_BYTES,
+        };
+        traffic::same("the length of a body", number, body.len() as u64, body_bytes as u64)?;
+        if let Some(frame) = received.frame {
+            self.pages.check(&frame, number)?;
+            self.kept.push_back(frame);
+            if self.kept.len() > self.keep {
+                self.kept.pop_front();
+            }
+        }
+        Ok(number)
+    }
+}
+
+impl Way for Ours {
+    #[inline]
+    fn say(&mut self, size: Size, number: u64, switch: &Switch) -> Result<(), BenchError> {
+        self.send(size, number, switch)
+    }
+
+    #[inline]
+    fn hear(&mut self, size: Size) -> Result<Option<u64>, BenchError> {
+        if self.endpoint.poll() { self.next(size) } else { Ok(None) }
+    }
+
+    #[inline]
+    fn sleep(&mut self) -> Result<(), BenchError> {
+        self.endpoint.wait(SLEEP_MAX, || false);
+        Ok(())
+    }
+
+    #[inline]
+    fn hear_awake(&mut self, size: Size) -> Result<Option<u64>, BenchError> {
+        // The wait has polled.
+        self.next(size)
+    }
+
+    fn flush(&mut self) {
+        self.endpoint.flush();
+    }
+}
