@@ -145,6 +145,8 @@ pub struct Endpoint {
     accept_again: bool,
     events: EventQueue,
     counters: Arc<EndpointCounters>,
+    /// Receives are owed to some peer.
+    owes_frames: bool,
     /// Some connection is worth reading without asking the operating system first.
     hot: bool,
     turn: u32,
@@ -186,6 +188,7 @@ impl Endpoint {
             accept_again: false,
             events: EventQueue::with_capacity(1024),
             counters: Arc::default(),
+            owes_frames: false,
             hot: false,
             turn: 0,
             awake_turns: 0,
@@ -348,6 +351,10 @@ impl Endpoint {
     #[inline]
     pub fn poll(&mut self) -> bool {
         self.flush();
+        if self.owes_frames {
+            self.post_owed();
+            self.flush();
+        }
         self.turn = self.turn.wrapping_add(1);
         if !self.hot || self.turn.is_multiple_of(TURNS_PER_OS_POLL) {
             self.poll_os(Some(Duration::ZERO));
@@ -401,6 +408,7 @@ impl Endpoint {
     /// after the endpoint has announced that it sleeps: it returns true if the caller's own queues
     /// hold something, and then there is no sleep. True when there are events to take.
     pub fn wait(&mut self, timeout: Duration, work_waits: impl FnOnce() -> bool) -> bool {
+        self.post_owed();
         let until_acks = self.acknowledge_when_quiet();
         self.flush();
         if self.events.is_empty() {
@@ -438,8 +446,9 @@ impl Endpoint {
         Some(event)
     }
 
-    /// The upper layer has taken a message: its receive is posted again, for frames with a free one
-    /// from the arena. Without one it is owed until one is free.
+    /// The upper layer has taken a message: its receive is posted again. A frame for it is taken
+    /// from the arena with the next poll: first comes what the upper layer answers; unless the
+    /// peer is to be told, which is to travel with that answer.
     #[inline]
     fn consumed(&mut self, slot: usize, lane: Lane) {
         let peer = &mut self.peers[slot];
@@ -449,11 +458,31 @@ impl Endpoint {
         }
         if lane.class().has_frame() {
             peer.owed_frames[lane.class().index()] += 1;
+            if peer.ack_due(lane) < AckDue::Now {
+                self.owes_frames = true;
+                return;
+            }
             peer.post_owed(lane, &self.arena, &self.counters);
-        } else if let Some(session) = &mut peer.session {
+            self.owes_frames |= peer.owed_frames != [0; LaneClass::COUNT];
+            peer.acknowledge_if(lane, AckDue::Now);
+            return;
+        }
+        if let Some(session) = &mut peer.session {
             session.posted(lane);
         }
         peer.acknowledge_if(lane, AckDue::Now);
+    }
+
+    /// Posts the receives that are owed, as far as the arena has free frames, and lets peers know
+    /// that wait for them.
+    fn post_owed(&mut self) {
+        self.owes_frames = false;
+        for peer in &mut self.peers {
+            if peer.owed_frames != [0; LaneClass::COUNT] {
+                peer.post_all_owed(&self.arena, &self.counters);
+                self.owes_frames |= peer.owed_frames != [0; LaneClass::COUNT];
+            }
+        }
     }
 
     /// Before a sleep: an acknowledgement that is owed goes out alone once it was owed for
@@ -499,9 +528,6 @@ impl Endpoint {
         self.hot = false;
         for slot in 0..self.peers.len() {
             let peer = &mut self.peers[slot];
-            if peer.owed_frames != [0; LaneClass::COUNT] {
-                peer.post_all_owed(&self.arena, &self.counters);
-            }
             let (Some(link), Some(session)) = (&mut peer.link, &mut peer.session) else { continue };
             let mut arrivals = Arrivals {
                 from: peer.id,

@@ -126,7 +126,12 @@ impl Peer {
 
     /// True when an acknowledgement of `lane`, or credits, wait to be told.
     pub(super) fn owes_ack(&self, lane: Lane) -> bool {
-        self.session.as_ref().is_some_and(|session| session.ack_due(lane) != AckDue::No)
+        self.ack_due(lane) != AckDue::No
+    }
+
+    /// How soon they have to be.
+    pub(super) fn ack_due(&self, lane: Lane) -> AckDue {
+        self.session.as_ref().map_or(AckDue::No, |session| session.ack_due(lane))
     }
 
     /// Sends an acknowledgement of `lane` alone if it is due.
@@ -156,7 +161,6 @@ impl Peer {
     }
 
     /// Posts what receives are owed, and tells the other side if it waits for them.
-    #[cold]
     pub(super) fn post_all_owed(&mut self, arena: &Arena, counters: &EndpointCounters) {
         for lane in [Lane::Pages, Lane::Bulk] {
             if self.owed_frames[lane.class().index()] > 0 {

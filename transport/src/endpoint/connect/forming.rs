@@ -200,6 +200,7 @@ impl Endpoint {
         for lane in Lane::ALL {
             peer.pump(lane, Urgency::Now);
         }
+        self.owes_frames = true;
         self.events.push_back(if fresh {
             Event::Up { peer: id, incarnation: theirs.incarnation }
         } else {
