@@ -45,6 +45,8 @@ use crate::{
 use pagewire_protocol::{ClusterId, Epoch, Incarnation, InstanceId, PageSize};
 use pagewire_transport::{ArenaConfig, ClusterKey, ClusterKeyError, EndpointConfig, LaneCredits};
 use std::{
+    fs::File,
+    io::{self, Read},
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -52,6 +54,9 @@ use std::{
 
 /// Fewest pages a shard can work with: every thread needs some at the same time.
 pub(crate) const CACHE_PAGES_MIN: u32 = 32;
+
+/// Most that is read of a file, in bytes: thousands of times what one needs.
+const FILE_MAX_BYTES: u64 = 1 << 20;
 
 /// What one instance is told.
 #[derive(Debug, Clone)]
@@ -156,8 +161,13 @@ impl NodeConfig {
     /// # Errors
     /// [`ConfigError`]: no such file, not TOML, an unknown or missing key, a value out of range.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let read = |source| ConfigError::Read { path: path.to_owned(), source };
+        // A device would never end.
+        let mut file = File::open(path).map_err(read)?.take(FILE_MAX_BYTES + 1);
+        let mut text = String::new();
+        if file.read_to_string(&mut text).map_err(read)? as u64 > FILE_MAX_BYTES {
+            return Err(read(io::ErrorKind::FileTooLarge.into()));
+        }
         Self::parse(&text, path)
     }
 

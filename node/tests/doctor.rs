@@ -424,7 +424,7 @@ fn each_shard_needs_a_port_and_a_core_and_its_share_of_the_arena() {
     let last = SocketAddr::new(four.listen.ip(), four.listen.port() + 3);
     let taken = TcpListener::bind(last).expect("a free port");
     let diagnosis = diagnose(Host::good().path(), Some(&path));
-    let words = ["3 ports that follow", &format!("{last}: "), "in use"];
+    let words = [&*format!(" to {}: {last}: ", last.port()), "in use"];
     assert_tells(&one(&diagnosis, "listen"), Level::Change, &words);
     drop(taken);
     let diagnosis = diagnose(Host::good().path(), Some(&path));
@@ -440,6 +440,8 @@ fn each_shard_needs_a_port_and_a_core_and_its_share_of_the_arena() {
     assert_tells(&one(&sleeping, "pollers"), Level::Ok, &["4 that sleep when idle, 4 cores"]);
     let crowd = of("arena_mb = 16\nshards = 5\n");
     assert_tells(&one(&crowd, "pollers"), Level::Note, &["5 that sleep", "lower `shards`"]);
+    let spare = of("arena_mb = 16\npoller_cores = [1, 2]\n");
+    assert_tells(&one(&spare, "poller_cores"), Level::Note, &["as many as `shards`, 1"]);
     let shared = of("arena_mb = 16\nshards = 2\nspin_us = 50\npoller_cores = [1, 1]\n");
     assert_tells(&one(&shared, "pollers"), Level::Note, &["each core once"]);
 }

@@ -11,6 +11,8 @@ use std::{
 
 /// What the keys take that a wrong number or type may be given for.
 pub(super) const RANGES: &[(&str, &str)] = &[
+    ("storage", "the path of a folder"),
+    ("cluster_key", "the path of a file"),
     ("cluster", "a number from 0 to 18446744073709551615"),
     ("instance", "a number from 0 to 63"),
     ("members", "a list of instance ids, each 0 to 63"),
@@ -52,7 +54,11 @@ fn out_of_range(text: &str, line: usize, message: &str) -> Option<String> {
     if !is_of_a_value.iter().any(|words| message.contains(words)) {
         return None;
     }
-    let (key, rest) = text.lines().nth(line.checked_sub(1)?)?.split_once('=')?;
+    let line = text.lines().nth(line.checked_sub(1)?)?;
+    if line.trim() == "[peers]" {
+        return Some("found [peers], expected [[peers]] for each other instance".to_owned());
+    }
+    let (key, rest) = line.split_once('=')?;
     let (key, range) = RANGES.iter().find(|(known, _)| *known == key.trim())?;
     let found = rest.split('#').next().unwrap_or(rest).trim();
     Some(format!("{key} is {found}, expected {range}"))

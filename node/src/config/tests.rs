@@ -91,12 +91,16 @@ fn values_out_of_range_say_what_is_expected() {
         assert!(error.contains(expected), "{error}");
     }
     for value in ["99999999999", "-1", "1.5", "\"8\"", "99999999999999999999"] {
-        for (key, range) in RANGES.iter().skip(2) {
+        for (key, range) in RANGES.iter().skip(4) {
             let error = parse(&format!("{GOOD}{key} = {value} # odd\n")).unwrap_err();
             let told = format!("{key} is {value}, expected {range}");
             assert!(error.contains(&told), "{told} in: {error}");
         }
     }
+    let error = parse(&format!("{GOOD}cluster_key = 7\n")).unwrap_err();
+    assert!(error.contains("line 5: cluster_key is 7, expected the path of a file"), "{error}");
+    let error = parse(&format!("{GOOD}[peers]\ninstance = 2\n")).unwrap_err();
+    assert!(error.contains("line 5: found [peers], expected [[peers]]"), "{error}");
     assert!(parse("cluster = 7\n").unwrap_err().contains("missing field"));
     assert!(parse("cluster = [").unwrap_err().contains("line 1"));
 }
@@ -175,4 +179,10 @@ fn memory_and_liveness_reach_the_transport() {
     assert_eq!((endpoint.keepalive, endpoint.peer_timeout), (ms(20), ms(40)));
     let arena = parse(GOOD).unwrap().arena(7);
     assert!(!arena.lock && !arena.dump);
+}
+
+#[test]
+fn a_file_without_an_end_is_refused() {
+    let error = NodeConfig::load(Path::new("/dev/zero")).unwrap_err().to_string();
+    assert!(error.contains("/dev/zero") && error.contains("too large"), "{error}");
 }

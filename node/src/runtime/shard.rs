@@ -154,6 +154,8 @@ impl Shard {
     pub(super) fn start(config: &NodeConfig, place: &Place) -> Result<Self, NodeError> {
         let view = config.view()?;
         let store = Arc::new(Store::open(&config.storage, config.page_size)?);
+        // What is wrong with the key is told before anything large is set up.
+        let endpoint = config.endpoint(&view, place)?;
         let shards = u32::from(config.shards.max(1));
         let frames = config.frames_of_shard();
         let arena = Arena::new(&config.arena(frames))?;
@@ -163,7 +165,7 @@ impl Shard {
         })?;
         let wanted = |pages: u32| pages.div_ceil(shards).clamp(CACHE_PAGES_MIN, room);
         let limit = config.cache_pages.map_or(room, wanted);
-        let endpoint = Endpoint::bind(config.endpoint(&view, place)?, arena.clone())?;
+        let endpoint = Endpoint::bind(endpoint, arena.clone())?;
         let table = arena.page_table()?;
         let shared = Arc::new(Shared {
             index: PageIndex::new(frames),

@@ -51,16 +51,16 @@ fn judge_listen(
     shards: u16,
     error: Option<&(SocketAddr, io::ErrorKind, String)>,
 ) -> Finding {
+    let last = first.port().saturating_add(shards.saturating_sub(1));
     let (subject, expected) = match shards {
-        0 | 1 => (String::new(), "an address of this host with a free port".to_owned()),
+        0 | 1 => (format!("listen {first}"), "a free port".to_owned()),
         _ => (
-            format!(" and the {} ports that follow", shards - 1),
-            format!(
-                "an address of this host with {shards} free ports in a row, one for each shard"
-            ),
+            format!("listen {first} to {last}"),
+            format!("{shards} free ports in a row, one for each shard"),
         ),
     };
-    let finding = Finding::new(AREA, format!("listen {first}{subject}")).expected(expected);
+    let expected = format!("an address of this host with {expected}");
+    let finding = Finding::new(AREA, subject).expected(expected);
     match error {
         None => finding.found("free"),
         Some((address, io::ErrorKind::AddrInUse, why)) => {
@@ -85,7 +85,12 @@ fn poller_cores(facts: &HostFacts, plan: &Plan) -> Finding {
     let wanted: BTreeSet<_> =
         plan.poller_cores.iter().map(|core| u32::try_from(*core).unwrap_or(u32::MAX)).collect();
     let outside: BTreeSet<_> = wanted.difference(allowed).copied().collect();
-    finding.found(ranges(&wanted)).expected(expected).change_if(
+    let spare = plan.poller_cores.len() > usize::from(plan.shards);
+    let finding = finding.found(ranges(&wanted)).expected(expected).note_if(
+        spare,
+        format!("name as many as `shards`, {}: the others are not used", plan.shards),
+    );
+    finding.change_if(
         !outside.is_empty() && !allowed.is_empty(),
         format!("take {} out, or allow it (taskset, CPUAffinity=, cpuset)", ranges(&outside)),
     )
@@ -110,13 +115,17 @@ fn pollers(facts: &HostFacts, plan: &Plan) -> Finding {
     let distinct: BTreeSet<_> = first.iter().collect();
     finding
         .note_if(
+            !spins && shards > cores,
+            "lower `shards` or allow more cores: pollers that share a core wait for each other",
+        )
+        .note_if(
             spins && distinct.len() < first.len(),
             "name each core once in poller_cores: two on one core do not spin",
         )
         .note_if(
-            shards + usize::from(spins) > cores,
-            "lower `shards`, set spin_us = 0 or allow more cores: pollers that have no core to \
-             themselves do not spin",
+            spins && shards >= cores,
+            "lower `shards`, set spin_us = 0 or allow more cores: the threads that they work for need \
+             one, too",
         )
 }
 
