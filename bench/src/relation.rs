@@ -2,10 +2,14 @@
 
 use crate::error::BenchError;
 use pagewire_node::NodeConfig;
-use pagewire_protocol::{BufferTag, ClusterId, Fork, InstanceId, PageSize, page};
+use pagewire_protocol::{
+    BufferTag, ClusterId, Fork, InstanceId, PageSize, page, tag::blocks_per_segment,
+};
 use std::{
+    fs::File,
+    io::{self, BufWriter, Write},
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 /// Frames beyond the pages: what the fabric and storage need at most in these benchmarks.
@@ -27,15 +31,8 @@ impl Relation {
         let relation = Self { folder };
         let path = relation.folder.path().join("base/5");
         std::fs::create_dir_all(&path).map_err(BenchError::Storage)?;
-        let mut bytes = vec![0; PageSize::K8.bytes()];
-        page::init(&mut bytes);
-        let mut file = Vec::with_capacity(bytes.len() * pages as usize);
-        for block in 0..pages {
-            let checksum = page::checksum(&bytes, block);
-            page::set_checksum(&mut bytes, checksum);
-            file.extend_from_slice(&bytes);
-        }
-        std::fs::write(path.join("16384"), file).map_err(BenchError::Storage)?;
+        write_segments(&path, pages, blocks_per_segment(PageSize::K8))
+            .map_err(BenchError::Storage)?;
         Ok(relation)
     }
 
@@ -53,5 +50,51 @@ impl Relation {
         let frames_per_mb = (1 << 20) / PageSize::K8.bytes_u32();
         let arena_mb = (pages + SPARE_FRAMES).div_ceil(frames_per_mb);
         NodeConfig { arena_mb, ..config }
+    }
+}
+
+/// Writes the relation's files: a new one after every `per_segment` blocks, numbered from the second
+/// on.
+fn write_segments(folder: &Path, pages: u32, per_segment: u32) -> io::Result<()> {
+    let mut bytes = vec![0; PageSize::K8.bytes()];
+    page::init(&mut bytes);
+    for first in (0..pages).step_by(per_segment as usize) {
+        let name = match first / per_segment {
+            0 => "16384".to_owned(),
+            segment => format!("16384.{segment}"),
+        };
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(folder.join(name))?);
+        for block in first..pages.min(first.saturating_add(per_segment)) {
+            let checksum = page::checksum(&bytes, block);
+            page::set_checksum(&mut bytes, checksum);
+            file.write_all(&bytes)?;
+        }
+        file.flush()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relation_goes_on_in_the_next_file_where_one_is_full() {
+        for (pages, sizes) in [(1, &[1][..]), (4, &[4]), (5, &[4, 1]), (9, &[4, 4, 1])] {
+            let folder = tempfile::tempdir().unwrap();
+            write_segments(folder.path(), pages, 4).unwrap();
+            let mut block = 0;
+            for (segment, &size) in sizes.iter().enumerate() {
+                let name = if segment == 0 { "16384".into() } else { format!("16384.{segment}") };
+                let file = std::fs::read(folder.path().join(name)).unwrap();
+                let found: Vec<_> = file.chunks_exact(PageSize::K8.bytes()).collect();
+                assert_eq!(found.len(), size, "file {segment} of {pages} pages");
+                for page in found {
+                    page::verify_checksum(page, block).unwrap();
+                    block += 1;
+                }
+            }
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), sizes.len());
+        }
     }
 }

@@ -7,6 +7,7 @@ use pagewire_node::{
 use std::{
     error::Error,
     io::{BufReader, Write, stdin, stdout},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
@@ -103,10 +104,22 @@ Keys of the file, with what they are when they are left out:
   arena_mb = 64                 memory for pages, in MiB
   cache_pages = 4000            32 or more [as many as the arena has room for]
   huge_pages = true             if the host has them
-  poller_cores = [2]            core of the thread that moves pages [any]
+  lock_memory = false           keep that memory from being swapped out
+  dump_memory = false           leave the pages in core files
+  shards = 1                    1 to 64, the same on all instances: threads that move pages, each
+                                with its share of memory and a port; shard n has that of listen + n
+  poller_cores = [2]            a core for each shard [any]
+  spin_us = 0                   0 to 1000000: how long an idle shard spins before it sleeps; more
+                                than 0 only with cores to spare
   io_threads = 2                1 to 64
   acquire_timeout_ms = 30000    longest wait for a page
+  keepalive_ms = 1000           a link that has nothing to say says so this often
+  peer_timeout_ms = 10000       a link that is silent for so long is taken down; at least twice
+                                keepalive_ms
   page_crc = true               a CRC-32C on every page that is sent
+  cluster_key = \"/etc/pagewire/cluster.key\"
+                                the same key on all instances, in a file of mode 0600: 32 to 4096
+                                bytes, for example of `openssl rand -hex 32` [none]
   [[peers]]                     one for each other instance
   instance = 1
   address = \"10.0.0.2:7400\"    IP:PORT";
@@ -240,7 +253,7 @@ fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
     tell(&format!(
         "instance {instance} of cluster {}, incarnation {incarnation}, listens on {}",
         config.cluster,
-        node.listen_address()
+        places(&node.listen_addresses())
     ));
     let peers = config.members.iter().copied().filter(|id| *id != config.instance);
     let (mut roster, line) = Roster::new(peers, Instant::now());
@@ -250,6 +263,17 @@ fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
         roster.observe(&missing, Instant::now()).iter().for_each(|line| tell(line));
         let pause = if roster.was_whole() { WHOLE_CHECK } else { PEERS_CHECK };
         std::thread::park_timeout(pause);
+    }
+}
+
+/// Where the shards listen, which is on ports in a row.
+fn places(addresses: &[SocketAddr]) -> String {
+    match addresses {
+        [only] => only.to_string(),
+        [first, .., last] => {
+            format!("{first} to {}, {} shards", last.port(), addresses.len())
+        }
+        [] => String::new(),
     }
 }
 

@@ -7,7 +7,8 @@ use pagewire_node::doctor::{Diagnosis, Finding, Level, diagnose};
 use serde_json::Value;
 use std::{
     fs,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 use support::{
@@ -415,6 +416,72 @@ fn what_keeps_a_configuration_from_running_is_to_be_changed() {
         assert_tells(&one(&diagnosis, subject), Level::Change, words);
     }
     assert_eq!(diagnosis.changes, 4, "{diagnosis:#?}");
+}
+
+#[test]
+fn each_shard_needs_a_port_and_a_core_and_its_share_of_the_arena() {
+    let (_folder, path, four) = config("arena_mb = 16\nshards = 4\nspin_us = 50\n");
+    let last = SocketAddr::new(four.listen.ip(), four.listen.port() + 3);
+    let taken = TcpListener::bind(last).expect("a free port");
+    let diagnosis = diagnose(Host::good().path(), Some(&path));
+    let words = [&*format!(" to {}: {last}: ", last.port()), "in use"];
+    assert_tells(&one(&diagnosis, "listen"), Level::Change, &words);
+    drop(taken);
+    let diagnosis = diagnose(Host::good().path(), Some(&path));
+    assert_tells(&one(&diagnosis, "listen"), Level::Ok, &["free", "4 free ports in a row"]);
+    // Four that spin on four cores leave none for anybody else.
+    let words = ["4 that spin for 50 us when idle, 4 cores", "lower `shards`", "spin_us = 0"];
+    assert_tells(&one(&diagnosis, "pollers"), Level::Note, &words);
+    let of = |more: &str| {
+        let (_folder, path, _) = config(more);
+        diagnose(Host::good().path(), Some(&path))
+    };
+    let sleeping = of("arena_mb = 16\nshards = 4\n");
+    assert_tells(&one(&sleeping, "pollers"), Level::Ok, &["4 that sleep when idle, 4 cores"]);
+    let crowd = of("arena_mb = 16\nshards = 5\n");
+    assert_tells(&one(&crowd, "pollers"), Level::Note, &["5 that sleep", "lower `shards`"]);
+    let spare = of("arena_mb = 16\npoller_cores = [1, 2]\n");
+    assert_tells(&one(&spare, "poller_cores"), Level::Note, &["as many as `shards`, 1"]);
+    let shared = of("arena_mb = 16\nshards = 2\nspin_us = 50\npoller_cores = [1, 1]\n");
+    assert_tells(&one(&shared, "pollers"), Level::Note, &["each core once"]);
+}
+
+#[test]
+fn a_cluster_key_is_judged_as_a_start_would() {
+    let (folder, path, config) = config("");
+    let key = folder.path().join("cluster.key");
+    let config = Config { more: format!("arena_mb = 16\ncluster_key = {key:?}\n"), ..config };
+    fs::write(&path, config.text()).expect("written");
+    let finding = || one(&diagnose(Host::good().path(), Some(&path)), "cluster key");
+    let write = |content: &str, mode: u32| {
+        fs::write(&key, content).expect("written");
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).expect("a mode");
+    };
+    assert_tells(&finding(), Level::Change, &["No such file", "name a file"]);
+    write("too short", 0o600);
+    assert_tells(&finding(), Level::Change, &["has 9 bytes", "openssl rand -hex 32"]);
+    write(&"long enough".repeat(3), 0o644);
+    assert_tells(&finding(), Level::Change, &["found mode 0644", "chmod 600"]);
+    write(&"long enough".repeat(3), 0o600);
+    assert_tells(&finding(), Level::Ok, &["such a file"]);
+}
+
+#[test]
+fn memory_that_is_to_be_locked_needs_the_limit_unless_it_is_on_huge_pages() {
+    let low = LIMITS.replace(
+        "Max locked memory         unlimited            unlimited ",
+        "Max locked memory         8388608              8388608   ",
+    );
+    let (_folder, path, config) = config("arena_mb = 16\nlock_memory = true\ndump_memory = true\n");
+    let host = Host::good().with("proc/self/limits", &low);
+    let told = || diagnose(host.path(), Some(&path));
+    let words = ["8 MiB", "at least 18 MiB: lock_memory = true"];
+    assert_tells(&one(&told(), "locked memory"), Level::Note, &words);
+    assert_tells(&one(&told(), "page content in core"), Level::Ok, &["dump_memory = true"]);
+    let more = format!("huge_pages = false\n{}", config.more);
+    fs::write(&path, Config { more, ..config }.text()).expect("written");
+    let words = ["lock_memory = true", "LimitMEMLOCK="];
+    assert_tells(&one(&told(), "locked memory"), Level::Change, &words);
 }
 
 #[test]

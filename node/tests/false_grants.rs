@@ -4,7 +4,9 @@
 mod support;
 
 use pagewire_node::{Node, NodeConfig, grd::AcquireError, view::View};
-use pagewire_protocol::{Body, ClusterId, Epoch, GrantNumber, InstanceId, Lsn, Pcm, pcm::Verdict};
+use pagewire_protocol::{
+    Body, ClusterId, Epoch, GrantNumber, InstanceId, Lsn, Mode, Pcm, pcm::Verdict,
+};
 use pagewire_transport::{Arena, ArenaConfig, Endpoint, EndpointConfig, Event, Message};
 use std::{
     net::SocketAddr,
@@ -34,8 +36,9 @@ fn liar(view: &View) -> Endpoint {
     Endpoint::bind(config, arena.expect("an arena")).expect("an endpoint")
 }
 
-/// Tells whoever asks for a page that it holds it already, until `stop`.
-fn lie(endpoint: &mut Endpoint, epoch: Epoch, stop: &AtomicBool) {
+/// Answers whoever asks for a page with a grant in the mode that `mode` makes of the one wanted, and
+/// says that the page is there already, until `stop`.
+fn lie(endpoint: &mut Endpoint, epoch: Epoch, mode: fn(Mode) -> Mode, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         endpoint.wait(FROM, || false);
         while let Some(event) = endpoint.next_event() {
@@ -48,7 +51,7 @@ fn lie(endpoint: &mut Endpoint, epoch: Epoch, stop: &AtomicBool) {
             let answer = Pcm::Response {
                 request,
                 verdict: Verdict::Held,
-                mode: want,
+                mode: mode(want),
                 grant: GrantNumber(1),
                 version: Lsn(1),
                 acks: 0,
@@ -72,6 +75,15 @@ impl Drop for Stops<'_> {
 
 #[test]
 fn a_grant_of_a_page_that_is_not_here_fails_its_request_alone() {
+    a_lie_fails_its_request_alone(|wanted| wanted);
+}
+
+#[test]
+fn a_grant_of_another_mode_fails_its_request_alone() {
+    a_lie_fails_its_request_alone(|wanted| if wanted == Mode::S { Mode::X } else { Mode::S });
+}
+
+fn a_lie_fails_its_request_alone(mode: fn(Mode) -> Mode) {
     let members = vec![HONEST, LIAR];
     let view = View::new(Epoch(1), members.clone()).expect("a view");
     let folder = storage(64);
@@ -86,7 +98,7 @@ fn a_grant_of_a_page_that_is_not_here_fails_its_request_alone() {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let _stops = Stops(&stop);
-        scope.spawn(|| lie(&mut endpoint, view.epoch(), &stop));
+        scope.spawn(|| lie(&mut endpoint, view.epoch(), mode, &stop));
         node.wait_for_peers(PATIENCE).expect("the liar is there");
         let handle = node.handle().expect("a handle");
         let theirs = mastered_by(LIAR);

@@ -112,6 +112,45 @@ fn the_help_of_every_command_says_what_it_does_and_how_to_see_more() {
 }
 
 #[test]
+fn every_key_of_the_file_is_in_the_help_and_in_the_readme() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("node.toml");
+    std::fs::write(&path, "nothing = 1\n").expect("a configuration");
+    let arguments = ["node".as_ref(), "--config".as_ref(), path.as_os_str()];
+    // An unknown key is answered with a list of those that are known.
+    let refusal = Process::pagewire(arguments).end().refused();
+    let keys: Vec<_> = refusal.split('`').skip(3).step_by(2).collect();
+    assert!(keys.contains(&"cluster_key") && keys.len() > 15, "{refusal}");
+    let help = Process::pagewire(["node", "--help"]).end().succeeded().stdout;
+    let readme = include_str!("../../README.md");
+    for key in keys {
+        let is_told = |text: &str, around: &[[&str; 2]]| {
+            around.iter().any(|[left, right]| text.contains(&format!("{left}{key}{right}")))
+        };
+        assert!(is_told(&help, &[["\n  ", " = "], ["[[", "]]"]]), "'{key}' in the help: {help}");
+        let in_readme = [["\n", " = "], ["[[", "]]"], ["\n| `", "` "]];
+        assert!(is_told(readme, &in_readme), "'{key}' in the README");
+    }
+}
+
+#[test]
+fn instances_of_several_shards_say_their_ports_and_who_goes_and_comes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut configs = pair(folder.path());
+    configs.iter_mut().for_each(|config| config.more.push_str("shards = 2\n"));
+    let path = |at: usize| folder.path().join(format!("{at}.toml"));
+    let mut nodes: Vec<_> = (0..2).map(|at| configs[at].run(&path(at))).collect();
+    for (config, node) in configs.iter().zip(&mut nodes) {
+        let ports =
+            format!("listens on {} to {}, 2 shards", config.listen, config.listen.port() + 1);
+        node.line("its ports", |line| line.ends_with(&ports));
+        node.line("that the peer is up", |line| line == "the only peer is up");
+    }
+    nodes[1].kill();
+    nodes[0].line("that it is gone", |line| line == "instance 1 is gone");
+}
+
+#[test]
 fn a_log_level_that_is_none_is_told_and_does_not_stop_anything() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let config = Config { members: vec![0], ..Config::new(0, folder.path()) };

@@ -5,7 +5,8 @@
 //!   cargo run --release --example echo_client -- LISTEN SERVER     on the other
 //!   e.g. 127.0.0.1:7501 127.0.0.1:7502, and 127.0.0.1:7502 127.0.0.1:7501
 //! ```
-//! It ends when the client has gone.
+//! It goes on until it is ended (Ctrl-C): links come and go under a session, and when the client's
+//! life is over, its next one is served.
 
 use pagewire_protocol::{ClusterId, InstanceId};
 use pagewire_transport::{Arena, ArenaConfig, Endpoint, EndpointConfig, Event, Message, SendError};
@@ -21,9 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let mut endpoint = bind(listen.parse()?)?;
     println!("listening on {}", endpoint.listen_address());
-    let pages = serve(&mut endpoint, client.parse()?)?;
-    println!("the client has gone; {pages} pages sent back");
-    Ok(())
+    serve(&mut endpoint, client.parse()?, || true).map(drop)
 }
 
 pub(crate) fn bind(listen: SocketAddr) -> Result<Endpoint, Box<dyn Error>> {
@@ -31,18 +30,30 @@ pub(crate) fn bind(listen: SocketAddr) -> Result<Endpoint, Box<dyn Error>> {
     Ok(Endpoint::bind(EndpointConfig::new(ClusterId(1), SERVER, listen), arena)?)
 }
 
-/// Serves the client until it goes; returns the number of pages sent back.
-pub(crate) fn serve(endpoint: &mut Endpoint, client: SocketAddr) -> Result<u64, Box<dyn Error>> {
+/// Serves the client, and its later lives, as long as `goes_on`; returns the number of pages sent
+/// back.
+pub(crate) fn serve(
+    endpoint: &mut Endpoint,
+    client: SocketAddr,
+    goes_on: impl Fn() -> bool,
+) -> Result<u64, Box<dyn Error>> {
     endpoint.add_peer(CLIENT, client)?;
     let mut answers = VecDeque::new();
     let mut sent = 0;
-    loop {
-        endpoint.wait(Duration::from_secs(1), || false);
+    while goes_on() {
+        endpoint.wait(Duration::from_millis(100), || false);
         while let Some(event) = endpoint.next_event() {
             match event {
                 Event::Up { peer, incarnation } => println!("instance {peer} {incarnation} is up"),
                 Event::Message(received) => answers.push_back((received.lane, answer(received))),
-                Event::Down { .. } | Event::Ended { .. } => return Ok(sent),
+                // The session stays, and what was sent is delivered on the next link.
+                Event::Down { peer, reason } => println!("the link with {peer} is down: {reason}"),
+                Event::Linked { peer } => println!("instance {peer} is linked again"),
+                Event::Ended { peer, incarnation, .. } => {
+                    println!("instance {peer} {incarnation} has ended; {sent} pages sent back");
+                    // Its next life did not ask for these.
+                    answers.clear();
+                }
                 other => println!("{other:?}"),
             }
         }
@@ -58,6 +69,7 @@ pub(crate) fn serve(endpoint: &mut Endpoint, client: SocketAddr) -> Result<u64, 
             }
         }
     }
+    Ok(sent)
 }
 
 /// What came, with the same frame: nothing is copied.

@@ -1,30 +1,24 @@
 //! What one configuration asks of the host, tried out: storage, address, key file.
 //!
-//! Invariants: what is tried leaves nothing behind: a file without a name in the storage folder, a
-//! socket that is closed again. Nothing is read of a key but its file's mode.
+//! Invariants: what is tried leaves nothing behind: a file without a name in the storage folder,
+//! sockets that are closed again. A cluster key is taken in as a start would, so that both say the
+//! same, and forgotten at once.
 
 use crate::NodeConfig;
 use pagewire_protocol::PageSize;
-use pagewire_transport::ArenaConfig;
+use pagewire_transport::ClusterKey;
 use std::{
-    collections::BTreeSet,
     fs::{self, OpenOptions},
     io,
     net::{SocketAddr, TcpListener},
-    os::{
-        fd::AsRawFd,
-        unix::fs::{MetadataExt, OpenOptionsExt},
-    },
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
-
-/// Key of the configuration that names the cluster key's file.
-const CLUSTER_KEY: &str = "cluster_key";
 
 /// What is needed and what came out of trying it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// Bytes that the arena takes, with what describes its frames.
+    /// Bytes that the arenas of all shards take, with what describes their frames.
     pub arena_bytes: u64,
     /// Bytes that one peer may have on its way to this instance.
     pub in_flight_bytes: u64,
@@ -32,8 +26,16 @@ pub struct Plan {
     pub huge_pages: bool,
     /// Other instances.
     pub peers: u64,
-    /// Cores that the configuration names for pollers.
-    pub poller_cores: BTreeSet<usize>,
+    /// The arena is to be locked in memory.
+    pub lock_memory: bool,
+    /// The arena is to be in core files.
+    pub dump_memory: bool,
+    /// Shards, each with a poller.
+    pub shards: u16,
+    /// How long an idle poller spins, in microseconds.
+    pub spin_us: u64,
+    /// Cores that the configuration names for pollers, in the order of the shards.
+    pub poller_cores: Vec<usize>,
     /// What only a configuration has; `None`: none was given, and the rest are defaults.
     pub trial: Option<Trial>,
 }
@@ -49,10 +51,10 @@ pub enum Trial {
         storage: PathBuf,
         /// Whether it can be used.
         storage_use: StorageUse,
-        /// The address to listen on.
+        /// The address of the first shard; each other one listens on the port that follows.
         listen: SocketAddr,
-        /// Why it cannot be listened on.
-        listen_error: Option<(io::ErrorKind, String)>,
+        /// The first address that cannot be listened on, and why.
+        listen_error: Option<(SocketAddr, io::ErrorKind, String)>,
         /// The cluster key's file, if the configuration names one.
         key: Option<KeyFile>,
     },
@@ -74,8 +76,8 @@ pub enum StorageUse {
 pub struct KeyFile {
     /// The file.
     pub path: PathBuf,
-    /// Its permission bits, or why it cannot be looked at.
-    pub mode: Result<u32, String>,
+    /// Why a start would refuse it, and what it says to do.
+    pub refused: Option<(String, String)>,
 }
 
 impl Default for Plan {
@@ -93,19 +95,23 @@ impl Default for Plan {
 impl Plan {
     fn of(config: &NodeConfig) -> Self {
         let page_bytes = |size: PageSize| size.bytes() as u64;
-        let arena = ArenaConfig {
-            page_size: config.page_size,
-            huge_pages: config.huge_pages,
-            ..ArenaConfig::new(config.frames())
-        };
+        let arena = config.arena(config.frames_of_shard());
+        let shards = u64::from(config.shards);
         let frames = u64::from(config.credits.frames_per_peer() / 2);
         Self {
             // More than can be addressed is more than any host has.
-            arena_bytes: arena.memory_bytes().map_or(u64::MAX, |bytes| bytes as u64),
+            arena_bytes: arena
+                .memory_bytes()
+                .and_then(|bytes| (bytes as u64).checked_mul(shards))
+                .unwrap_or(u64::MAX),
             in_flight_bytes: frames * page_bytes(config.page_size),
             huge_pages: config.huge_pages,
             peers: config.members.len().saturating_sub(1) as u64,
-            poller_cores: config.poller_cores.iter().copied().collect(),
+            lock_memory: config.lock_memory,
+            dump_memory: config.dump_memory,
+            shards: config.shards,
+            spin_us: config.spin_us,
+            poller_cores: config.poller_cores.clone(),
             trial: None,
         }
     }
@@ -127,10 +133,8 @@ impl Plan {
                 storage_use: storage_use(&config.storage),
                 storage: config.storage.clone(),
                 listen: config.listen,
-                listen_error: TcpListener::bind(config.listen)
-                    .err()
-                    .map(|error| (error.kind(), error.to_string())),
-                key: fs::read_to_string(path).ok().and_then(|text| key_file(&text)),
+                listen_error: listen_error(&config),
+                key: config.cluster_key.as_deref().map(KeyFile::try_out),
             },
         };
         Self { trial: Some(trial), ..Self::of(&config) }
@@ -151,16 +155,32 @@ fn storage_use(folder: &Path) -> StorageUse {
     tried().unwrap_or_else(|error| StorageUse::Not(error.to_string()))
 }
 
-/// The key's file as the configuration `text` names it.
-fn key_file(text: &str) -> Option<KeyFile> {
-    let table: toml::Table = text.parse().ok()?;
-    let path = PathBuf::from(table.get(CLUSTER_KEY)?.as_str()?);
-    let mode = match fs::metadata(&path) {
-        Ok(about) if about.is_file() => Ok(about.mode() & 0o7777),
-        Ok(_) => Err("it is no regular file".to_owned()),
-        Err(error) => Err(error.to_string()),
-    };
-    Some(KeyFile { path, mode })
+/// Listens on the ports of all shards at once, as a start would.
+fn listen_error(config: &NodeConfig) -> Option<(SocketAddr, io::ErrorKind, String)> {
+    // Where the system chooses the first port, it finds a row for the others.
+    let last = if config.listen.port() == 0 { 0 } else { config.row(config.listen)? };
+    let mut listeners = Vec::new();
+    for port in config.listen.port()..=last {
+        let address = SocketAddr::new(config.listen.ip(), port);
+        match TcpListener::bind(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => return Some((address, error.kind(), error.to_string())),
+        }
+    }
+    None
+}
+
+impl KeyFile {
+    fn try_out(path: &Path) -> Self {
+        let refused = ClusterKey::from_file(path).err().map(|error| {
+            let text = error.to_string();
+            let text =
+                text.strip_prefix(&format!("cluster key {}: ", path.display())).unwrap_or(&text);
+            let (found, change) = text.split_once("; ").unwrap_or((text, "mend `cluster_key`"));
+            (found.to_owned(), change.to_owned())
+        });
+        Self { path: path.to_owned(), refused }
+    }
 }
 
 #[cfg(test)]
@@ -187,16 +207,31 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_file_is_looked_at_but_not_read() {
+    fn a_key_is_refused_in_the_words_of_a_start() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("key");
-        let of = |path: &Path| key_file(&format!("cluster_key = {path:?}\n")).expect("a key");
-        assert!(of(&path).mode.expect_err("missing").contains("No such file"));
-        assert!(of(folder.path()).mode.expect_err("a folder").contains("no regular file"));
-        fs::write(&path, "secret").expect("written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("a mode");
-        assert_eq!(of(&path).mode, Ok(0o640));
-        assert_eq!(key_file("cluster = 1\n"), None);
-        assert_eq!(key_file("cluster_key = 1\n"), None);
+        let refused = |path: &Path| KeyFile::try_out(path).refused.expect("refused");
+        assert!(refused(&path).0.contains("No such file"));
+        assert!(refused(folder.path()).0.contains("not a regular file"));
+        let write = |content: &str, mode: u32| {
+            fs::write(&path, content).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
+        };
+        write("secret", 0o600);
+        let (found, change) = refused(&path);
+        assert_eq!(
+            (found.as_str(), change.contains("openssl rand")),
+            ("has 6 bytes, expected 32 to 4096", true)
+        );
+        write(&"secret".repeat(6), 0o640);
+        let (found, change) = refused(&path);
+        assert!(
+            found.contains("found mode 0640") && change.contains("chmod 600"),
+            "{found}; {change}"
+        );
+        let start = ClusterKey::from_file(&path).expect_err("refused").to_string();
+        assert_eq!(start, format!("cluster key {}: {found}; {change}", path.display()));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a mode");
+        assert_eq!(KeyFile::try_out(&path).refused, None);
     }
 }

@@ -96,6 +96,19 @@ pub enum AcquireError {
         /// The page.
         tag: BufferTag,
     },
+    /// The shard that keeps the page has panicked.
+    #[error(
+        "page {tag}: shard {shard} of the node has panicked: {message}; this is a defect: restart \
+             the cluster and report it with the log"
+    )]
+    Panicked {
+        /// The page.
+        tag: BufferTag,
+        /// The shard.
+        shard: u16,
+        /// What the panic said.
+        message: String,
+    },
 }
 
 /// What happens to the core.
@@ -252,6 +265,13 @@ pub enum Effect {
     Discard {
         /// The page.
         tag: BufferTag,
+    },
+    /// An instance broke the page protocol: count it and tell the operator.
+    Broken {
+        /// The page.
+        tag: BufferTag,
+        /// What is wrong with it, and what was expected.
+        problem: &'static str,
     },
     /// Pin the page for a waiter and tell it.
     Complete {

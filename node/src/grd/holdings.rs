@@ -370,7 +370,10 @@ impl Holdings {
             self.refused(tag, &AcquireError::Refused { tag, verdict }, out);
             return;
         }
-        debug_assert_eq!(mode, p.want);
+        if mode != p.want {
+            self.wrong_mode(tag, message, out);
+            return;
+        }
         p.grant = Some(grant);
         p.acks_due = acks;
         p.dirty |= dirty;
@@ -389,6 +392,21 @@ impl Holdings {
             _ => (p.page, p.held) = (true, true),
         }
         self.finish_if_whole(tag, out);
+    }
+
+    /// A grant of another mode than was asked for is of no use: it is given back, so that the master
+    /// can go on, and whoever waits for it is told.
+    fn wrong_mode(&mut self, tag: BufferTag, message: Pcm, out: &mut Out<'_>) {
+        let Pcm::Response { verdict, grant, version, .. } = message else { return };
+        out.anomalies.wrong_mode += 1;
+        let problem = "was granted in another mode than was asked for";
+        out.effect(Effect::Broken { tag, problem });
+        if verdict == Verdict::Page {
+            out.effect(Effect::Discard { tag });
+        }
+        // What was held before stays held: only the new grant goes back.
+        out.send_to_master(tag, Pcm::Release { grant, version });
+        self.refused(tag, &AcquireError::Protocol { tag }, out);
     }
 
     pub(super) fn invalidated(

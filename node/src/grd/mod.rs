@@ -42,6 +42,8 @@ pub struct Anomalies {
     pub no_request: u64,
     /// Claims and releases that do not fit the directory.
     pub no_grant: u64,
+    /// Responses that grant another mode than was asked for.
+    pub wrong_mode: u64,
 }
 
 /// The directory core of one instance; see the module.

@@ -190,3 +190,39 @@ fn a_storage_error_fails_the_waiter_and_frees_the_page() {
     assert!(matches!(sent[..], [Pcm::Release { grant: GrantNumber(1), .. }]), "no claim: {sent:?}");
     assert!(effects.iter().any(|e| matches!(e, Effect::Fail { waiter: WaiterId(9), .. })));
 }
+
+#[test]
+fn a_grant_of_another_mode_than_was_asked_for_is_counted_and_given_back() {
+    for (verdict, granted) in [
+        (Verdict::Page, Mode::S),
+        (Verdict::Storage, Mode::S),
+        (Verdict::Held, Mode::S),
+        (Verdict::Page, Mode::N),
+    ] {
+        let mut holder = grd(1);
+        run(&mut holder, Event::Acquire { tag: tag(), mode: Mode::X, waiter: WaiterId(9) });
+        let grant = Pcm::Response {
+            request: request(1, 1),
+            verdict,
+            mode: granted,
+            grant: GrantNumber(4),
+            version: Lsn(3),
+            acks: 0,
+            dirty: false,
+        };
+        let effects = run(&mut holder, message(0, grant));
+        let has = |wanted: fn(&Effect) -> bool| effects.iter().any(wanted);
+        assert!(has(|e| matches!(e, Effect::Broken { .. })), "{effects:?}");
+        assert!(has(|e| matches!(e, Effect::RequestOver { .. })), "{effects:?}");
+        let discards = has(|e| matches!(e, Effect::Discard { .. }));
+        assert_eq!(discards, verdict == Verdict::Page, "{effects:?}");
+        let error = Some(AcquireError::Protocol { tag: tag() });
+        let failed = Effect::Fail { waiter: WaiterId(9), tag: tag(), error };
+        assert!(effects.contains(&failed), "{effects:?}");
+        let message = Pcm::Release { grant: GrantNumber(4), version: Lsn(3) };
+        let released = Effect::Send { to: MASTER, tag: tag(), message };
+        assert!(effects.contains(&released), "{effects:?}");
+        assert_eq!(holder.anomalies().wrong_mode, 1);
+        assert_eq!(holder.held_tags().count(), 0, "nothing is left of it");
+    }
+}

@@ -19,7 +19,8 @@ pub struct NodeCounters {
     pub pages_copied: Counter,
     /// Messages that were no PCM message of this version.
     pub bad_messages: Counter,
-    /// Times a message made this instance want a page that was not there, or not as it must be.
+    /// Times a message made this instance want a page that was not there, or not as it must be, or
+    /// granted what was not asked for.
     pub protocol_errors: Counter,
 }
 

@@ -27,7 +27,7 @@ use std::{
     cell::{Cell, RefCell},
     ops::Deref,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -50,6 +50,20 @@ pub(super) struct Shared {
     pub(super) clock: Arc<AtomicU64>,
     pub(super) waker: Waker,
     pub(super) acquire_timeout: Duration,
+    pub(super) panic: Arc<Panic>,
+}
+
+/// What a shard's panic said, for those who ask the shard after it.
+#[derive(Debug)]
+pub(super) struct Panic {
+    pub(super) shard: u16,
+    pub(super) message: OnceLock<String>,
+}
+
+impl Panic {
+    pub(super) fn none_yet(shard: u16) -> Arc<Self> {
+        Arc::new(Self { shard, message: OnceLock::new() })
+    }
 }
 
 /// One thread's line to one shard.
@@ -227,7 +241,7 @@ impl Handle {
                 };
             }
             if line.commands.borrow().is_abandoned() {
-                return Err(AcquireError::Stopped { tag });
+                return Err(line.stopped(tag));
             }
             let waited = start.elapsed();
             if waited >= limit && !withdrawn {
@@ -271,6 +285,18 @@ impl Line {
             self.command(Command::Unpinned(index));
         }
         None
+    }
+
+    /// Why nobody is at the other end.
+    #[cold]
+    fn stopped(&self, tag: BufferTag) -> AcquireError {
+        let Panic { shard, message } = &*self.shared.panic;
+        match message.get() {
+            Some(message) => {
+                AcquireError::Panicked { tag, shard: *shard, message: message.clone() }
+            }
+            None => AcquireError::Stopped { tag },
+        }
     }
 
     fn finish(&self) -> Option<Result<Grant, Option<AcquireError>>> {

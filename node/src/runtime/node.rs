@@ -2,7 +2,7 @@
 
 use super::{
     Handle, NodeCounters,
-    shards::{self, Control, Running, Shards, Status},
+    shards::{self, Answer, Control, Running, Shards, Status},
 };
 use crate::{config::NodeConfig, store::StoreError, view::ViewError};
 use crossbeam_channel::Sender;
@@ -71,6 +71,17 @@ pub enum NodeError {
     /// A shard's thread is gone.
     #[error("the node has stopped")]
     Stopped,
+    /// A shard's thread has panicked.
+    #[error(
+        "shard {shard} of the node has panicked: {message}; this is a defect: restart the cluster \
+         and report it with the log"
+    )]
+    Panicked {
+        /// The shard.
+        shard: u16,
+        /// What the panic said.
+        message: String,
+    },
 }
 
 /// A running instance; dropping it stops its threads.
@@ -102,7 +113,7 @@ impl Node {
     fn ask<T>(&self, control: impl Fn(Sender<T>) -> Control) -> Result<Vec<T>, NodeError> {
         let asked: Vec<_> =
             self.shards.iter().map(|shard| shard.ask(&control)).collect::<Result<_, _>>()?;
-        asked.into_iter().map(|answer| answer.recv().map_err(|_| NodeError::Stopped)).collect()
+        asked.into_iter().map(Answer::wait).collect()
     }
 
     /// What the shards say together: an instance has a peer when all its shards do.
@@ -123,10 +134,22 @@ impl Node {
         self.listen_address
     }
 
+    /// Where the shards listen, in their order.
+    #[must_use]
+    pub fn listen_addresses(&self) -> Vec<SocketAddr> {
+        let address = |(at, _)| shards::address(self.listen_address, at).ok();
+        (0..).zip(&self.shards).filter_map(address).collect()
+    }
+
     /// Id and incarnation.
     #[must_use]
     pub fn identity(&self) -> (InstanceId, Incarnation) {
         self.identity
+    }
+
+    #[cfg(test)]
+    pub(super) fn shards(&self) -> &[Running] {
+        &self.shards
     }
 
     /// Counters, summed over the shards, as they are now.
@@ -154,8 +177,7 @@ impl Node {
     pub fn add_peer(&self, id: InstanceId, address: SocketAddr) -> Result<(), NodeError> {
         for (shard, number) in self.shards.iter().zip(0..) {
             let address = shards::address(address, number)?;
-            let answer = shard.ask(|reply| Control::Peer(id, address, reply))?;
-            answer.recv().map_err(|_| NodeError::Stopped)??;
+            shard.ask(|reply| Control::Peer(id, address, reply))?.wait()??;
         }
         Ok(())
     }
@@ -187,7 +209,7 @@ impl Node {
     /// A handle for one thread.
     ///
     /// # Errors
-    /// [`NodeError::Stopped`].
+    /// [`NodeError::Stopped`], [`NodeError::Panicked`].
     pub fn handle(&self) -> Result<Handle, NodeError> {
         self.ask(Control::Line).map(Handle::new)
     }
@@ -201,10 +223,11 @@ impl Node {
         flushed.into_iter().collect()
     }
 
-    /// Members that there is no session with yet.
+    /// Members that there is no link with: not yet, or not now.
     ///
     /// # Errors
-    /// [`NodeError::Stopped`]; [`NodeError::Refused`] when a peer refuses this instance for good.
+    /// [`NodeError::Stopped`], [`NodeError::Panicked`]; [`NodeError::Refused`] when a peer refuses
+    /// this instance for good.
     pub fn peers_missing(&self) -> Result<Vec<InstanceId>, NodeError> {
         let Status { missing, refusal, .. } = self.status()?;
         refusal.map_or(Ok(missing), |refusal| Err(NodeError::Refused(refusal)))

@@ -74,7 +74,8 @@ impl Pool {
         index
     }
 
-    fn broken(&self, tag: &BufferTag, problem: &str) {
+    /// Counts and tells what no instance that keeps to the protocol causes.
+    pub(super) fn broken(&self, tag: &BufferTag, problem: &str) {
         self.counters.protocol_errors.add(1);
         tracing::error!("page {tag} {problem}: an instance broke the page protocol");
     }
@@ -252,7 +253,7 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::index::PageIndex;
+    use crate::runtime::{handle::Panic, index::PageIndex};
     use pagewire_protocol::{ClusterId, InstanceId};
     use pagewire_transport::{ArenaConfig, Endpoint, EndpointConfig};
     use std::time::Duration;
@@ -269,6 +270,7 @@ mod tests {
             clock: Arc::default(),
             waker: endpoint.waker(),
             acquire_timeout: Duration::from_secs(1),
+            panic: Panic::none_yet(0),
         });
         (arena.clone(), Pool::new(arena, table, shared, 8, Arc::default()))
     }

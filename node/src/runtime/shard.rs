@@ -22,7 +22,7 @@
 use super::{
     NodeCounters,
     command::{Command, Completion, Grant},
-    handle::{Handle, Line, Shared},
+    handle::{Handle, Line, Panic, Shared},
     index::PageIndex,
     io::{IoDone, IoJob, IoThreads},
     outbox::Outbox,
@@ -30,7 +30,7 @@ use super::{
     refusals::Refusals,
 };
 use crate::{
-    config::NodeConfig,
+    config::{CACHE_PAGES_MIN, NodeConfig},
     grd::{AcquireError, Effect, Event as Input, Grd, TagMap, WaiterId},
     runtime::node::NodeError,
     store::Store,
@@ -40,8 +40,7 @@ use pagewire_protocol::{
     Body, BufferTag, GrantNumber, Incarnation, InstanceId, Lane, Lsn, Pcm, pcm::Verdict,
 };
 use pagewire_transport::{
-    Arena, ArenaConfig, Endpoint, Event, Frame, Message, Received, SharedFrame,
-    counters::EndpointCounters,
+    Arena, Endpoint, Event, Frame, Message, Received, SharedFrame, counters::EndpointCounters,
 };
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::{
@@ -54,8 +53,6 @@ use std::{
 
 /// Commands that a thread can have on their way: more than it has guards.
 const COMMANDS: usize = 1024;
-/// Fewest pages an instance can work with: every thread needs some at the same time.
-const CACHE_PAGES_MIN: u32 = 32;
 /// Pause in making room after a page could not be written: it would be tried again at once.
 const EVICT_RETRY: Duration = Duration::from_millis(100);
 /// The slot of a waiter id that tells the handle; below it the handle's own count.
@@ -120,7 +117,10 @@ pub struct Shard {
     /// No page is given up before; set when one could not be written.
     evict_again_at: Option<Instant>,
     flush: Option<Flush>,
+    /// Peers with a session, whether it has a link or not.
     up: BTreeSet<InstanceId>,
+    /// Those of them that have a link.
+    linked: BTreeSet<InstanceId>,
     lost: BTreeSet<InstanceId>,
     refusals: Refusals,
     counters: Arc<NodeCounters>,
@@ -128,8 +128,8 @@ pub struct Shard {
 
 /// Frames of an arena that are left for cached pages; see the module. `None`: too few.
 fn cache_pages(config: &NodeConfig, frames: u32) -> Option<u32> {
-    let needed = frames_needed(config) - CACHE_PAGES_MIN;
-    frames.checked_sub(needed).filter(|&pages| pages >= CACHE_PAGES_MIN)
+    let room = frames.checked_sub(config.frames_beside_cache());
+    room.filter(|&pages| pages >= CACHE_PAGES_MIN)
 }
 
 impl Shard {
@@ -154,20 +154,18 @@ impl Shard {
     pub(super) fn start(config: &NodeConfig, place: &Place) -> Result<Self, NodeError> {
         let view = config.view()?;
         let store = Arc::new(Store::open(&config.storage, config.page_size)?);
-        let shards = u32::from(config.shards);
-        let frames = config.frames() / shards;
-        let arena = Arena::new(&ArenaConfig {
-            page_size: config.page_size,
-            huge_pages: config.huge_pages,
-            ..ArenaConfig::new(frames)
-        })?;
+        // What is wrong with the key is told before anything large is set up.
+        let endpoint = config.endpoint(&view, place)?;
+        let shards = u32::from(config.shards.max(1));
+        let frames = config.frames_of_shard();
+        let arena = Arena::new(&config.arena(frames))?;
         let room = cache_pages(config, frames).ok_or_else(|| NodeError::ArenaTooSmall {
             frames: config.frames(),
-            needed: shards.saturating_mul(frames_needed(config)),
+            needed: shards.saturating_mul(config.frames_needed()),
         })?;
         let wanted = |pages: u32| pages.div_ceil(shards).clamp(CACHE_PAGES_MIN, room);
         let limit = config.cache_pages.map_or(room, wanted);
-        let endpoint = Endpoint::bind(config.endpoint(&view, place)?, arena.clone())?;
+        let endpoint = Endpoint::bind(endpoint, arena.clone())?;
         let table = arena.page_table()?;
         let shared = Arc::new(Shared {
             index: PageIndex::new(frames),
@@ -175,8 +173,9 @@ impl Shard {
             clock: Arc::clone(&place.clock),
             waker: endpoint.waker(),
             acquire_timeout: Duration::from_millis(config.acquire_timeout_ms),
+            panic: Panic::none_yet(place.number),
         });
-        let io = IoThreads::start(io_threads(config), &store, &arena, &shared.waker)
+        let io = IoThreads::start(config.io_threads_of_shard(), &store, &arena, &shared.waker)
             .map_err(NodeError::Thread)?;
         let limit = limit as usize;
         let counters = Arc::<NodeCounters>::default();
@@ -205,6 +204,7 @@ impl Shard {
             evict_again_at: None,
             flush: None,
             up: BTreeSet::new(),
+            linked: BTreeSet::new(),
             lost: BTreeSet::new(),
             refusals: Refusals::new(Instant::now()),
             counters,
@@ -239,10 +239,10 @@ impl Shard {
         self.up.len()
     }
 
-    /// Members, this instance aside, that have no session yet.
+    /// Members, this instance aside, that have no link: not yet, or not now.
     #[must_use]
     pub fn peers_missing(&self) -> Vec<InstanceId> {
-        let is_missing = |id: &InstanceId| *id != self.me && !self.up.contains(id);
+        let is_missing = |id: &InstanceId| *id != self.me && !self.linked.contains(id);
         self.grd.view().members().iter().copied().filter(is_missing).collect()
     }
 
@@ -280,6 +280,11 @@ impl Shard {
     #[must_use]
     pub fn waker(&self) -> pagewire_transport::Waker {
         self.shared.waker.clone()
+    }
+
+    /// Where its thread leaves the words of a panic.
+    pub(super) fn panic(&self) -> Arc<Panic> {
+        Arc::clone(&self.shared.panic)
     }
 
     /// A handle for one thread, where this is the instance's only shard.
@@ -361,13 +366,16 @@ impl Shard {
                 tracing::info!("instance {peer} is up, incarnation {incarnation}");
                 self.refusals.over(peer);
                 self.up.insert(peer);
+                self.linked.insert(peer);
             }
             Event::Linked { peer } => {
                 tracing::info!("instance {peer} is linked again");
                 self.refusals.over(peer);
+                self.linked.insert(peer);
             }
             Event::Down { peer, reason } => {
                 tracing::warn!("the link with instance {peer} is down: {reason}");
+                self.linked.remove(&peer);
             }
             Event::Ended { peer, incarnation, undelivered } => {
                 tracing::error!(
@@ -376,6 +384,8 @@ impl Shard {
                     undelivered.len()
                 );
                 self.lost.insert(peer);
+                self.up.remove(&peer);
+                self.linked.remove(&peer);
             }
             Event::Refused { peer, refusal, detail, .. } => {
                 // It is repeated with every attempt, and told once.
@@ -535,6 +545,7 @@ impl Shard {
             }
             Effect::MarkDirty { tag } => self.pool.set_dirty(&tag, true),
             Effect::Discard { tag } => drop(self.arrivals.remove(&tag)),
+            Effect::Broken { tag, problem } => self.pool.broken(&tag, problem),
             Effect::Complete { waiter, tag, mode, path } => {
                 let pinned = self.pool.pin(&tag, mode);
                 let grant = pinned.map(|ticket| Grant { ticket, path });
@@ -662,16 +673,4 @@ fn drained_input(drained: super::pool::Drained) -> Input {
     let super::pool::Drained { tag, to, dirty, version } = drained;
     debug_assert!(version != Lsn(u64::MAX));
     Input::Drained { tag, to, dirty, version }
-}
-
-/// Fewest frames one shard works with.
-fn frames_needed(config: &NodeConfig) -> u32 {
-    let peers = u32::try_from(config.members.len()).unwrap_or(u32::MAX).saturating_sub(1);
-    let fabric = peers.saturating_mul(config.credits.frames_per_peer());
-    CACHE_PAGES_MIN.saturating_add(io_threads(config)).saturating_add(fabric)
-}
-
-/// I/O threads of one shard: it cannot do without one.
-fn io_threads(config: &NodeConfig) -> u32 {
-    (config.io_threads / u32::from(config.shards)).max(1)
 }

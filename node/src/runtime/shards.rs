@@ -4,7 +4,12 @@
 //! so one address stands for all of an instance's shards. With port 0 the system chooses the first
 //! one's, and the others follow if they are free; if not, another row is tried.
 
-use super::{NodeCounters, Shard, handle::Line, node::NodeError, shard::Place};
+use super::{
+    NodeCounters, Shard,
+    handle::{Line, Panic},
+    node::NodeError,
+    shard::Place,
+};
 use crate::config::NodeConfig;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use pagewire_protocol::{Incarnation, InstanceId};
@@ -14,13 +19,21 @@ use pagewire_transport::{
     poller::{self, Poller, PollerConfig, PollerCounters, Progress},
 };
 use std::{
+    any::Any,
     net::SocketAddr,
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, atomic::AtomicU64},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 /// Rows of ports that are tried where the system may choose.
 const ROWS: u32 = 32;
+
+/// How long a thread that answers no more may take to end.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+/// How often its end is looked for.
+const END_POLL: Duration = Duration::from_millis(1);
 
 /// What the node asks a shard's thread.
 #[derive(Debug)]
@@ -29,6 +42,8 @@ pub(super) enum Control {
     Line(Sender<Line>),
     Flush(Sender<Result<(), String>>),
     Status(Sender<Status>),
+    #[cfg(test)]
+    Panic(&'static str, Sender<()>),
 }
 
 #[derive(Debug)]
@@ -44,8 +59,23 @@ pub(super) struct Running {
     control: Sender<Control>,
     waker: Waker,
     poller: Poller<Driver>,
+    panic: Arc<Panic>,
     pub(super) counters: Arc<NodeCounters>,
     pub(super) endpoint_counters: Arc<EndpointCounters>,
+}
+
+/// What a shard was asked, and will answer.
+#[derive(Debug)]
+pub(super) struct Answer<'a, T> {
+    answer: Receiver<T>,
+    shard: &'a Running,
+}
+
+impl<T> Answer<'_, T> {
+    /// Waits for it; a shard that ends instead says why.
+    pub(super) fn wait(self) -> Result<T, NodeError> {
+        self.answer.recv().map_err(|_| self.shard.ended())
+    }
 }
 
 /// The shards of an instance before they run.
@@ -112,29 +142,44 @@ impl Shards {
         let start = |(number, shard): (usize, Shard)| {
             let (control, inbox) = unbounded();
             let (waker, counters) = (shard.waker(), shard.counters());
-            let endpoint_counters = shard.endpoint_counters();
+            let (endpoint_counters, panic) = (shard.endpoint_counters(), shard.panic());
             let poller = PollerConfig {
                 name: format!("shard-{number}"),
                 core: config.poller_cores.get(number).copied(),
                 spin_budget: Duration::from_micros(config.spin_us),
             };
-            let poller = Poller::start(poller, Driver { shard, inbox })?;
-            Ok(Running { control, waker, poller, counters, endpoint_counters })
+            let driver = Driver { shard, inbox, panic: Arc::clone(&panic) };
+            let poller = Poller::start(poller, driver)?;
+            Ok(Running { control, waker, poller, panic, counters, endpoint_counters })
         };
         self.0.into_iter().enumerate().map(start).collect()
     }
 }
 
 impl Running {
-    /// Asks the shard's thread; the answer is waited for at the receiver.
+    /// Asks the shard's thread.
     pub(super) fn ask<T>(
         &self,
         control: impl FnOnce(Sender<T>) -> Control,
-    ) -> Result<Receiver<T>, NodeError> {
+    ) -> Result<Answer<'_, T>, NodeError> {
         let (reply, answer) = bounded(1);
-        self.control.send(control(reply)).map_err(|_| NodeError::Stopped)?;
+        self.control.send(control(reply)).map_err(|_| self.ended())?;
         self.waker.wake();
-        Ok(answer)
+        Ok(Answer { answer, shard: self })
+    }
+
+    /// Why the shard's thread does not answer.
+    fn ended(&self) -> NodeError {
+        let Panic { shard, message } = &*self.panic;
+        // A panic drops what it passes, an answer among it, before it comes to where it is noted.
+        let deadline = Instant::now() + ENDS_WITHIN;
+        while message.get().is_none() && !self.poller.is_finished() && Instant::now() < deadline {
+            thread::park_timeout(END_POLL);
+        }
+        match message.get() {
+            Some(message) => NodeError::Panicked { shard: *shard, message: message.clone() },
+            None => NodeError::Stopped,
+        }
     }
 
     pub(super) fn stop(&self) {
@@ -151,9 +196,20 @@ impl Running {
 struct Driver {
     shard: Shard,
     inbox: Receiver<Control>,
+    panic: Arc<Panic>,
 }
 
 impl Driver {
+    /// Runs `turn`. What a panic says is noted before the panic goes on and closes what the shard is
+    /// asked through, so that whoever finds that closed finds the reason, too.
+    fn noting<T>(&mut self, turn: impl FnOnce(&mut Self) -> T) -> T {
+        let turned = panic::catch_unwind(AssertUnwindSafe(|| turn(self)));
+        turned.unwrap_or_else(|payload| {
+            let _ = self.panic.message.set(words(&*payload));
+            panic::resume_unwind(payload)
+        })
+    }
+
     fn obey(&mut self) {
         while let Ok(control) = self.inbox.try_recv() {
             let shard = &mut self.shard;
@@ -162,6 +218,8 @@ impl Driver {
                 Control::Peer(id, address, reply) => drop(reply.send(shard.add_peer(id, address))),
                 Control::Line(reply) => drop(reply.send(shard.line())),
                 Control::Flush(reply) => shard.flush(reply),
+                #[cfg(test)]
+                Control::Panic(words, _asker) => panic!("{words}"),
                 Control::Status(reply) => drop(reply.send(Status {
                     missing: shard.peers_missing(),
                     refusal: shard.refusal().map(str::to_owned),
@@ -172,20 +230,67 @@ impl Driver {
     }
 }
 
-impl poller::Shard for Driver {
-    fn turn(&mut self) -> Progress {
+impl Driver {
+    fn one_turn(&mut self) -> Progress {
         self.obey();
         if self.shard.poll() { Progress::Worked } else { Progress::Idle }
     }
+}
+
+impl poller::Shard for Driver {
+    fn turn(&mut self) -> Progress {
+        self.noting(Self::one_turn)
+    }
 
     fn sleep(&mut self, longest: Duration, work_waits: &dyn Fn() -> bool) -> Progress {
-        let inbox = &self.inbox;
-        let worked = self.shard.wait(longest, || !inbox.is_empty() || work_waits());
-        // It may have been woken for a command, which only a whole turn looks for.
-        if worked { Progress::Worked } else { self.turn() }
+        self.noting(|driver| {
+            let inbox = &driver.inbox;
+            let worked = driver.shard.wait(longest, || !inbox.is_empty() || work_waits());
+            // It may have been woken for a command, which only a whole turn looks for.
+            if worked { Progress::Worked } else { driver.one_turn() }
+        })
     }
 
     fn waker(&self) -> Waker {
         self.shard.waker()
+    }
+}
+
+/// What a panic said, if it said it in words.
+fn words(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "no words".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{grd::AcquireError, runtime::Node};
+    use pagewire_protocol::{BufferTag, ClusterId};
+
+    #[test]
+    fn who_asks_a_shard_that_has_panicked_is_told_what_it_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let (me, listen) = (InstanceId(0), "127.0.0.1:0".parse().unwrap());
+        let config = NodeConfig::new(ClusterId(1), me, vec![me], listen, folder.path().to_owned());
+        let config = NodeConfig { arena_mb: 4, huge_pages: false, shards: 2, ..config };
+        let node = Node::start(&config).unwrap();
+        let handle = node.handle().unwrap();
+        let asked = node.shards()[1].ask(|reply| Control::Panic("out of luck", reply)).unwrap();
+        let told = asked.wait().unwrap_err().to_string();
+        assert!(told.contains("shard 1 of the node has panicked: out of luck"), "{told}");
+        let told = node.peers_missing().unwrap_err().to_string();
+        assert!(told.contains("out of luck"), "{told}");
+        let of_shard = |shard| {
+            let mut tags = (0..).map(|block| BufferTag { block, ..BufferTag::default() });
+            tags.find(|tag| tag.shard(2) == shard).unwrap()
+        };
+        let error = handle.read(of_shard(1)).map(drop).unwrap_err();
+        assert!(matches!(error, AcquireError::Panicked { shard: 1, .. }), "{error}");
+        assert!(error.to_string().contains("out of luck"), "{error}");
+        // The other shard goes on: there is no such file, which it finds out.
+        let error = handle.read(of_shard(0)).map(drop).unwrap_err();
+        assert!(matches!(error, AcquireError::Storage { .. }), "{error}");
     }
 }

@@ -18,6 +18,7 @@ impl Cluster {
             Effect::Install { dirty, .. } => self.apply_install(place, dirty),
             Effect::MarkDirty { .. } => self.apply_mark_dirty(place),
             Effect::Discard { .. } => self.apply_discard(place),
+            Effect::Broken { problem, .. } => Err(format!("the page {problem}")),
             Effect::Complete { waiter, mode, .. } => self.apply_complete(place, waiter, mode),
             Effect::Fail { waiter, error, .. } => self.apply_fail(place, waiter, error.as_ref()),
             Effect::Open { mode, .. } => self.apply_open(place, mode),

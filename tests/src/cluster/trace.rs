@@ -119,6 +119,7 @@ pub(super) fn effect_words(effect: &Effect) -> String {
         Effect::Install { dirty, .. } => format!("install{}", dirty_word(*dirty)),
         Effect::MarkDirty { .. } => "mark dirty".to_owned(),
         Effect::Discard { .. } => "discard".to_owned(),
+        Effect::Broken { problem, .. } => format!("broken: the page {problem}"),
         Effect::Complete { waiter, mode, path, .. } => {
             format!("complete waiter {} with {mode} ({path:?})", waiter.0)
         }

@@ -9,8 +9,6 @@ use crate::doctor::{
 use std::{collections::BTreeSet, io, net::SocketAddr, path::Path};
 
 const AREA: &str = "configuration";
-/// Permission bits of anyone but the owner.
-const OTHERS: u32 = 0o077;
 
 pub(super) fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
     match &plan.trial {
@@ -22,8 +20,9 @@ pub(super) fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
         Some(Trial::Tried { storage, storage_use, listen, listen_error, key }) => {
             let mut findings = vec![
                 judge_storage(storage, storage_use),
-                judge_listen(*listen, listen_error.as_ref()),
+                judge_listen(*listen, plan.shards, listen_error.as_ref()),
                 poller_cores(facts, plan),
+                pollers(facts, plan),
             ];
             findings.extend(key.as_ref().map(judge_key));
             findings
@@ -47,18 +46,32 @@ fn judge_storage(folder: &Path, found: &StorageUse) -> Finding {
     }
 }
 
-fn judge_listen(address: SocketAddr, error: Option<&(io::ErrorKind, String)>) -> Finding {
-    let finding = Finding::new(AREA, format!("listen {address}"))
-        .expected("an address of this host with a free port");
+fn judge_listen(
+    first: SocketAddr,
+    shards: u16,
+    error: Option<&(SocketAddr, io::ErrorKind, String)>,
+) -> Finding {
+    let last = first.port().saturating_add(shards.saturating_sub(1));
+    let (subject, expected) = match shards {
+        0 | 1 => (format!("listen {first}"), "a free port".to_owned()),
+        _ => (
+            format!("listen {first} to {last}"),
+            format!("{shards} free ports in a row, one for each shard"),
+        ),
+    };
+    let expected = format!("an address of this host with {expected}");
+    let finding = Finding::new(AREA, subject).expected(expected);
     match error {
         None => finding.found("free"),
-        Some((io::ErrorKind::AddrInUse, why)) => finding.found(why).change_if(
-            true,
-            "stop what uses it (ss -ltnp), unless that is this very instance; or mend `listen`",
-        ),
-        Some((_, why)) => {
-            finding.found(why).change_if(true, "choose an address of this host (ip addr)")
+        Some((address, io::ErrorKind::AddrInUse, why)) => {
+            finding.found(format!("{address}: {why}")).change_if(
+                true,
+                "stop what uses it (ss -ltnp), unless that is this very instance; or mend `listen`",
+            )
         }
+        Some((address, _, why)) => finding
+            .found(format!("{address}: {why}"))
+            .change_if(true, "choose an address of this host (ip addr)"),
     }
 }
 
@@ -67,25 +80,60 @@ fn poller_cores(facts: &HostFacts, plan: &Plan) -> Finding {
     let finding = Finding::new(AREA, "poller_cores");
     let expected = format!("cores that this process may use: {}", ranges(allowed));
     if plan.poller_cores.is_empty() {
-        return finding.found("none: the poller runs on any core").expected(expected);
+        return finding.found("none: pollers run on any core").expected(expected);
     }
     let wanted: BTreeSet<_> =
         plan.poller_cores.iter().map(|core| u32::try_from(*core).unwrap_or(u32::MAX)).collect();
     let outside: BTreeSet<_> = wanted.difference(allowed).copied().collect();
-    finding.found(ranges(&wanted)).expected(expected).change_if(
+    let spare = plan.poller_cores.len() > usize::from(plan.shards);
+    let finding = finding.found(ranges(&wanted)).expected(expected).note_if(
+        spare,
+        format!("name as many as `shards`, {}: the others are not used", plan.shards),
+    );
+    finding.change_if(
         !outside.is_empty() && !allowed.is_empty(),
         format!("take {} out, or allow it (taskset, CPUAffinity=, cpuset)", ranges(&outside)),
     )
 }
 
+/// Pollers, one for each shard, against the cores they have: a poller that spins keeps one busy, and
+/// the threads that it works for need one, too.
+fn pollers(facts: &HostFacts, plan: &Plan) -> Finding {
+    let (shards, cores) = (usize::from(plan.shards), facts.cpu.allowed.len());
+    let spins = plan.spin_us > 0;
+    let how = match plan.spin_us {
+        0 => "that sleep when idle".to_owned(),
+        spin_us => format!("that spin for {spin_us} us when idle"),
+    };
+    let finding = Finding::new(AREA, "pollers (shards, spin_us)")
+        .expected("at most one for each core; where they spin, a core more for other threads");
+    if cores == 0 {
+        return finding;
+    }
+    let finding = finding.found(format!("{shards} {how}, {cores} cores"));
+    let first = &plan.poller_cores[..shards.min(plan.poller_cores.len())];
+    let distinct: BTreeSet<_> = first.iter().collect();
+    finding
+        .note_if(
+            !spins && shards > cores,
+            "lower `shards` or allow more cores: pollers that share a core wait for each other",
+        )
+        .note_if(
+            spins && distinct.len() < first.len(),
+            "name each core once in poller_cores: two on one core do not spin",
+        )
+        .note_if(
+            spins && shards >= cores,
+            "lower `shards`, set spin_us = 0 or allow more cores: the threads that they work for need \
+             one, too",
+        )
+}
+
 fn judge_key(key: &KeyFile) -> Finding {
-    let path = key.path.display();
-    let finding = Finding::new(AREA, format!("cluster key {path}"))
-        .expected("a file that only its owner may read: mode 0600 or 0400");
-    match &key.mode {
-        Err(why) => finding.found(why).change_if(true, "put the key there, or mend `cluster_key`"),
-        Ok(mode) => finding
-            .found(format!("mode {mode:04o}"))
-            .change_if(mode & OTHERS != 0, format!("chmod 600 {path}")),
+    let finding = Finding::new(AREA, format!("cluster key {}", key.path.display()))
+        .expected("32 to 4096 bytes in a file that only this user may read");
+    match &key.refused {
+        None => finding.found("such a file"),
+        Some((found, change)) => finding.found(found).change_if(true, change),
     }
 }

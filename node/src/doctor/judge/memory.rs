@@ -68,16 +68,20 @@ fn stock(pages: &HugePages, plan: &Plan, needed: u64) -> Finding {
     )
 }
 
+/// Whether the arena will lie on huge pages.
+pub(super) fn fits_huge(memory: &MemoryFacts, plan: &Plan) -> bool {
+    let wanted_pages = |pages: &&HugePages| pages.size_kib == WANTED_KIB && pages.node.is_none();
+    let huge = memory.huge_pages.iter().find(wanted_pages).map_or(0, |pages| pages.free);
+    plan.huge_pages && huge.saturating_mul(WANTED_KIB * 1024) >= plan.arena_bytes
+}
+
 /// Whether the arena can be had if it lies on normal pages.
 fn available(memory: &MemoryFacts, plan: &Plan) -> Finding {
     let finding = Finding::new(AREA, "available memory and swap")
         .expected(format!("at least {} for the arena", size(plan.arena_bytes)));
     let Some(available) = memory.available_bytes else { return finding };
-    let wanted_pages = |pages: &&HugePages| pages.size_kib == WANTED_KIB && pages.node.is_none();
-    let huge = memory.huge_pages.iter().find(wanted_pages).map_or(0, |pages| pages.free);
-    let fits_huge = plan.huge_pages && huge.saturating_mul(WANTED_KIB * 1024) >= plan.arena_bytes;
     finding.found(size(available)).change_if(
-        available < plan.arena_bytes && !fits_huge,
+        available < plan.arena_bytes && !fits_huge(memory, plan),
         "lower arena_mb, or free some memory: an arena that does not fit is refused",
     )
 }

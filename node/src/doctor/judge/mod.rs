@@ -16,7 +16,7 @@ pub fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(memory::judge(&facts.memory, plan));
     findings.extend(cpu::judge(&facts.cpu));
-    findings.extend(process::judge(&facts.process, &facts.rdma, plan));
+    findings.extend(process::judge(facts, plan));
     findings.extend(network::judge(&facts.network, plan));
     findings.extend(rdma::judge(&facts.rdma));
     findings.extend(config::judge(facts, plan));

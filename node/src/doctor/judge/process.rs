@@ -1,7 +1,8 @@
 //! Limits of this process, and core files.
 
+use super::memory::fits_huge;
 use crate::doctor::{
-    facts::{Bound, Limit, ProcessFacts, RdmaFacts},
+    facts::{Bound, HostFacts, Limit, ProcessFacts},
     finding::{Finding, size},
     plan::Plan,
 };
@@ -25,8 +26,9 @@ const FILES_PER_PEER: u64 = 8;
 /// Enough for the page files of a large database, too.
 const FILES_USUAL: u64 = 1024;
 
-pub(super) fn judge(process: &ProcessFacts, rdma: &RdmaFacts, plan: &Plan) -> Vec<Finding> {
-    vec![memlock(process, rdma, plan), files(process, plan), core(process), core_content(process)]
+pub(super) fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
+    let process = &facts.process;
+    vec![memlock(facts, plan), files(process, plan), core(process), core_content(process, plan)]
 }
 
 fn words(bound: Bound, unit: impl Fn(u64) -> String) -> String {
@@ -36,10 +38,12 @@ fn words(bound: Bound, unit: impl Fn(u64) -> String) -> String {
     }
 }
 
-fn memlock(process: &ProcessFacts, rdma: &RdmaFacts, plan: &Plan) -> Finding {
+fn memlock(facts: &HostFacts, plan: &Plan) -> Finding {
+    let HostFacts { process, rdma, memory, .. } = facts;
     let needed = plan.arena_bytes;
+    let why = if plan.lock_memory { "lock_memory = true" } else { "RDMA pins the arena" };
     let finding = Finding::new(AREA, "locked memory (memlock, ulimit -l)")
-        .expected(format!("at least {}: RDMA pins the arena", size(needed)));
+        .expected(format!("at least {}: {why}", size(needed)));
     let Some(Limit { soft, hard }) = process.memlock else { return finding };
     let right = if process.may_lock { ", and the right to exceed it (CAP_IPC_LOCK)" } else { "" };
     let found = format!("{} (hard: {}){right}", words(soft, size), words(hard, size));
@@ -53,11 +57,13 @@ fn memlock(process: &ProcessFacts, rdma: &RdmaFacts, plan: &Plan) -> Finding {
              /etc/security/limits.conf, then log in anew"
         )
     };
-    // Without a device nothing is pinned unless somebody asks for it.
+    // Without a device nothing is pinned unless somebody asks for it, and huge pages need no limit to
+    // stay in memory.
+    let is_asked_for = plan.lock_memory && !fits_huge(memory, plan);
     finding
         .found(found)
         .note_if(is_short, change.as_str())
-        .change_if(is_short && !rdma.devices.is_empty(), change.as_str())
+        .change_if(is_short && (is_asked_for || !rdma.devices.is_empty()), change.as_str())
 }
 
 fn files(process: &ProcessFacts, plan: &Plan) -> Finding {
@@ -87,9 +93,12 @@ fn core(process: &ProcessFacts) -> Finding {
     )
 }
 
-fn core_content(process: &ProcessFacts) -> Finding {
-    let finding = Finding::new(AREA, "page content in core dumps (coredump_filter)")
-        .expected("none of the arena: it is marked as not to be dumped, whatever the filter");
+fn core_content(process: &ProcessFacts, plan: &Plan) -> Finding {
+    let finding = Finding::new(AREA, "page content in core dumps (coredump_filter)");
+    let finding = finding.expected(match plan.dump_memory {
+        false => "none of the arena: it is marked as not to be dumped, whatever the filter",
+        true => "anonymous shared, shared huge pages: the arena, as dump_memory = true asks",
+    });
     match process.coredump_filter {
         None => finding,
         Some(filter) => {

@@ -1,0 +1,215 @@
+//! The TOML file: its keys, what each may be, and what is said when one is not.
+
+use super::{ConfigError, NodeConfig, PeerConfig};
+use pagewire_protocol::{ClusterId, InstanceId, PageSize};
+use serde::Deserialize;
+use std::{
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
+
+/// What the keys take that a wrong number or type may be given for.
+pub(super) const RANGES: &[(&str, &str)] = &[
+    ("storage", "the path of a folder"),
+    ("cluster_key", "the path of a file"),
+    ("cluster", "a number from 0 to 18446744073709551615"),
+    ("instance", "a number from 0 to 63"),
+    ("members", "a list of instance ids, each 0 to 63"),
+    ("page_size", "4096, 8192, 16384 or 32768"),
+    ("arena_mb", "1 to 1048576"),
+    ("cache_pages", "a number from 32 to 4294967295"),
+    ("huge_pages", "true or false"),
+    ("lock_memory", "true or false"),
+    ("dump_memory", "true or false"),
+    ("page_crc", "true or false"),
+    ("shards", "1 to 64"),
+    ("poller_cores", "a list of core numbers"),
+    ("spin_us", "0 to 1000000"),
+    ("io_threads", "1 to 64"),
+    ("acquire_timeout_ms", "1 to 86400000"),
+    ("keepalive_ms", "1 to 3600000"),
+    ("peer_timeout_ms", "2 to 86400000"),
+];
+
+/// The numbers that are taken, as [`RANGES`] has them in words.
+const ARENA_MB: RangeInclusive<u32> = 1..=1 << 20;
+const SHARDS: RangeInclusive<u16> = 1..=64;
+/// A second: who wants to spin for longer wants a thread that never sleeps.
+const SPIN_US: RangeInclusive<u64> = 0..=1_000_000;
+const IO_THREADS: RangeInclusive<u32> = 1..=64;
+/// A day at most: a clock can add it to any time.
+const ACQUIRE_TIMEOUT_MS: RangeInclusive<u64> = 1..=86_400_000;
+const KEEPALIVE_MS: RangeInclusive<u64> = 1..=3_600_000;
+const PEER_TIMEOUT_MS: RangeInclusive<u64> = 2..=86_400_000;
+
+fn range_of(key: &str) -> &'static str {
+    RANGES.iter().find(|(known, _)| *known == key).map_or("another value", |(_, range)| range)
+}
+
+/// What is wrong in line `line` (from 1) if the value of a key in [`RANGES`] is: TOML's own `message`
+/// knows types, not keys.
+fn out_of_range(text: &str, line: usize, message: &str) -> Option<String> {
+    let is_of_a_value = ["invalid value", "invalid type", "number", "overflow", "integer"];
+    if !is_of_a_value.iter().any(|words| message.contains(words)) {
+        return None;
+    }
+    let line = text.lines().nth(line.checked_sub(1)?)?;
+    if line.trim() == "[peers]" {
+        return Some("found [peers], expected [[peers]] for each other instance".to_owned());
+    }
+    let (key, rest) = line.split_once('=')?;
+    let (key, range) = RANGES.iter().find(|(known, _)| *known == key.trim())?;
+    let found = rest.split('#').next().unwrap_or(rest).trim();
+    Some(format!("{key} is {found}, expected {range}"))
+}
+
+/// Reads an address, and says what one is when it is none.
+fn address<'de, D: serde::Deserializer<'de>>(source: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(source)?;
+    text.parse().map_err(|_| {
+        serde::de::Error::custom(format!(
+            "'{text}' is no socket address, expected IP:PORT, for example 10.0.0.2:7400 or \
+             [fd00::2]:7400; host names are not looked up"
+        ))
+    })
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileConfig {
+    cluster: u64,
+    instance: u16,
+    #[serde(deserialize_with = "address")]
+    listen: SocketAddr,
+    storage: PathBuf,
+    members: Option<Vec<u16>>,
+    #[serde(default)]
+    peers: Vec<FilePeer>,
+    page_size: Option<u64>,
+    arena_mb: Option<u32>,
+    cache_pages: Option<u32>,
+    huge_pages: Option<bool>,
+    lock_memory: Option<bool>,
+    dump_memory: Option<bool>,
+    shards: Option<u16>,
+    #[serde(default)]
+    poller_cores: Vec<usize>,
+    spin_us: Option<u64>,
+    io_threads: Option<u32>,
+    acquire_timeout_ms: Option<u64>,
+    keepalive_ms: Option<u64>,
+    peer_timeout_ms: Option<u64>,
+    page_crc: Option<bool>,
+    cluster_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilePeer {
+    instance: u16,
+    #[serde(deserialize_with = "address")]
+    address: SocketAddr,
+}
+
+impl FileConfig {
+    fn read(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(0, |span| {
+                let before = &text.as_bytes()[..span.start.min(text.len())];
+                before.iter().filter(|b| **b == b'\n').count() + 1
+            });
+            let message = error.message().replace('\n', " ");
+            let problem = out_of_range(text, line, &message).unwrap_or(message);
+            let problem = format!("line {line}: {problem}");
+            ConfigError::Parse { path: path.to_owned(), problem }
+        })
+    }
+}
+
+/// Refuses a number that is out of its range.
+fn check<T: PartialOrd + ToString>(
+    path: &Path,
+    key: &'static str,
+    found: &T,
+    range: &RangeInclusive<T>,
+) -> Result<(), ConfigError> {
+    if range.contains(found) {
+        return Ok(());
+    }
+    Err(ConfigError::value(path, key, found.to_string(), range_of(key)))
+}
+
+impl NodeConfig {
+    /// Reads the text of a TOML file; `path` is for the errors.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: not TOML, an unknown or missing key, a value out of range.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config = Self::of(FileConfig::read(text, path)?, path)?;
+        config.check_ranges(path)?;
+        config.check_liveness(path)?;
+        config.check_arena(path)?;
+        config.check_addresses(path)?;
+        Ok(config)
+    }
+
+    /// What the file says, and defaults for what it does not.
+    fn of(file: FileConfig, path: &Path) -> Result<Self, ConfigError> {
+        let page_bytes = file.page_size.unwrap_or(8192);
+        let page_size = PageSize::from_bytes(page_bytes).ok_or_else(|| {
+            ConfigError::value(path, "page_size", page_bytes.to_string(), range_of("page_size"))
+        })?;
+        let peer =
+            |p: &FilePeer| PeerConfig { instance: InstanceId(p.instance), address: p.address };
+        let peers: Vec<_> = file.peers.iter().map(peer).collect();
+        let instance = InstanceId(file.instance);
+        let members = match file.members {
+            Some(ids) => ids.into_iter().map(InstanceId).collect(),
+            None => peers.iter().map(|p| p.instance).chain([instance]).collect::<Vec<_>>(),
+        };
+        if !members.contains(&instance) {
+            let found = format!("a list without {instance}");
+            let expected = "a list with this instance's id";
+            return Err(ConfigError::value(path, "members", found, expected));
+        }
+        if let Some(stranger) = peers.iter().find(|p| !members.contains(&p.instance)) {
+            let found = format!("instance {}", stranger.instance);
+            let expected = "only instances that `members` lists";
+            return Err(ConfigError::value(path, "peers", found, expected));
+        }
+        let defaults =
+            Self::new(ClusterId(file.cluster), instance, members, file.listen, file.storage);
+        Ok(Self {
+            peers,
+            page_size,
+            arena_mb: file.arena_mb.unwrap_or(defaults.arena_mb),
+            cache_pages: file.cache_pages,
+            huge_pages: file.huge_pages.unwrap_or(defaults.huge_pages),
+            lock_memory: file.lock_memory.unwrap_or(defaults.lock_memory),
+            dump_memory: file.dump_memory.unwrap_or(defaults.dump_memory),
+            shards: file.shards.unwrap_or(defaults.shards),
+            poller_cores: file.poller_cores,
+            spin_us: file.spin_us.unwrap_or(defaults.spin_us),
+            io_threads: file.io_threads.unwrap_or(defaults.io_threads),
+            acquire_timeout_ms: file.acquire_timeout_ms.unwrap_or(defaults.acquire_timeout_ms),
+            keepalive_ms: file.keepalive_ms.unwrap_or(defaults.keepalive_ms),
+            peer_timeout_ms: file.peer_timeout_ms.unwrap_or(defaults.peer_timeout_ms),
+            page_crc: file.page_crc.unwrap_or(defaults.page_crc),
+            cluster_key: file.cluster_key,
+            ..defaults
+        })
+    }
+
+    fn check_ranges(&self, path: &Path) -> Result<(), ConfigError> {
+        check(path, "io_threads", &self.io_threads, &IO_THREADS)?;
+        check(path, "shards", &self.shards, &SHARDS)?;
+        check(path, "spin_us", &self.spin_us, &SPIN_US)?;
+        check(path, "arena_mb", &self.arena_mb, &ARENA_MB)?;
+        check(path, "acquire_timeout_ms", &self.acquire_timeout_ms, &ACQUIRE_TIMEOUT_MS)?;
+        check(path, "keepalive_ms", &self.keepalive_ms, &KEEPALIVE_MS)?;
+        check(path, "peer_timeout_ms", &self.peer_timeout_ms, &PEER_TIMEOUT_MS)?;
+        let pages = self.cache_pages.unwrap_or(u32::MAX);
+        check(path, "cache_pages", &pages, &(super::CACHE_PAGES_MIN..=u32::MAX))
+    }
+}
