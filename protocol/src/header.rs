@@ -275,14 +275,12 @@ impl SessionHeader {
         let found = take_crc(slot);
         let computed = crc32c(&[slot]);
         if found != computed {
-            return Err(DecodeError::Crc { what: "session header", found, computed });
+            return Err(wrong_crc(found, computed));
         }
         let len = usize::from(header.body_len);
         let padding = &slot[HEADER_BYTES + len..];
         if *padding != ZEROS[len..] {
-            let found = padding.iter().copied().find(|byte| *byte != 0).unwrap_or(0);
-            let (what, found) = ("padding behind a body", found.into());
-            return Err(DecodeError::Field { what, found, expected: "0" });
+            return Err(wrong_padding(padding));
         }
         Ok(header)
     }
@@ -416,6 +414,17 @@ fn low_u16(word: u64) -> u16 {
     u16::from_le_bytes([a, b])
 }
 
+#[cold]
+fn wrong_crc(found: u32, computed: u32) -> DecodeError {
+    DecodeError::Crc { what: "session header", found, computed }
+}
+
+#[cold]
+fn wrong_padding(padding: &[u8]) -> DecodeError {
+    let found = padding.iter().copied().find(|byte| *byte != 0).unwrap_or(0).into();
+    DecodeError::Field { what: "padding behind a body", found, expected: "0" }
+}
+
 /// Takes the CRC out of a slot and leaves zeros there, as they were when it was computed.
 fn take_crc(slot: &mut [u8; FRAME_OFFSET_BYTES]) -> u32 {
     let mut crc = [0; 4];
@@ -445,11 +454,7 @@ pub fn verify_crc(header: &[u8], body: &[u8]) -> Result<(), DecodeError> {
     slot[..HEADER_BYTES].copy_from_slice(header);
     let found = take_crc(&mut slot);
     let computed = crc32c(&[&slot]);
-    if found == computed {
-        Ok(())
-    } else {
-        Err(DecodeError::Crc { what: "session header", found, computed })
-    }
+    if found == computed { Ok(()) } else { Err(wrong_crc(found, computed)) }
 }
 
 fn header_length(found: usize) -> DecodeError {

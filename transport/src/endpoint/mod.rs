@@ -475,6 +475,7 @@ impl Endpoint {
 
     /// Posts the receives that are owed, as far as the arena has free frames, and lets peers know
     /// that wait for them.
+    #[inline(never)]
     fn post_owed(&mut self) {
         self.owes_frames = false;
         for peer in &mut self.peers {
@@ -548,6 +549,7 @@ impl Endpoint {
         }
     }
 
+    #[cold]
     fn link_down(&mut self, slot: usize, reason: LinkError) {
         let peer = &mut self.peers[slot];
         if peer.link.take().is_none() {
@@ -576,6 +578,7 @@ impl Endpoint {
     }
 
     /// Asks the operating system what is ready, and lets connections, dials and the listener know.
+    #[inline(never)] // Rare while connections are hot, and large.
     fn poll_os(&mut self, timeout: Option<Duration>) {
         let Some(mut events) = self.os_events.take() else { return };
         match self.os.poll(&mut events, timeout) {

@@ -82,6 +82,7 @@ impl LaneState {
     }
 
     /// A peer that was short of frames at first may have all its receives posted later.
+    #[cold]
     fn widen(&mut self) {
         let credit = usize::try_from(self.credit_left()).unwrap_or(usize::MAX).min(WINDOW_MAX);
         if credit > self.window {

@@ -177,9 +177,14 @@ impl Connection {
                     return Ok(());
                 }
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(std::io::Error::from(error).into()),
+                Err(error) => return Err(failed(error)),
             }
         }
         Ok(())
     }
+}
+
+#[cold]
+pub(super) fn failed(error: Errno) -> LinkError {
+    std::io::Error::from(error).into()
 }

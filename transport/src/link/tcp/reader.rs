@@ -164,7 +164,6 @@ impl Reader {
 
     /// `got` bytes were read into {rest of the first slot, frame, second slot}. Sees to it that the
     /// invariant holds, whatever the first slot is.
-    #[inline]
     fn guessed_page(&mut self, got: usize, slot_missing: usize) {
         if got < slot_missing {
             self.end += got;
@@ -250,18 +249,21 @@ impl Reader {
             LaneClass::Bulk => bulk && header.frame,
             _ => !bulk || header.kind == MessageKind::ACK_ONLY,
         };
-        if fits {
-            return Ok(());
-        }
+        if fits { Ok(()) } else { Err(self.wrong_connection(header)) }
+    }
+
+    #[cold]
+    fn wrong_connection(&self, header: &SessionHeader) -> LinkError {
         let expected = match self.class {
             LaneClass::Bulk => "4 on this connection",
             _ => "0 to 3 on this connection (or an acknowledgement)",
         };
         let (what, found) = ("session header lane", header.lane as u64);
-        Err(DecodeError::Field { what, found, expected }.into())
+        DecodeError::Field { what, found, expected }.into()
     }
 }
 
+#[cold]
 fn page_without_receive() -> LinkError {
     let what = "receives posted for a page that has come";
     DecodeError::Field { what, found: 0, expected: "at least 1: the peer sent it without credit" }
