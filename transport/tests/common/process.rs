@@ -307,8 +307,30 @@ impl Process {
         1024 * line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
     }
 
-    /// `STOP` or `CONT`.
-    pub(crate) fn signal(&self, name: &str) {
+    /// Stops it as a debugger does, and waits until it stands still.
+    pub(crate) fn stop(&self) {
+        self.signal("STOP");
+        let deadline = Instant::now() + PATIENCE;
+        while !self.is_stopped() {
+            assert!(Instant::now() < deadline, "the peer does not stop");
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Every thread: the signal reaches them one by one.
+    fn is_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        threads.flatten().all(|thread| {
+            let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            status.lines().any(|line| line.starts_with("State:\tT"))
+        })
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success(), "{kill}");
     }
