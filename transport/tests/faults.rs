@@ -10,6 +10,7 @@ use common::{
     process::{self, Order, Process, finish, wait_for_traffic, wait_until},
 };
 use pagewire_protocol::Lane;
+use pagewire_transport::link::tcp::CONNECTIONS;
 use std::{
     thread,
     time::{Duration, Instant},
@@ -93,6 +94,24 @@ fn a_cut_in_one_direction_is_found_by_both_sides_and_heals() {
         wait_for_traffic(&mut peers, SOME);
     }
     assert!(finish(peers).iter().any(|ledger| ledger.sent_again > 0));
+}
+
+#[test]
+fn a_connection_that_dies_alone_takes_its_link_down_and_another_is_made() {
+    let Some(lab) = Lab::new() else { return };
+    let mut peers = start_loaded(&lab, SOON);
+    // A firewall that forgets one connection leaves the keepalives on the other.
+    for (class, _) in CONNECTIONS.iter().enumerate() {
+        let before = peers.each_ref().map(|peer| peer.ledger().links_up);
+        let ports = peers[0].connection_ports();
+        assert_eq!(ports.len(), CONNECTIONS.len(), "{ports:?}");
+        lab.cut_port(ports[class]);
+        wait_until(&mut peers, "both have a new link", |now| {
+            (0..2).all(|i| now[i].links_up > before[i])
+        });
+        wait_for_traffic(&mut peers, SOME);
+    }
+    finish(peers);
 }
 
 /// What a peer says when a session has ended: up to which message the dead one had acknowledged,

@@ -20,7 +20,7 @@ use std::{
 
 /// Set to 1, a host on which no namespaces can be made fails the tests that need them.
 const REQUIRE: &str = "PAGEWIRE_REQUIRE_NETNS";
-const PORT: u16 = 7400;
+pub(crate) const PORT: u16 = 7400;
 
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -108,6 +108,13 @@ impl Lab {
 
     pub(crate) fn heal_towards(&self, host: u16) {
         self.router(&["route", "del", "blackhole", &format!("10.77.{host}.1/32")]);
+    }
+
+    /// From now on nothing passes of the connection that has this port at either end.
+    pub(crate) fn cut_port(&self, port: u16) {
+        for end in ["sport", "dport"] {
+            self.router(&["rule", "add", "ipproto", "tcp", end, &port.to_string(), "blackhole"]);
+        }
     }
 }
 

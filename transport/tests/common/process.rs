@@ -11,14 +11,18 @@
 //! all bytes are right. Any fault ends the process, and whoever waits for it learns so.
 
 use super::{
-    CREDITS, FRAMES, PATIENCE, arena, assert_is, assert_received, config, netns::Lab, numbered,
+    CREDITS, FRAMES, PATIENCE, arena, assert_is, assert_received, config,
+    netns::{self, Lab},
+    numbered,
 };
 use pagewire_protocol::{Incarnation, InstanceId, Lane};
 use pagewire_transport::{Endpoint, EndpointConfig, Event, Message, SendError};
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader, Write},
     os::unix::fs::FileExt,
+    path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel},
     thread,
@@ -305,6 +309,35 @@ impl Process {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         1024 * line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    }
+
+    /// The changing port of each connection that it has, in the order in which they were opened.
+    pub(crate) fn connection_ports(&self) -> Vec<u16> {
+        const ESTABLISHED: &str = "01";
+        let of_process = format!("/proc/{}", self.child.id());
+        let table = std::fs::read_to_string(format!("{of_process}/net/tcp")).unwrap();
+        let port = |address: &str| u16::from_str_radix(address.split_once(':')?.1, 16).ok();
+        let by_inode: BTreeMap<_, _> = table
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .filter(|words| words[3] == ESTABLISHED)
+            .filter_map(|words| {
+                let ends = [port(words[1])?, port(words[2])?];
+                let changing = ends.into_iter().find(|end| *end != netns::PORT)?;
+                Some((format!("socket:[{}]", words[9]), changing))
+            })
+            .collect();
+        // The lowest free number is given first.
+        let mut files: Vec<(u32, PathBuf)> = std::fs::read_dir(format!("{of_process}/fd"))
+            .unwrap()
+            .flatten()
+            .filter_map(|file| {
+                let number = file.file_name().to_str()?.parse().ok()?;
+                Some((number, std::fs::read_link(file.path()).ok()?))
+            })
+            .collect();
+        files.sort();
+        files.iter().filter_map(|(_, file)| by_inode.get(file.to_str()?).copied()).collect()
     }
 
     /// Stops it as a debugger does, and waits until it stands still.
