@@ -2,9 +2,10 @@
 //!
 //! Each side says something at least every [`EndpointConfig::keepalive`]: an acknowledgement of the
 //! control lane, when it has nothing else to say. A link on which nothing was heard for
-//! [`EndpointConfig::peer_timeout`] is taken down; so is one, by the kernel, whose bytes the other
-//! host has not acknowledged for as long. So a cut without FIN is found from both sides, and a one-way
-//! cut as well: who hears nothing closes, and who is not heard gets no acknowledgements.
+//! [`EndpointConfig::peer_timeout`] is taken down, however much was said on it. So a cut without FIN
+//! is found by both sides, and a cut in one direction as well: who hears nothing closes, and what
+//! that side says still arrives. When one connection of a link dies alone, the other is still heard:
+//! the kernel fails it, once the other host has acknowledged nothing of what was sent for as long.
 //!
 //! What costs time on the data path is left out: traffic is noticed by its byte counts, when the
 //! clock is looked at anyway.

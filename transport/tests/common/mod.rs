@@ -2,6 +2,8 @@
 //! pump with a deadline, and numbered messages with the checks on them.
 #![allow(dead_code)] // Each test program uses its part of it.
 
+pub(crate) mod netns;
+pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 
@@ -215,7 +217,7 @@ pub(crate) fn assert_is(message: &Message, lane: Lane, number: u64) {
     }
 }
 
-fn assert_received(received: &Received, number: u64) {
+pub(crate) fn assert_received(received: &Received, number: u64) {
     let lane = received.lane;
     assert_eq!(number_of(&received.body), number, "next on {lane:?} from {}", received.from);
     assert_eq!(received.epoch, Epoch(number));

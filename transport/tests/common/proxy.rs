@@ -1,5 +1,5 @@
 //! A TCP proxy that cuts all its connections after a number of bytes that the test chooses, in the
-//! middle of a message or a page as it comes.
+//! middle of a message or a page as it comes; or flips a bit there.
 
 use std::{
     io::{Read, Write},
@@ -17,6 +17,9 @@ pub(crate) struct Cutter {
     /// Bytes that may pass until the next cut.
     budget: AtomicU64,
     pub(crate) cuts: AtomicU64,
+    /// Instead of the next cut a bit is flipped.
+    flipping: AtomicBool,
+    pub(crate) flips: AtomicU64,
     streams: Mutex<Vec<TcpStream>>,
     stopped: AtomicBool,
 }
@@ -30,6 +33,23 @@ impl Cutter {
     /// The next cut comes after so many bytes, counted in both directions.
     pub(crate) fn cut_after(&self, bytes: u64) {
         self.budget.store(bytes, Ordering::SeqCst);
+    }
+
+    /// After so many bytes, counted in both directions, the next one passes with a bit changed.
+    pub(crate) fn flip_after(&self, bytes: u64) {
+        self.flipping.store(true, Ordering::SeqCst);
+        self.budget.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Flips a bit of `byte`; false when it is time for a cut instead.
+    fn flip(&self, byte: &mut u8) -> bool {
+        if !self.flipping.swap(false, Ordering::SeqCst) {
+            return false;
+        }
+        *byte ^= 0x10;
+        self.budget.store(u64::MAX, Ordering::SeqCst);
+        self.flips.fetch_add(1, Ordering::SeqCst);
+        true
     }
 
     /// Cuts every connection now.
@@ -109,8 +129,11 @@ fn join(one: TcpStream, other: TcpStream, cutter: &Arc<Cutter>) {
         std::thread::spawn(move || {
             let mut buffer = vec![0; 16 << 10];
             while let Ok(got @ 1..) = from.read(&mut buffer) {
-                let passed = cutter.spend(got as u64);
-                let part = &buffer[..usize::try_from(passed).unwrap()];
+                let mut passed = usize::try_from(cutter.spend(got as u64)).unwrap();
+                if passed < got && cutter.flip(&mut buffer[passed]) {
+                    passed = got;
+                }
+                let part = &buffer[..passed];
                 let written = to.write_all(part);
                 if part.len() < got {
                     cutter.cut();

@@ -232,8 +232,24 @@ impl Endpoint {
                 tracing::warn!("no link with instance {}: {error}", self.peers[slot].id);
                 return None;
             }
+            self.limit_unacknowledged(stream);
         }
         Some(link)
+    }
+
+    /// Has the kernel fail a connection whose bytes the other host does not acknowledge for
+    /// [`EndpointConfig::peer_timeout`]: the link's other connection may still be heard. A kernel
+    /// that cannot do it takes minutes for the same.
+    ///
+    /// [`EndpointConfig::peer_timeout`]: crate::EndpointConfig::peer_timeout
+    fn limit_unacknowledged(&self, stream: &TcpStream) {
+        const MAX_MS: u32 = i32::MAX.unsigned_abs();
+        let limit_ms = u32::try_from(self.config.peer_timeout.as_millis());
+        // 0 would be the system's own, and much longer.
+        let limit_ms = limit_ms.unwrap_or(MAX_MS).clamp(1, MAX_MS);
+        if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, limit_ms) {
+            tracing::warn!("a connection that dies alone may be noticed late: {error}");
+        }
     }
 
     pub(super) fn forming_failed(&mut self, slot: usize, reason: &LinkError) {
