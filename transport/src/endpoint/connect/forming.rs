@@ -16,7 +16,6 @@ use pagewire_protocol::{
     Incarnation, Lane, LaneClass, LinkNonce, ProcessId, Sequence,
     hello::{Hello, TrafficSecret},
 };
-use socket2::SockRef;
 use std::{io::ErrorKind, time::Instant};
 
 /// A connection on which both sides have proven themselves.
@@ -221,11 +220,6 @@ impl Endpoint {
             let token = link_token(slot, class);
             let registry = self.os.registry();
             let stream = link.stream_mut(class);
-            // The other half of liveness: bytes that its host does not acknowledge.
-            let limit = Some(self.config.peer_timeout);
-            if let Err(error) = SockRef::from(&*stream).set_tcp_user_timeout(limit) {
-                tracing::debug!("no limit on unacknowledged bytes: {error}");
-            }
             if registry.reregister(stream, token, interest).is_err()
                 && let Err(error) = registry.register(stream, token, interest)
             {
