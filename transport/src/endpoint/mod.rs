@@ -17,10 +17,12 @@ mod connect;
 mod events;
 mod liveness;
 mod log_limit;
+mod observe;
 mod peer;
 mod waker;
 
 pub use config::{EndpointConfig, LaneCredits};
+pub use observe::LaneState;
 pub use waker::Waker;
 
 use crate::{
