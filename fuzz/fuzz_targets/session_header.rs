@@ -28,6 +28,5 @@ fn check(slot: [u8; FRAME_OFFSET_BYTES]) {
     let body = Body::of_slot(&decoded, header.body_len);
     assert_eq!(body.as_slice().len(), usize::from(header.body_len));
     assert_eq!(header.frame, SessionHeader::claims_frame(&slot));
-    // A page CRC of zero in the field that no flag speaks of is the one thing encoding may lose.
     assert_eq!(header.encode_slot(&body, true), slot, "{header:?}");
 }

@@ -35,9 +35,7 @@ use crate::{
 use connect::{Gate, Incoming, LISTENER, MAX_INCOMING, WAKER, link_token};
 use events::EventQueue;
 use mio::{Events, Poll, net::TcpListener};
-use pagewire_protocol::{
-    Body, Incarnation, InstanceId, Lane, LaneClass, SessionHeader, hello::Refusal,
-};
+use pagewire_protocol::{Body, Incarnation, InstanceId, Lane, SessionHeader, hello::Refusal};
 use peer::Peer;
 use std::{
     io,
@@ -148,6 +146,10 @@ pub struct Endpoint {
     counters: Arc<EndpointCounters>,
     /// Some connection is worth reading without asking the operating system first.
     hot: bool,
+    /// Some receive waits for a free frame; all of them take turns.
+    owing: bool,
+    /// Whose turn it is, in peers times lanes.
+    owed_turn: usize,
     turn: u32,
     /// Turns since the last sleep.
     awake_turns: u32,
@@ -188,6 +190,8 @@ impl Endpoint {
             events: EventQueue::with_capacity(1024),
             counters: Arc::default(),
             hot: false,
+            owing: false,
+            owed_turn: 0,
             turn: 0,
             awake_turns: 0,
             quiet_turns: 0,
@@ -450,7 +454,11 @@ impl Endpoint {
         }
         if lane.class().has_frame() {
             peer.owed_frames[lane.class().index()] += 1;
-            peer.post_owed(lane, &self.arena, &self.counters);
+            // Others that wait are not overtaken: a busy peer would take every frame.
+            if !self.owing && !peer.post_owed(lane, &self.arena) {
+                self.counters.out_of_frames.add(1);
+                self.owing = true;
+            }
         } else if let Some(session) = &mut peer.session {
             session.posted(lane);
         }
@@ -495,14 +503,40 @@ impl Endpoint {
         }
     }
 
+    /// Posts receives that are owed while there are free frames, one for each peer and lane in turn,
+    /// and tells the other sides if they wait for them.
+    #[cold]
+    fn post_in_turn(&mut self) {
+        const LANES: [Lane; 2] = [Lane::Pages, Lane::Bulk];
+        let places = LANES.len() * self.peers.len();
+        let mut idle = 0;
+        while idle < places {
+            let (slot, lane) = (self.owed_turn / LANES.len(), LANES[self.owed_turn % LANES.len()]);
+            let peer = &mut self.peers[slot];
+            let class = lane.class();
+            if peer.owed_frames[class.index()] == 0 {
+                idle += 1;
+            } else if peer.post_one_owed(lane, &self.arena) {
+                idle = 0;
+            } else {
+                break;
+            }
+            self.owed_turn = (self.owed_turn + 1) % places;
+        }
+        self.owing = idle < places;
+        for peer in &mut self.peers {
+            LANES.into_iter().for_each(|lane| peer.acknowledge_if(lane, AckDue::Now));
+        }
+    }
+
     #[inline]
     fn read_links(&mut self) {
         self.hot = false;
+        if self.owing {
+            self.post_in_turn();
+        }
         for slot in 0..self.peers.len() {
             let peer = &mut self.peers[slot];
-            if peer.owed_frames != [0; LaneClass::COUNT] {
-                peer.post_all_owed(&self.arena, &self.counters);
-            }
             let (Some(link), Some(session)) = (&mut peer.link, &mut peer.session) else { continue };
             let mut arrivals = Arrivals {
                 from: peer.id,

@@ -191,6 +191,7 @@ impl Endpoint {
         for lane in Lane::ALL.into_iter().filter(|lane| lane.class().has_frame()) {
             let missing = self.config.credits.of(lane) - posted.credits[lane.index()];
             peer.owed_frames[lane.class().index()] = missing;
+            self.owing |= missing > 0;
         }
         peer.link = Some(link);
         (peer.incarnation, peer.process) = (Some(theirs.incarnation), Some(theirs.process));
