@@ -5,9 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use mio::net::TcpStream;
 use pagewire_fuzz::{Input, PAGE_BYTES, arena, header};
-use pagewire_protocol::{
-    Body, InstanceId, Lane, LaneClass, SessionHeader, crc32c,
-};
+use pagewire_protocol::{Body, InstanceId, Lane, LaneClass, SessionHeader, crc32c};
 use pagewire_transport::{
     Arena, Frame,
     error::LinkError,
@@ -54,7 +52,8 @@ impl Sink for Checker<'_> {
         frame: Option<Frame>,
     ) -> Result<Option<Frame>, LinkError> {
         assert_eq!(header.frame, frame.is_some());
-        let wire = &mut self.wires[usize::from(header.lane.class() == LaneClass::Bulk && header.frame)];
+        let wire =
+            &mut self.wires[usize::from(header.lane.class() == LaneClass::Bulk && header.frame)];
         match wire.expected.pop_front() {
             Some(written) => {
                 assert_eq!((*header, body), (written.header, written.body));
@@ -128,7 +127,10 @@ fn run(arena: &Arena, input: &mut Input<'_>) {
         }
     }
     for wire in &wires {
-        assert!(!wire.clean || !wire.pending.is_empty() || wire.expected.is_empty(), "messages stay");
+        assert!(
+            !wire.clean || !wire.pending.is_empty() || wire.expected.is_empty(),
+            "messages stay"
+        );
     }
 }
 
@@ -168,4 +170,3 @@ fn flush(wire: &mut Wire, count: usize) {
         wire.pending.drain(..written);
     }
 }
-

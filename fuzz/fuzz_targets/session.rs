@@ -30,8 +30,11 @@ fuzz_target!(|bytes: &[u8]| ARENA.with(|arena| run(arena, &mut Input::new(bytes)
 
 fn run(arena: &Arena, input: &mut Input<'_>) {
     let mut session = Session::new(ME, PEER, WINDOWS);
-    let mut model =
-        Model { delivered: [0; Lane::COUNT], posted: [0; Lane::COUNT], submitted: [0; Lane::COUNT] };
+    let mut model = Model {
+        delivered: [0; Lane::COUNT],
+        posted: [0; Lane::COUNT],
+        submitted: [0; Lane::COUNT],
+    };
     while !input.is_empty() {
         step(&mut session, &mut model, arena, input);
         for lane in Lane::ALL {

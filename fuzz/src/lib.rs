@@ -57,7 +57,8 @@ impl<'a> Input<'a> {
 
 /// An arena of small pages.
 pub fn arena(frames: u32) -> Arena {
-    let small = ArenaConfig { page_size: PageSize::K4, huge_pages: false, ..ArenaConfig::new(frames) };
+    let small =
+        ArenaConfig { page_size: PageSize::K4, huge_pages: false, ..ArenaConfig::new(frames) };
     Arena::new(&small).expect("memory for a few frames")
 }
 
