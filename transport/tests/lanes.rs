@@ -427,7 +427,8 @@ fn random_load(nodes: &mut [Node], seed: u64, steps: u64, mut now_and_then: impl
                 }
             }
             4..=6 => drop(nodes[at].endpoint.poll()),
-            7 | 8 => {
+            // Without a link what has come stays, and is stale on the next one.
+            7 | 8 if nodes[at].is_linked(id(other).0) => {
                 for _ in 0..random.below(20) {
                     let Some(Event::Message(message)) = nodes[at].endpoint.next_event() else {
                         break;

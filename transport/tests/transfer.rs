@@ -139,7 +139,7 @@ fn a_cancelled_transfer_ends_early_on_both_sides_and_another_takes_its_place() {
     });
     assert_eq!((first.progress(), second.progress()), (Progress::Cancelled, Progress::Sent));
     let frames = assemblies[0].progress().0;
-    assert!(frames >= 10 && frames < 100 && ended == Some((0, frames)), "{ended:?}");
+    assert!((10..100).contains(&frames) && ended == Some((0, frames)), "{ended:?}");
     assert!(!assemblies[0].is_complete());
     let again = assemblies[0].take(received(nodes[1].endpoint.arena(), head(0)));
     assert!(matches!(again, Err(TransferError::Over { id: ID })), "{again:?}");
@@ -252,7 +252,6 @@ fn a_transfer_does_not_go_on_with_another_life_or_another_instance() {
     let elsewhere = transfer.pump(&mut nodes[0].endpoint, InstanceId(3), page);
     assert!(matches!(elsewhere, Err(TransferError::Receiver { .. })), "{elsewhere:?}");
     // The receiver comes back in a new life at another port.
-    let mut nodes = Vec::from(nodes);
     let old = nodes.remove(1);
     let listen = old.address();
     let incarnation = Incarnation(old.endpoint.config().incarnation.0 + 1);
