@@ -303,6 +303,7 @@ impl SessionHeader {
             && flags & !(FLAG_FRAME | FLAG_PAGE_CRC) == 0
             && frame == (lane.class().has_frame() && !ack_only)
             && (frame || !has_page_crc)
+            && (has_page_crc || words.page_crc() == 0)
             && usize::from(len) <= BODY_BYTES_MAX
             && ack_only == (sequence == 0)
             && !(ack_only && len != 0)
@@ -315,7 +316,7 @@ impl SessionHeader {
             kind: words.kind(),
             body_len: len,
             frame,
-            page_crc: has_page_crc.then(|| low_u32(words.0[5])),
+            page_crc: has_page_crc.then(|| words.page_crc()),
             epoch: Epoch(words.0[1]),
             sequence: Sequence(sequence),
             ack: Sequence(words.0[3]),
@@ -359,6 +360,10 @@ impl Words {
         low_u16(self.0[0] >> 48)
     }
 
+    fn page_crc(&self) -> u32 {
+        low_u32(self.0[5])
+    }
+
     fn reserved(&self) -> u16 {
         low_u16(self.0[4] >> 48)
     }
@@ -385,6 +390,14 @@ impl Words {
         }
         if flags & FLAG_PAGE_CRC != 0 && !frame {
             return field("session header flags", flags.into(), "a page CRC only with a frame");
+        }
+        if flags & FLAG_PAGE_CRC == 0 && self.page_crc() != 0 {
+            let found = self.page_crc().into();
+            return field(
+                "session header page CRC",
+                found,
+                "0 without the flag that says it is there",
+            );
         }
         let body_len = self.body_len();
         if usize::from(body_len) > BODY_BYTES_MAX {
@@ -490,6 +503,20 @@ mod tests {
             assert_eq!(SessionHeader::decode(&bytes), Ok(header));
             assert_eq!(verify_crc(&bytes, body.as_slice()), Ok(()));
             assert!(verify_crc(&bytes, b"hellp").is_err());
+        }
+    }
+
+    #[test]
+    fn a_page_crc_that_no_flag_speaks_of_is_refused() {
+        for lane in Lane::ALL {
+            let header = SessionHeader { page_crc: None, ..sample(lane, &Body::EMPTY) };
+            let mut slot = header.encode_slot(&Body::EMPTY, false);
+            slot[CRC_AT - 1] = 1;
+            let crc = crc32c(&[&slot]);
+            slot[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+            let refused = SessionHeader::decode_slot(&mut slot);
+            let what = "session header page CRC";
+            assert!(matches!(refused, Err(DecodeError::Field { what: w, .. }) if w == what));
         }
     }
 

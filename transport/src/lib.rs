@@ -59,9 +59,11 @@ pub mod link;
 pub mod message;
 pub mod poller;
 pub mod session;
+pub mod transfer;
 
 pub use arena::{Arena, ArenaConfig, Frame, FrameIndex, SharedFrame};
 pub use cluster_key::{ClusterKey, ClusterKeyError};
-pub use endpoint::{Endpoint, EndpointConfig, Event, LaneCredits, SendError, Waker};
+pub use endpoint::{Endpoint, EndpointConfig, Event, LaneCredits, LaneState, SendError, Waker};
 pub use error::TransportError;
 pub use message::{Message, Received};
+pub use transfer::{Assembly, Transfer};

@@ -17,11 +17,13 @@ mod connect;
 mod events;
 mod liveness;
 mod log_limit;
+mod observe;
 mod peer;
 mod sampler;
 mod waker;
 
 pub use config::{EndpointConfig, LaneCredits};
+pub use observe::LaneState;
 pub use waker::Waker;
 
 use crate::{
@@ -34,9 +36,7 @@ use crate::{
 use connect::{Gate, Incoming, LISTENER, MAX_INCOMING, WAKER, link_token};
 use events::EventQueue;
 use mio::{Events, Poll, net::TcpListener};
-use pagewire_protocol::{
-    Body, Incarnation, InstanceId, Lane, LaneClass, SessionHeader, hello::Refusal,
-};
+use pagewire_protocol::{Body, Incarnation, InstanceId, Lane, SessionHeader, hello::Refusal};
 use peer::Peer;
 use std::{
     io,
@@ -145,10 +145,14 @@ pub struct Endpoint {
     accept_again: bool,
     events: EventQueue,
     counters: Arc<EndpointCounters>,
-    /// Receives are owed to some peer.
-    owes_frames: bool,
     /// Some connection is worth reading without asking the operating system first.
     hot: bool,
+    /// Some receive is to be posted with the next poll.
+    owing: bool,
+    /// The arena had no frame for some of them: all that wait take turns.
+    short_of_frames: bool,
+    /// Whose turn it is, in peers times lanes.
+    owed_turn: usize,
     turn: u32,
     /// Turns since the last sleep.
     awake_turns: u32,
@@ -188,8 +192,10 @@ impl Endpoint {
             accept_again: false,
             events: EventQueue::with_capacity(1024),
             counters: Arc::default(),
-            owes_frames: false,
             hot: false,
+            owing: false,
+            short_of_frames: false,
+            owed_turn: 0,
             turn: 0,
             awake_turns: 0,
             quiet_turns: 0,
@@ -351,8 +357,8 @@ impl Endpoint {
     #[inline]
     pub fn poll(&mut self) -> bool {
         self.flush();
-        if self.owes_frames {
-            self.post_owed();
+        if self.owing {
+            self.post_in_turn();
             self.flush();
         }
         self.turn = self.turn.wrapping_add(1);
@@ -408,7 +414,9 @@ impl Endpoint {
     /// after the endpoint has announced that it sleeps: it returns true if the caller's own queues
     /// hold something, and then there is no sleep. True when there are events to take.
     pub fn wait(&mut self, timeout: Duration, work_waits: impl FnOnce() -> bool) -> bool {
-        self.post_owed();
+        if self.owing {
+            self.post_in_turn();
+        }
         let until_acks = self.acknowledge_when_quiet();
         self.flush();
         if self.events.is_empty() {
@@ -458,32 +466,18 @@ impl Endpoint {
         }
         if lane.class().has_frame() {
             peer.owed_frames[lane.class().index()] += 1;
-            if peer.ack_due(lane) < AckDue::Now {
-                self.owes_frames = true;
-                return;
+            // Others that wait are not overtaken: a busy peer would take every frame.
+            if !self.short_of_frames && peer.ack_due(lane) == AckDue::Now {
+                peer.post_owed(lane, &self.arena);
+                peer.acknowledge_if(lane, AckDue::Now);
             }
-            peer.post_owed(lane, &self.arena, &self.counters);
-            self.owes_frames |= peer.owed_frames != [0; LaneClass::COUNT];
-            peer.acknowledge_if(lane, AckDue::Now);
+            self.owing = true;
             return;
         }
         if let Some(session) = &mut peer.session {
             session.posted(lane);
         }
         peer.acknowledge_if(lane, AckDue::Now);
-    }
-
-    /// Posts the receives that are owed, as far as the arena has free frames, and lets peers know
-    /// that wait for them.
-    #[inline(never)]
-    fn post_owed(&mut self) {
-        self.owes_frames = false;
-        for peer in &mut self.peers {
-            if peer.owed_frames != [0; LaneClass::COUNT] {
-                peer.post_all_owed(&self.arena, &self.counters);
-                self.owes_frames |= peer.owed_frames != [0; LaneClass::COUNT];
-            }
-        }
     }
 
     /// Before a sleep: an acknowledgement that is owed goes out alone once it was owed for
@@ -521,6 +515,36 @@ impl Endpoint {
             for lane in Lane::ALL {
                 peer.acknowledge_if(lane, at_least);
             }
+        }
+    }
+
+    /// Posts receives that are owed while there are free frames, one for each peer and lane in turn,
+    /// and tells the other sides if they wait for them.
+    #[inline(never)]
+    fn post_in_turn(&mut self) {
+        const LANES: [Lane; 2] = [Lane::Pages, Lane::Bulk];
+        let places = LANES.len() * self.peers.len();
+        let mut idle = 0;
+        while idle < places {
+            let (slot, lane) = (self.owed_turn / LANES.len(), LANES[self.owed_turn % LANES.len()]);
+            let peer = &mut self.peers[slot];
+            let class = lane.class();
+            if peer.owed_frames[class.index()] == 0 {
+                idle += 1;
+            } else if peer.post_one_owed(lane, &self.arena) {
+                idle = 0;
+            } else {
+                break;
+            }
+            self.owed_turn = (self.owed_turn + 1) % places;
+        }
+        self.owing = idle < places;
+        if self.owing && !self.short_of_frames {
+            self.counters.out_of_frames.add(1);
+        }
+        self.short_of_frames = self.owing;
+        for peer in &mut self.peers {
+            LANES.into_iter().for_each(|lane| peer.acknowledge_if(lane, AckDue::Now));
         }
     }
 

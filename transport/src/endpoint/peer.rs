@@ -3,7 +3,7 @@
 use super::{backoff::Backoff, connect::Forming, liveness::Liveness, sampler::Sampler};
 use crate::{
     Arena,
-    counters::{EndpointCounters, PeerCounters},
+    counters::PeerCounters,
     link::{Link, Urgency, tcp::TcpLink},
     session::{AckDue, Session},
 };
@@ -160,16 +160,6 @@ impl Peer {
         taken
     }
 
-    /// Posts what receives are owed, and tells the other side if it waits for them.
-    pub(super) fn post_all_owed(&mut self, arena: &Arena, counters: &EndpointCounters) {
-        for lane in [Lane::Pages, Lane::Bulk] {
-            if self.owed_frames[lane.class().index()] > 0 {
-                self.post_owed(lane, arena, counters);
-                self.acknowledge_if(lane, AckDue::Now);
-            }
-        }
-    }
-
     /// Messages of `lanes` (bit by bit) have arrived, and perhaps credits with them.
     #[inline]
     pub(super) fn arrived(&mut self, mut lanes: u32) {
@@ -193,19 +183,31 @@ impl Peer {
         }
     }
 
-    /// Posts receives of `lane` that are owed, as far as the arena has free frames.
-    pub(super) fn post_owed(&mut self, lane: Lane, arena: &Arena, counters: &EndpointCounters) {
-        let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return };
-        let owed = &mut self.owed_frames[lane.class().index()];
-        while *owed > 0 {
-            let Some(frame) = arena.take() else {
-                counters.out_of_frames.add(1);
-                return;
-            };
-            link.post_receive(lane.class(), frame);
-            session.posted(lane);
-            *owed -= 1;
+    /// Posts receives of `lane` that are owed. False: not all of them, the arena has no free frame.
+    #[inline]
+    pub(super) fn post_owed(&mut self, lane: Lane, arena: &Arena) -> bool {
+        while self.owed_frames[lane.class().index()] > 0 {
+            if !self.post_one_owed(lane, arena) {
+                return false;
+            }
         }
+        true
+    }
+
+    /// Posts one of them. False: the arena has no free frame.
+    #[inline]
+    pub(super) fn post_one_owed(&mut self, lane: Lane, arena: &Arena) -> bool {
+        let owed = &mut self.owed_frames[lane.class().index()];
+        let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else {
+            // The next link posts its own.
+            *owed = 0;
+            return true;
+        };
+        let Some(frame) = arena.take() else { return false };
+        link.post_receive(lane.class(), frame);
+        session.posted(lane);
+        *owed -= 1;
+        true
     }
 
     pub(super) fn retry_soon(&mut self, now: Instant) {

@@ -1,6 +1,6 @@
 //! One lane of a session, both directions.
 
-use super::{AckDue, Disposition, Violation};
+use super::{AckDue, Disposition, LaneNumbers, Violation};
 use crate::Message;
 use pagewire_protocol::{Lane, Sequence};
 use std::collections::VecDeque;
@@ -53,6 +53,43 @@ impl LaneState {
         }
     }
 
+    /// The invariants of the drawing in the module above, of debug builds.
+    #[inline]
+    fn check(&self) {
+        let on_link = Sequence(self.cursor.0 - 1);
+        debug_assert!(self.retained.len() <= self.window, "more is kept than the window: {self:?}");
+        debug_assert!(self.acked <= on_link, "the cursor is behind what is acknowledged: {self:?}");
+        debug_assert!(on_link <= self.high_water, "on the link and never sent: {self:?}");
+        debug_assert!(self.high_water.0 <= self.last_assigned(), "sent and not kept: {self:?}");
+        debug_assert!(self.told_ack < self.expected, "acknowledged and not there: {self:?}");
+        debug_assert!(
+            self.granted.wrapping_sub(self.received) <= self.credits,
+            "more receives came than were posted: {self:?}"
+        );
+    }
+
+    pub(super) fn numbers(&self) -> LaneNumbers {
+        let small = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        LaneNumbers {
+            window: small(self.window as u64),
+            kept: small(self.retained.len() as u64),
+            waiting: small(self.last_assigned() + 1 - self.cursor.0),
+            sent: self.sent,
+            limit: self.limit,
+            received: self.received,
+            posted: self.granted,
+        }
+    }
+
+    /// How many messages [`LaneState::submit`] would take now.
+    #[inline]
+    pub(super) fn room(&self, linked: bool) -> u64 {
+        let window = (self.window - self.retained.len()) as u64;
+        let waiting = self.last_assigned() + 1 - self.cursor.0;
+        let credit = self.credit_left().saturating_sub(waiting);
+        if linked { window.min(credit) } else { window }
+    }
+
     pub(super) fn last_received(&self) -> Sequence {
         Sequence(self.expected.0 - 1)
     }
@@ -79,6 +116,7 @@ impl LaneState {
         self.widen();
         (self.received, self.granted, self.credits) = (0, granted, granted);
         (self.told_ack, self.told_granted) = (self.last_received(), granted);
+        self.check();
     }
 
     /// A peer that was short of frames at first may have all its receives posted later.
@@ -112,12 +150,11 @@ impl LaneState {
     #[inline]
     #[allow(clippy::result_large_err)] // Back-pressure hands the message back by value.
     pub(super) fn submit(&mut self, message: Message, linked: bool) -> Result<(), Message> {
-        let waiting = self.last_assigned() + 1 - self.cursor.0;
-        let full = self.retained.len() >= self.window;
-        if full || (linked && waiting >= self.credit_left()) {
+        if self.room(linked) == 0 {
             return Err(message);
         }
         self.retained.push_back(message);
+        self.check();
         Ok(())
     }
 
@@ -138,6 +175,7 @@ impl LaneState {
         self.cursor = self.cursor.next();
         self.sent = self.sent.wrapping_add(1);
         self.told();
+        self.check();
         first
     }
 
@@ -163,6 +201,7 @@ impl LaneState {
             self.limit = limit;
             self.widen();
         }
+        self.check();
         Ok(())
     }
 
@@ -183,6 +222,7 @@ impl LaneState {
             return Ok(Disposition::Duplicate);
         }
         self.expected = self.expected.next();
+        self.check();
         Ok(Disposition::Deliver)
     }
 
@@ -191,6 +231,7 @@ impl LaneState {
         self.granted = self.granted.wrapping_add(1);
         // Greater than at the start of the link when frames were short then.
         self.credits = self.credits.max(self.granted.wrapping_sub(self.received));
+        self.check();
     }
 
     #[inline]

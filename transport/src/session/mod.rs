@@ -109,6 +109,35 @@ pub enum AckDue {
     Now,
 }
 
+/// One lane of a session in numbers, both directions. Those of the present link count modulo 2^32,
+/// so that a difference is right even after billions of messages.
+///
+/// Between two linked sessions at one moment, for what `a` sends to `b`:
+///
+/// ```text
+///   b.posted - b.received  =  (a.limit - a.sent)      credit that a has left
+///                           + (a.sent - b.received)   messages on their way
+///                           + (b.posted - a.limit)    credit on its way
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LaneNumbers {
+    /// Messages that are kept at most.
+    pub window: u32,
+    /// Messages that are kept until they are acknowledged.
+    pub kept: u32,
+    /// Of these, messages that wait for the link or for credit.
+    pub waiting: u32,
+    /// Messages sent on the present link.
+    pub sent: u32,
+    /// Messages that the peer lets us send on the present link, as far as we have heard.
+    pub limit: u32,
+    /// Messages received on the present link.
+    pub received: u32,
+    /// Receives that we have posted on the present link.
+    pub posted: u32,
+}
+
 /// One session; see the module.
 #[derive(Debug)]
 pub struct Session {
@@ -184,6 +213,19 @@ impl Session {
         }
         let linked = self.linked;
         self.lane(lane).submit(message, linked).map_err(Rejected::NoCredit)
+    }
+
+    /// How many messages of `lane` would be taken now.
+    #[inline]
+    #[must_use]
+    pub fn room(&self, lane: Lane) -> u64 {
+        self.lanes[lane.index()].room(self.linked)
+    }
+
+    /// `lane` in numbers.
+    #[must_use]
+    pub fn numbers(&self, lane: Lane) -> LaneNumbers {
+        self.lanes[lane.index()].numbers()
     }
 
     /// True while messages of `lane` wait for the link or for credit.

@@ -191,6 +191,7 @@ impl Endpoint {
         for lane in Lane::ALL.into_iter().filter(|lane| lane.class().has_frame()) {
             let missing = self.config.credits.of(lane) - posted.credits[lane.index()];
             peer.owed_frames[lane.class().index()] = missing;
+            self.owing |= missing > 0;
         }
         peer.link = Some(link);
         (peer.incarnation, peer.process) = (Some(theirs.incarnation), Some(theirs.process));
@@ -199,7 +200,6 @@ impl Endpoint {
         for lane in Lane::ALL {
             peer.pump(lane, Urgency::Now);
         }
-        self.owes_frames = true;
         self.events.push_back(if fresh {
             Event::Up { peer: id, incarnation: theirs.incarnation }
         } else {

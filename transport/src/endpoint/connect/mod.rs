@@ -200,8 +200,7 @@ impl Endpoint {
         });
         let hellos = self.incoming.iter().flatten().map(Incoming::deadline);
         // No event tells that a frame has come back or that a connection can be accepted now.
-        let owing = self.peers.iter().any(|p| p.link.is_some() && p.owed_frames != [0; 3]);
-        let retry = (owing || self.accept_again).then_some(now);
+        let retry = (self.owing || self.accept_again).then_some(now);
         dials
             .chain(hellos)
             .chain(retry)
