@@ -30,7 +30,10 @@ mod ways;
 
 use clap::{Parser, Subcommand};
 use error::BenchError;
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 /// Measures Pagewire, each figure beside the bare loop it is compared with.
 #[derive(Debug, Parser)]
@@ -76,7 +79,8 @@ fn main() -> ExitCode {
     match Cli::parse().benchmark.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pagewire-bench: {error}");
+            // Nobody may be there to read it.
+            let _ = writeln!(io::stderr(), "pagewire-bench: {error}");
             ExitCode::FAILURE
         }
     }

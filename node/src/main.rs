@@ -6,7 +6,7 @@ use pagewire_node::{
 };
 use std::{
     error::Error,
-    io::{BufReader, Write, stdin, stdout},
+    io::{self, BufReader, Write, stdin, stdout},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -172,7 +172,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("pagewire: {error}");
+            say(&format!("pagewire: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -182,12 +182,17 @@ fn log_filter(wanted: Option<String>) -> tracing_subscriber::EnvFilter {
     let usual = || tracing_subscriber::EnvFilter::new("warn");
     let Some(wanted) = wanted else { return usual() };
     tracing_subscriber::EnvFilter::try_new(&wanted).unwrap_or_else(|error| {
-        eprintln!(
+        say(&format!(
             "pagewire: PAGEWIRE_LOG is '{wanted}', expected error, warn, info, debug or trace, also \
              by module ({error}): taking warn"
-        );
+        ));
         usual()
     })
+}
+
+/// A line for the operator, who may have closed the other end of it.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Help and version as they are; what is wrong with the arguments in one line.
@@ -201,7 +206,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     let lines: Vec<_> = lines
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
         .collect();
-    eprintln!("pagewire: {}; see --help", lines.join(" "));
+    say(&format!("pagewire: {}; see --help", lines.join(" ")));
     ExitCode::from(2)
 }
 

@@ -81,6 +81,16 @@ pub enum TransportError {
         /// Number of shards.
         shards: u16,
     },
+    /// A value of the configuration cannot work.
+    #[error("{what} is {found}, expected {expected}")]
+    Config {
+        /// The value's name.
+        what: &'static str,
+        /// What it is.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
     /// The event queue of the operating system cannot be set up.
     #[error("cannot set up the poller: {0}")]
     Poller(#[from] io::Error),

@@ -4,9 +4,25 @@
 //! in the frames of an [`Arena`] and change owner instead of being copied; a session delivers each
 //! message exactly once and in order per lane; credits keep every queue bounded.
 //!
+//! | lane | frame | default credits | for |
+//! | --- | --- | --- | --- |
+//! | control | no | 256 | what moves the protocol forward |
+//! | requests | no | 128 | new requests |
+//! | SI | no | 128 | shared invalidations |
+//! | pages | one a message | 32 | pages |
+//! | bulk | one a message | 8 | large transfers ([`transfer`]); a connection of its own |
+//!
+//! Credits are receives that are posted for each peer, so an arena needs
+//! [`LaneCredits::frames_per_peer`] frames for each peer and what the application keeps. Message
+//! kinds are the application's: any number but 0. Ids, lanes and bodies come from [`protocol`].
+//!
+//! An endpoint that is dropped takes its links with it: what is not acknowledged may not have
+//! arrived. [`Endpoint::lane_state`] says what a session still keeps. A peer that cannot be reached is
+//! tried for ever, without an event; the log has the reason at level debug.
+//!
 //! Threading: an endpoint, its links and its sessions belong to one thread, which calls
-//! [`Endpoint::poll`], or which a [`poller`] is. Frames may travel between threads. Pins on published pages
-//! ([`arena::PageView`]) may be taken on any thread.
+//! [`Endpoint::poll`], or which a [`poller`] is. Frames may travel between threads. Pins on
+//! published pages ([`arena::PageView`]) may be taken on any thread.
 //!
 //! ```
 //! use pagewire_protocol::{Body, ClusterId, InstanceId, Lane, MessageKind};
@@ -60,6 +76,8 @@ pub mod message;
 pub mod poller;
 pub mod session;
 pub mod transfer;
+
+pub use pagewire_protocol as protocol;
 
 pub use arena::{Arena, ArenaConfig, Frame, FrameIndex, SharedFrame};
 pub use cluster_key::{ClusterKey, ClusterKeyError};

@@ -93,6 +93,24 @@ pub enum TransferError {
         /// The transfer.
         id: TransferId,
     },
+    /// The kind of its messages is reserved.
+    #[error("transfer {id} has messages of kind 0, expected another: 0 are acknowledgements")]
+    Kind {
+        /// The transfer.
+        id: TransferId,
+    },
+    /// It was laid out for pages of another size.
+    #[error(
+        "transfer {id} is laid out in pages of {found}, expected {expected}, those of the arena"
+    )]
+    PageSize {
+        /// The transfer.
+        id: TransferId,
+        /// Size of its pages.
+        found: PageSize,
+        /// Size of the endpoint's.
+        expected: PageSize,
+    },
     /// There is no session to send on.
     #[error("no session with instance {peer}: try again when it is up")]
     NoSession {
@@ -264,6 +282,7 @@ pub enum Progress {
 #[derive(Debug)]
 pub struct Transfer {
     kind: MessageKind,
+    page_size: PageSize,
     /// Of the frame that is next.
     head: PartHead,
     /// Whom it goes to, once it has begun.
@@ -275,13 +294,16 @@ impl Transfer {
     /// A transfer of `total_bytes` in frames of `page_size`, as messages of `kind`.
     ///
     /// # Errors
-    /// [`TransferError::Empty`].
+    /// [`TransferError::Empty`], or [`TransferError::Kind`] for a reserved kind.
     pub fn new(
         kind: MessageKind,
         id: TransferId,
         total_bytes: u64,
         page_size: PageSize,
     ) -> Result<Self, TransferError> {
+        if kind == MessageKind::ACK_ONLY {
+            return Err(TransferError::Kind { id });
+        }
         let page_bytes = page_size.bytes_u32();
         let Some(before_last) = total_bytes.checked_sub(1) else {
             return Err(TransferError::Empty { id });
@@ -290,7 +312,7 @@ impl Transfer {
         let last = before_last % u64::from(page_bytes) + 1;
         let last_bytes = u32::try_from(last).unwrap_or(page_bytes);
         let head = PartHead { id, index: 0, count, last_bytes, ends_early: false };
-        Ok(Self { kind, head, to: None, progress: Progress::Going { sent: 0, count } })
+        Ok(Self { kind, page_size, head, to: None, progress: Progress::Going { sent: 0, count } })
     }
 
     /// Its id.
@@ -310,14 +332,19 @@ impl Transfer {
     /// gives one, and not for the next before. Never blocks; call it once a turn.
     ///
     /// # Errors
-    /// [`TransferError::NoSession`] before it has begun, [`TransferError::SessionEnded`] after, and
-    /// [`TransferError::Receiver`] for another `peer` than at first.
+    /// [`TransferError::NoSession`] before it has begun, [`TransferError::SessionEnded`] after,
+    /// [`TransferError::Receiver`] for another `peer` than at first, and
+    /// [`TransferError::PageSize`] for an endpoint with pages of another size.
     pub fn pump(
         &mut self,
         endpoint: &mut Endpoint,
         peer: InstanceId,
         mut next: impl FnMut(&Arena, u64) -> Option<SharedFrame>,
     ) -> Result<Progress, TransferError> {
+        let (found, expected) = (self.page_size, endpoint.arena().page_size());
+        if found != expected {
+            return Err(TransferError::PageSize { id: self.head.id, found, expected });
+        }
         let receiver = self.receiver(endpoint, peer)?;
         while let Progress::Going { count, .. } = self.progress
             && endpoint.room(peer, Lane::Bulk) > 0

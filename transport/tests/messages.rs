@@ -6,8 +6,10 @@ use common::{
     CREDITS, FRAMES, Flow, Node, assert_filled, assert_is, cluster, config, fill, introduce,
     link_all, numbered, pump, settle, turns,
 };
-use pagewire_protocol::{Body, InstanceId, Lane, MessageKind};
-use pagewire_transport::{EndpointConfig, Frame, LaneCredits, Message, SendError};
+use pagewire_protocol::{Body, InstanceId, Lane, MessageKind, PageSize};
+use pagewire_transport::{
+    Arena, ArenaConfig, EndpointConfig, Event, Frame, LaneCredits, Message, SendError,
+};
 use std::collections::HashMap;
 
 #[test]
@@ -105,6 +107,27 @@ fn a_message_on_the_wrong_lane_or_to_a_stranger_comes_back() {
         assert!(matches!(sent, Err(SendError::NoSession(_))), "{stranger}: {sent:?}");
     }
     settle(&mut nodes, 1);
+}
+
+#[test]
+fn a_page_of_another_size_comes_back_and_nothing_of_it_is_sent() {
+    let mut nodes = cluster(2);
+    for page_size in [PageSize::K4, PageSize::K32] {
+        let config = ArenaConfig { huge_pages: false, page_size, ..ArenaConfig::new(2) };
+        let frame = Arena::new(&config).unwrap().take().unwrap().freeze();
+        let message = Message::new(MessageKind(200), Body::EMPTY);
+        let message = Message { frame: Some(frame), ..message };
+        let sent = nodes[0].endpoint.send(InstanceId(2), Lane::Pages, message);
+        let Err(SendError::WrongPageSize { message, found_bytes, expected_bytes }) = sent else {
+            panic!("{page_size}: {sent:?}");
+        };
+        assert_eq!((found_bytes, expected_bytes), (page_size.bytes(), 8192));
+        assert_eq!(message.frame.map(|frame| frame.len()), Some(found_bytes));
+    }
+    settle(&mut nodes, 1);
+    let mut flow = Flow::new(0, 1);
+    flow.exchange(&mut nodes, 3);
+    assert!(!nodes[1].has_event(|event| matches!(event, Event::Down { .. })));
 }
 
 #[test]

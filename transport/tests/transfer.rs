@@ -281,6 +281,17 @@ fn a_transfer_does_not_go_on_with_another_life_or_another_instance() {
 }
 
 #[test]
+fn a_transfer_in_pages_of_another_size_or_of_acknowledgements_does_not_begin() {
+    let mut nodes = cluster(2);
+    let mut other = Transfer::new(KIND, ID, 40_000, PageSize::K32).unwrap();
+    let pumped = other.pump(&mut nodes[0].endpoint, RECEIVER, page);
+    let (found, expected) = (PageSize::K32, PageSize::K8);
+    assert_eq!(pumped, Err(TransferError::PageSize { id: ID, found, expected }));
+    let reserved = Transfer::new(MessageKind::ACK_ONLY, ID, 1, PageSize::K8);
+    assert_eq!(reserved.err(), Some(TransferError::Kind { id: ID }));
+}
+
+#[test]
 fn a_saturated_transfer_lets_the_other_lanes_through() {
     let mut nodes = vec![Node::new(config(1), 64), Node::new(config(2), 64)];
     introduce(&mut nodes, 0, 1);

@@ -1,11 +1,16 @@
 //! What an endpoint is told at start.
 
-use crate::ClusterKey;
+use crate::{ClusterKey, TransportError};
 use pagewire_protocol::{ClusterId, Incarnation, InstanceId, Lane, hello::ProofKey};
 use std::{
     net::SocketAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+/// Longest time that a configuration may name.
+const TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Most receives of a lane.
+const CREDITS_MAX: u32 = 65_536;
 
 /// Receives that are posted for each peer, by lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +27,7 @@ impl LaneCredits {
     /// carry frames, and as many again, because what was sent stays until it is acknowledged.
     #[must_use]
     pub fn frames_per_peer(&self) -> u32 {
-        2 * (self.of(Lane::Pages) + self.of(Lane::Bulk))
+        self.of(Lane::Pages).saturating_add(self.of(Lane::Bulk)).saturating_mul(2)
     }
 }
 
@@ -61,7 +66,8 @@ pub struct EndpointConfig {
     /// [`EndpointConfig::keepalive`], and longer than the owner may go without polling.
     pub peer_timeout: Duration,
     /// A session that has had no link for so long ends, and what was not acknowledged is handed
-    /// back. `None` leaves that to [`super::Endpoint::end_session`]: to the membership view.
+    /// back; the two incarnations do not speak again. When a cut outlasts it on both sides, one of
+    /// them has to begin a new life. `None` leaves that to [`super::Endpoint::end_session`]: to the membership view.
     pub session_expiry: Option<Duration>,
     /// What both sides of every connection prove to have. Without one, whoever reaches the port and
     /// knows the cluster's id may speak; either all instances of a cluster have it or none.
@@ -102,6 +108,33 @@ impl EndpointConfig {
         }
     }
 
+    /// Refuses what cannot work, before anybody waits for it in vain.
+    pub(super) fn check(&self) -> Result<(), TransportError> {
+        let refuse = |what, found, expected| Err(TransportError::Config { what, found, expected });
+        let times = [("handshake_timeout", self.handshake_timeout), ("keepalive", self.keepalive)];
+        for (what, time) in times {
+            if time < Duration::from_millis(1) || time > TIME_MAX {
+                return refuse(what, format!("{time:?}"), "1 ms to 1 day");
+            }
+        }
+        let silent = self.peer_timeout;
+        if silent < 2 * self.keepalive || silent > TIME_MAX {
+            let expected = "at least twice `keepalive`, at most 1 day: links would be taken down";
+            return refuse("peer_timeout", format!("{silent:?}"), expected);
+        }
+        for lane in Lane::ALL {
+            let credits = self.credits.of(lane);
+            if credits == 0 || credits > CREDITS_MAX {
+                let found = format!("{credits} for {lane:?}");
+                return refuse("credits", found, "1 to 65536: a lane without any never sends");
+            }
+        }
+        if self.shards == 0 {
+            return refuse("shards", "0".into(), "at least 1");
+        }
+        Ok(())
+    }
+
     pub(super) fn proof_key(&self) -> ProofKey<'_> {
         self.cluster_key.as_ref().map_or(ProofKey::NONE, ClusterKey::proof_key)
     }
@@ -128,6 +161,29 @@ impl EndpointConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_configuration_that_cannot_work_is_refused_with_the_value_and_what_it_may_be() {
+        let good = EndpointConfig::new(ClusterId(1), InstanceId(1), "127.0.0.1:0".parse().unwrap());
+        good.check().unwrap();
+        let ms = Duration::from_millis;
+        let mut one_lane_without = LaneCredits::default();
+        one_lane_without.0[2] = 0;
+        let bad = [
+            (EndpointConfig { keepalive: ms(0), ..good.clone() }, "keepalive is 0ns"),
+            (EndpointConfig { handshake_timeout: ms(0), ..good.clone() }, "handshake_timeout"),
+            (EndpointConfig { handshake_timeout: Duration::MAX, ..good.clone() }, "1 ms to 1 day"),
+            (EndpointConfig { peer_timeout: ms(1999), ..good.clone() }, "twice `keepalive`"),
+            (EndpointConfig { credits: one_lane_without, ..good.clone() }, "0 for Si"),
+            (EndpointConfig { credits: LaneCredits([u32::MAX; 5]), ..good.clone() }, "1 to 65536"),
+            (EndpointConfig { shards: 0, ..good.clone() }, "shards is 0, expected at least 1"),
+        ];
+        for (config, part) in bad {
+            let text = config.check().unwrap_err().to_string();
+            assert!(text.contains(part), "{text:?} lacks {part:?}");
+        }
+        assert_eq!(LaneCredits([u32::MAX; 5]).frames_per_peer(), u32::MAX);
+    }
 
     #[test]
     fn listening_to_the_network_without_a_key_is_warned_of() {

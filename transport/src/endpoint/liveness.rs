@@ -138,7 +138,8 @@ impl Endpoint {
     /// Ends the session with `peer`: the membership view says that this incarnation is over. It may
     /// not come back; a later one may, if [`EndpointConfig::peers_may_return`] says so. Hands back
     /// what was not acknowledged, with unknown outcome, together with the incarnation; `None` when
-    /// there is no session.
+    /// there is no session. Events that were there before are still taken, then comes the end of
+    /// its link as [`Event::Down`].
     ///
     /// [`EndpointConfig::peers_may_return`]: super::EndpointConfig::peers_may_return
     pub fn end_session(&mut self, peer: InstanceId) -> Option<(Incarnation, Vec<(Lane, Message)>)> {

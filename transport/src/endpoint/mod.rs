@@ -114,6 +114,15 @@ pub enum SendError {
     WrongLane(Message),
     /// There is no session with that instance.
     NoSession(Message),
+    /// The frame is of another arena, with pages of another size.
+    WrongPageSize {
+        /// The message, unsent.
+        message: Message,
+        /// Bytes of its frame.
+        found_bytes: usize,
+        /// Bytes of a page here.
+        expected_bytes: usize,
+    },
 }
 
 impl SendError {
@@ -122,6 +131,7 @@ impl SendError {
     pub fn into_message(self) -> Message {
         match self {
             Self::NoCredit(m) | Self::WrongLane(m) | Self::NoSession(m) => m,
+            Self::WrongPageSize { message, .. } => message,
         }
     }
 }
@@ -165,11 +175,12 @@ impl Endpoint {
     /// Listens, and is ready for [`Endpoint::add_peer`].
     ///
     /// # Errors
-    /// [`TransportError::Shard`] when the configuration names a shard that does not exist,
+    /// [`TransportError::Config`] or [`TransportError::Shard`] when the configuration cannot work,
     /// [`TransportError::Listen`] when the address cannot be used, [`TransportError::Poller`] when
     /// the operating system gives no event queue.
     pub fn bind(config: EndpointConfig, arena: Arena) -> Result<Self, TransportError> {
         let failed = |source| TransportError::Listen { address: config.listen, source };
+        config.check()?;
         let gate = Gate::new(&config)?;
         let os = Poll::new()?;
         let mut listener = TcpListener::bind(config.listen).map_err(failed)?;
@@ -283,7 +294,8 @@ impl Endpoint {
     /// [`Endpoint::wait`].
     ///
     /// # Errors
-    /// [`SendError`] with the message: without credit, on the wrong lane, or without a session.
+    /// [`SendError`] with the message: without credit, on the wrong lane, with a page of the wrong
+    /// size, or without a session.
     #[inline]
     #[allow(clippy::result_large_err)] // Back-pressure hands the message back by value.
     pub fn send(&mut self, to: InstanceId, lane: Lane, message: Message) -> Result<(), SendError> {
@@ -315,6 +327,12 @@ impl Endpoint {
         urgency: Urgency,
     ) -> Result<(), SendError> {
         let Some(slot) = self.slot(to) else { return Err(SendError::NoSession(message)) };
+        if let Some(frame) = &message.frame {
+            let (found_bytes, expected_bytes) = (frame.len(), self.arena.page_size().bytes());
+            if found_bytes != expected_bytes {
+                return Err(SendError::WrongPageSize { message, found_bytes, expected_bytes });
+            }
+        }
         let peer = &mut self.peers[slot];
         let Some(session) = &mut peer.session else { return Err(SendError::NoSession(message)) };
         match session.submit(lane, message) {

@@ -97,7 +97,8 @@ pub(super) fn proven(refusal: Refusal, theirs: &Hello, ours: &Hello, refused_us:
         _ => {
             let over = if refused_us { ours } else { theirs };
             format!(
-                "incarnation {} of instance {} is over, a later one was seen: restart the process",
+                "incarnation {} of instance {} is over: a later one was seen, or its session was \
+                 ended or has expired; restart the process",
                 over.incarnation, over.instance
             )
         }
