@@ -24,10 +24,10 @@ use crate::{
     agent::lines::{Command as Order, Event, Report},
     ledger::{
         manifest::{GROUP_ACCOUNTS, ManifestError},
-        random::Random,
         relation::{self, Prepared, RelationError},
         verify::Verification,
     },
+    random::Random,
 };
 use child::{ChildError, Fleet};
 use cleanup::Cleanup;
