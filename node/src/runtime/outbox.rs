@@ -81,6 +81,14 @@ impl Outbox {
         }
     }
 
+    /// Drops what waits for an instance whose life is over: the next one must not get it.
+    pub(super) fn forget(&mut self, id: InstanceId) {
+        for queue in self.peers.iter_mut().filter(|p| p.id == id).flat_map(|p| &mut p.lanes) {
+            self.waiting -= queue.len();
+            queue.clear();
+        }
+    }
+
     /// Number of messages that wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting

@@ -27,6 +27,8 @@ mod effects;
 mod flush;
 mod room;
 
+use flush::Flushes;
+
 use super::{
     command::{Command, Completion},
     counters::NodeCounters,
@@ -44,7 +46,6 @@ use crate::{
     grd::{Effect, Event as Input, Grd, TagMap},
     store::Store,
 };
-use crossbeam_channel::Sender;
 use pagewire_protocol::{BufferTag, GrantNumber, Incarnation, InstanceId, Lane, Pcm};
 use pagewire_transport::{
     Arena, Endpoint, EndpointConfig, Frame, SharedFrame, counters::EndpointCounters,
@@ -71,17 +72,6 @@ struct HandleEnd {
     commands: Consumer<Command>,
     completions: Producer<Completion>,
     waiter: Option<Thread>,
-}
-
-/// Writing everything back, as asked for by [`Shard::flush`].
-#[derive(Debug)]
-struct Flush {
-    /// Pages that were dirty, or being written to, when it was asked for: until they are written,
-    /// found clean, or gone to another instance, and the duty to write them with them.
-    left: BTreeSet<BufferTag>,
-    reply: Sender<Result<(), String>>,
-    failed: Option<String>,
-    syncing: bool,
 }
 
 /// A shard's place in its instance.
@@ -123,7 +113,7 @@ pub struct Shard {
     writing: BTreeSet<BufferTag>,
     /// No page is given up before; set when one could not be written.
     evict_again_at: Option<Instant>,
-    flush: Option<Flush>,
+    flushes: Flushes,
     /// Peers with a session, whether it has a link or not.
     up: BTreeSet<InstanceId>,
     /// Those of them that have a link.
@@ -214,7 +204,7 @@ impl Shard {
             effects: Vec::with_capacity(64),
             writing: BTreeSet::new(),
             evict_again_at: None,
-            flush: None,
+            flushes: Flushes::default(),
             up: BTreeSet::new(),
             linked: BTreeSet::new(),
             lost: BTreeSet::new(),

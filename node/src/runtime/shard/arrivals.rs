@@ -35,6 +35,7 @@ impl Shard {
                     undelivered.len()
                 );
                 self.lost.insert(peer);
+                self.outbox.forget(peer);
                 self.up.remove(&peer);
                 self.linked.remove(&peer);
             }
@@ -92,21 +93,15 @@ impl Shard {
                     tracing::error!("page {tag} could not be written: {error}");
                     self.pool.set_dirty(&tag, true);
                     self.evict_again_at = Some(Instant::now() + EVICT_RETRY);
-                    if let Some(flush) = &mut self.flush {
-                        flush.failed.get_or_insert(error);
-                    }
+                    self.flushes.failed(error);
                 } else {
                     self.counters.pages_written.add(1);
                 }
                 self.writing.remove(&tag);
-                self.flushed(&tag);
+                self.flushes.settled(&tag);
                 self.input(Input::WriteDone { tag, version, written });
             }
-            IoDone::Sync { result } => {
-                if let Some(flush) = self.flush.take() {
-                    let _ = flush.reply.send(result);
-                }
-            }
+            IoDone::Sync { result } => self.flushes.end(&result),
         }
         self.run();
     }

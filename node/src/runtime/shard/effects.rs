@@ -54,7 +54,8 @@ impl Shard {
             }
             Effect::Write { tag, version } => {
                 let Some(frame) = self.pool.share(&tag) else {
-                    self.flushed(&tag);
+                    self.flushes.failed(format!("page {tag} was to be written and is not here"));
+                    self.flushes.settled(&tag);
                     return self.input(Input::WriteDone { tag, version, written: false });
                 };
                 self.pool.set_dirty(&tag, false);
@@ -83,13 +84,13 @@ impl Shard {
             Effect::Open { tag, mode } => {
                 self.pool.keep(&tag);
                 self.pool.open(&tag, mode);
-                if self.flush.is_some() && !self.pool.is_dirty(&tag) {
-                    self.flushed(&tag);
+                if self.flushes.is_under_way() && !self.pool.is_dirty(&tag) {
+                    self.flushes.settled(&tag);
                 }
             }
             Effect::Drop { tag } => {
                 drop(self.pool.remove(&tag));
-                self.flushed(&tag);
+                self.flushes.settled(&tag);
                 self.admit();
             }
         }
@@ -119,7 +120,7 @@ impl Shard {
         self.counters.bytes_shipped.add(frame.len() as u64);
         self.send(to, tag, message, Some(frame));
         if !keep {
-            self.flushed(&tag);
+            self.flushes.settled(&tag);
         }
     }
 
