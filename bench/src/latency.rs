@@ -11,23 +11,27 @@
 //! turn from way to way together; the ways whose turn it is not are left alone. An answerer that
 //! sleeps sees no turn: a last message ([`END`]), which nobody answers, tells it.
 
+mod report;
+
+pub(crate) use report::Figures;
+
 use crate::{
     cores,
     error::BenchError,
     options::Common,
-    pairing::{Paired, Verdict},
+    pairing::Paired,
+    report::Report,
     spin::{Patience, Switch, Turn, two_ends},
-    stats::{Samples, Summary, rounded},
+    stats::Samples,
     ways::{Bare, Ours, Plain, Setup, Size, Way, same, sockets},
 };
 use core_affinity::CoreId;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use std::{net::TcpStream, time::Instant};
 
 /// Round trips before those that are measured, each time a way gets its turn: caches, branch
 /// predictors and the endpoint's hot connections find their state again.
-pub(crate) const WARM_UP: u32 = 300;
+const WARM_UP: u32 = 300;
 
 /// Number of a message that ends a leg and is not answered.
 const END: u64 = u64::MAX;
@@ -116,6 +120,14 @@ impl End {
         }
         Ok(Self { ours, bare, plain })
     }
+
+    /// Polls until the session with the other end has begun.
+    ///
+    /// # Errors
+    /// [`BenchError`].
+    pub(crate) fn establish(&mut self, switch: &Switch) -> Result<(), BenchError> {
+        self.ours.establish(switch)
+    }
 }
 
 // ---- page fetches, for the benchmark of grants ---------------------------------------------------
@@ -166,28 +178,33 @@ pub(crate) fn answer_fetches(
 /// # Errors
 /// [`BenchError`].
 pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
-    let effort = Effort { rounds: args.common.rounds, samples_per_round: args.samples_per_round };
+    let run = args.common.run;
+    let effort = Effort { rounds: run.rounds, samples_per_round: args.samples_per_round };
     let plan = args.plan();
     let paired = measure(&plan, effort)?;
-    Report::new(&plan, effort.rounds, &paired, "loopback TCP").print(args.common.json);
+    Figures::new(&plan, run.rounds, &paired, "loopback TCP").print(run.json);
     Ok(())
 }
 
 fn measure(plan: &Plan, effort: Effort) -> Result<Paired<{ LEGS.len() }>, BenchError> {
-    let [asker_core, answerer_core] = cores::pair()?;
+    let cores = cores::pair()?;
     let (asker, answerer) = Ours::pair(&plan.setup)?;
     let (bare, plain) = (sockets()?, sockets()?);
-    let asker = End::new(asker, [bare.0, plain.0], plan)?;
-    let answerer = End::new(answerer, [bare.1, plain.1], plan)?;
-    let switch = &Switch::new();
-    let turn = |leg| {
-        switch.turn_to(leg);
-        Ok(())
-    };
+    let mut asker = End::new(asker, [bare.0, plain.0], plan)?;
+    let mut answerer = End::new(answerer, [bare.1, plain.1], plan)?;
     two_ends(
-        // The end goes with its thread: that wakes an answerer that sleeps.
-        move || ask(&mut { asker }, plan, effort, asker_core, switch, turn),
-        || answer(answerer, plan, answerer_core, switch),
+        cores,
+        move |switch| {
+            asker.establish(switch)?;
+            ask(&mut asker, plan, effort, switch, |leg| {
+                switch.turn_to(leg);
+                Ok(())
+            })
+        },
+        move |switch| {
+            answerer.establish(switch)?;
+            answer(&mut answerer, plan, switch)
+        },
     )
 }
 
@@ -198,28 +215,23 @@ fn measure(plan: &Plan, effort: Effort) -> Result<Paired<{ LEGS.len() }>, BenchE
 pub(crate) fn ours_alone(
     plan: &Plan,
     samples: u32,
-    [asker_core, answerer_core]: [CoreId; 2],
+    cores: [CoreId; 2],
 ) -> Result<Samples, BenchError> {
     let (mut asker, mut answerer) = Ours::pair(&plan.setup)?;
-    let switch = Switch::new();
-    switch.turn_to(OURS);
     two_ends(
-        || {
-            let _stop = switch.stop_at_end();
-            cores::pin(asker_core)?;
-            asker.establish(&switch)?;
-            ask_leg(&mut asker, plan, samples, &mut 0, &switch)
+        cores,
+        move |switch| {
+            asker.establish(switch)?;
+            ask_leg(&mut asker, plan, samples, &mut 0, switch)
         },
-        || {
-            let _stop = switch.stop_at_end();
-            cores::pin(answerer_core)?;
-            answerer.establish(&switch)?;
-            switch.turn().map_or(Ok(()), |turn| answer_leg(&mut answerer, plan, turn, &switch))
+        move |switch| {
+            answerer.establish(switch)?;
+            switch.turn().map_or(Ok(()), |turn| answer_leg(&mut answerer, plan, turn, switch))
         },
     )
 }
 
-/// The asker: all legs of all rounds. `turn` makes both ends turn to a leg.
+/// The asker, the session having begun: all legs of all rounds. `turn` makes both ends turn to a leg.
 ///
 /// # Errors
 /// [`BenchError`].
@@ -227,13 +239,9 @@ pub(crate) fn ask(
     end: &mut End,
     plan: &Plan,
     effort: Effort,
-    core: CoreId,
     switch: &Switch,
     mut turn: impl FnMut(u32) -> Result<(), BenchError>,
 ) -> Result<Paired<{ LEGS.len() }>, BenchError> {
-    let _stop = switch.stop_at_end();
-    cores::pin(core)?;
-    end.ours.establish(switch)?;
     let mut number = 0;
     let samples = effort.samples_per_round;
     Paired::alternate(effort.rounds, |leg| {
@@ -254,23 +262,32 @@ fn ask_leg(
     number: &mut u64,
     switch: &Switch,
 ) -> Result<Samples, BenchError> {
+    let samples = sampled(count, number, |number| round_trip(way, plan, number, switch))?;
+    if plan.sleep {
+        way.say(plan.request, END, switch)?;
+        way.flush();
+    }
+    Ok(samples)
+}
+
+/// `count` samples of `once`, after some that only warm up. Numbers go on from `number`.
+///
+/// # Errors
+/// The first error of `once`.
+pub(crate) fn sampled(
+    count: u32,
+    number: &mut u64,
+    mut once: impl FnMut(u64) -> Result<(), BenchError>,
+) -> Result<Samples, BenchError> {
     let mut samples = Samples::new();
     for i in 0..WARM_UP + count {
         *number += 1;
         let start = Instant::now();
-        if plan.sleep {
-            round_trip_asleep(way, plan, *number, switch)?;
-        } else {
-            round_trip(way, plan, *number, switch)?;
-        }
+        once(*number)?;
         let took = start.elapsed();
         if i >= WARM_UP {
             samples.record(took);
         }
-    }
-    if plan.sleep {
-        way.say(plan.request, END, switch)?;
-        way.flush();
     }
     Ok(samples)
 }
@@ -284,44 +301,25 @@ fn round_trip(
 ) -> Result<(), BenchError> {
     way.say(plan.request, number, switch)?;
     let mut patience = Patience::new(switch, "a reply");
-    loop {
-        if let Some(found) = way.hear(plan.reply)? {
-            return same("the body of a reply", number, found, number);
+    let found = if plan.sleep {
+        loop {
+            way.sleep()?;
+            if let Some(found) = way.hear_awake(plan.reply)? {
+                break found;
+            }
+            patience.check()?;
         }
-        patience.spin()?;
-    }
+    } else {
+        patience.until(|| way.hear(plan.reply))?
+    };
+    same("the body of a reply", number, found, number)
 }
 
-fn round_trip_asleep(
-    way: &mut impl Way,
-    plan: &Plan,
-    number: u64,
-    switch: &Switch,
-) -> Result<(), BenchError> {
-    way.say(plan.request, number, switch)?;
-    let mut patience = Patience::new(switch, "a reply");
-    loop {
-        way.sleep()?;
-        if let Some(found) = way.hear_awake(plan.reply)? {
-            return same("the body of a reply", number, found, number);
-        }
-        patience.check()?;
-    }
-}
-
-/// The answerer, until the asker stops.
+/// The answerer, the session having begun, until the asker stops.
 ///
 /// # Errors
 /// [`BenchError`].
-pub(crate) fn answer(
-    mut end: End,
-    plan: &Plan,
-    core: CoreId,
-    switch: &Switch,
-) -> Result<(), BenchError> {
-    let _stop = switch.stop_at_end();
-    cores::pin(core)?;
-    end.ours.establish(switch)?;
+pub(crate) fn answer(end: &mut End, plan: &Plan, switch: &Switch) -> Result<(), BenchError> {
     while let Some(turn) = switch.turn() {
         match turn.leg() {
             OURS => answer_leg(&mut end.ours, plan, turn, switch)?,
@@ -372,91 +370,6 @@ fn answer_leg_asleep(
         }
         way.sleep()?;
         heard = way.hear_awake(plan.request)?;
-    }
-}
-
-/// The figures, ready to print.
-#[derive(Debug)]
-pub(crate) struct Report<'a> {
-    plan: &'a Plan,
-    rounds: u32,
-    /// Where it was measured.
-    over: &'a str,
-    ours: Summary,
-    bare: Summary,
-    plain: Summary,
-    ratio_p50: f64,
-    ratio_plain_p50: f64,
-    control: f64,
-}
-
-impl<'a> Report<'a> {
-    /// `paired` was measured in `rounds` rounds over `over`.
-    pub(crate) fn new(
-        plan: &'a Plan,
-        rounds: u32,
-        paired: &Paired<{ LEGS.len() }>,
-        over: &'a str,
-    ) -> Self {
-        let [ours, bare, again, plain] = [0, 1, 2, 3];
-        Self {
-            plan,
-            rounds,
-            over,
-            ours: paired.samples(ours).summary(),
-            bare: paired.samples(bare).summary(),
-            plain: paired.samples(plain).summary(),
-            ratio_p50: paired.ratio_p50(ours, bare),
-            ratio_plain_p50: paired.ratio_p50(ours, plain),
-            control: paired.ratio_p50(again, bare),
-        }
-    }
-
-    /// As one JSON object, or as a table.
-    pub(crate) fn print(&self, json: bool) {
-        if json {
-            println!("{}", self.json());
-        } else {
-            print!("{}", self.text());
-        }
-    }
-
-    fn json(&self) -> Value {
-        json!({
-            "request": self.plan.request.bytes(),
-            "reply": self.plan.reply.bytes(),
-            "sleep": self.plan.sleep,
-            "ours": self.ours.json(),
-            "bare": self.bare.json(),
-            "plain": self.plain.json(),
-            "ratio_p50": rounded(self.ratio_p50),
-            "ratio_plain_p50": rounded(self.ratio_plain_p50),
-            "control": rounded(self.control),
-            "rounds": self.rounds,
-        })
-    }
-
-    fn text(&self) -> String {
-        let (request, reply) = (self.plan.request.bytes(), self.plan.reply.bytes());
-        let manner = if self.plan.sleep { "sleep" } else { "spin" };
-        let verdict = Verdict::of(self.control, self.rounds);
-        let lines = [
-            format!(
-                "round trip over {}, {request} B request, {reply} B reply, both ends {manner}",
-                self.over
-            ),
-            Summary::heading(),
-            self.ours.row("ours"),
-            self.bare.row("bare"),
-            self.plain.row("plain"),
-            format!(
-                "ratio of p50, median of {} rounds: {:.3} to bare (same bytes and calls), {:.3} to \
-                 plain (payload alone)",
-                self.rounds, self.ratio_p50, self.ratio_plain_p50
-            ),
-            verdict.to_string(),
-        ];
-        lines.map(|line| line + "\n").concat()
     }
 }
 

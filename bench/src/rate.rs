@@ -19,20 +19,22 @@
 
 mod bare;
 mod ours;
+mod report;
+
+pub(crate) use report::Figures;
 
 use crate::{
     cores,
     error::BenchError,
     options::Common,
-    pairing::{Rounds, Verdict},
+    pairing::Rounds,
+    report::Report,
     spin::{Patience, Switch, two_ends},
-    stats::rounded,
     ways::{CREDITS_MAX, Ours, Setup, Size, same, sockets},
 };
 use bare::BareFlow;
 use core_affinity::CoreId;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use std::{net::TcpStream, ops::Range, time::Instant};
 
 /// Messages of a leg, unless another number is asked for.
@@ -151,6 +153,14 @@ impl End {
         let bare = BareFlow::new(stream, pages, ours.arena(), ours.landing_frames(), plan.batch)?;
         Ok(Self { ours, bare })
     }
+
+    /// Polls until the session with the other end has begun.
+    ///
+    /// # Errors
+    /// [`BenchError`].
+    pub(crate) fn establish(&mut self, switch: &Switch) -> Result<(), BenchError> {
+        self.ours.establish(switch)
+    }
 }
 
 /// Runs the benchmark and prints it.
@@ -160,25 +170,31 @@ impl End {
 pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
     let setup = args.common.setup(args.credits);
     let plan = Plan::new(args.size, args.messages_per_round, args.batch, setup);
-    let rounds = measure(&plan, args.common.rounds)?;
-    Report::new(&plan, args.common.rounds, &rounds, "loopback TCP").print(args.common.json);
+    let run = args.common.run;
+    let figures = measure(&plan, run.rounds)?;
+    Figures::new(&plan, run.rounds, &figures, "loopback TCP").print(run.json);
     Ok(())
 }
 
 fn measure(plan: &Plan, rounds: u32) -> Result<Rounds<{ LEGS.len() }>, BenchError> {
-    let [sender_core, receiver_core] = cores::pair()?;
+    let cores = cores::pair()?;
     let (sender, receiver) = Ours::pair(&plan.setup)?;
     let sockets = sockets()?;
-    let sender = End::new(sender, [sockets.0], plan)?;
-    let receiver = End::new(receiver, [sockets.1], plan)?;
-    let switch = &Switch::new();
-    let turn = |leg| {
-        switch.turn_to(leg);
-        Ok(())
-    };
+    let mut sender = End::new(sender, [sockets.0], plan)?;
+    let mut receiver = End::new(receiver, [sockets.1], plan)?;
     two_ends(
-        move || send(&mut { sender }, plan, rounds, sender_core, switch, turn),
-        || receive(receiver, plan, receiver_core, switch),
+        cores,
+        move |switch| {
+            sender.establish(switch)?;
+            send(&mut sender, plan, rounds, switch, |leg| {
+                switch.turn_to(leg);
+                Ok(())
+            })
+        },
+        move |switch| {
+            receiver.establish(switch)?;
+            receive(&mut receiver, plan, switch)
+        },
     )
 }
 
@@ -186,25 +202,18 @@ fn measure(plan: &Plan, rounds: u32) -> Result<Rounds<{ LEGS.len() }>, BenchErro
 ///
 /// # Errors
 /// [`BenchError`].
-pub(crate) fn ours_alone(
-    plan: &Plan,
-    [sender_core, receiver_core]: [CoreId; 2],
-) -> Result<f64, BenchError> {
+pub(crate) fn ours_alone(plan: &Plan, cores: [CoreId; 2]) -> Result<f64, BenchError> {
     let (mut sender, mut receiver) = Ours::pair(&plan.setup)?;
-    let switch = Switch::new();
     two_ends(
-        || {
-            let _stop = switch.stop_at_end();
-            cores::pin(sender_core)?;
-            sender.establish(&switch)?;
-            send_leg(&mut sender, plan, &switch)
+        cores,
+        move |switch| {
+            sender.establish(switch)?;
+            send_leg(&mut sender, plan, switch)
         },
-        || {
-            let _stop = switch.stop_at_end();
-            cores::pin(receiver_core)?;
-            receiver.establish(&switch)?;
+        move |switch| {
+            receiver.establish(switch)?;
             let turn = switch.turn();
-            receive_leg(&mut receiver, plan, &switch)?;
+            receive_leg(&mut receiver, plan, switch)?;
             // Stays until the sender has heard.
             turn.into_iter().for_each(|turn| switch.spin_while(turn));
             Ok(())
@@ -212,7 +221,7 @@ pub(crate) fn ours_alone(
     )
 }
 
-/// The sender: all legs of all rounds, in messages a second. `turn` makes both ends turn to a leg.
+/// The sender, the session having begun: all legs of all rounds, in messages a second. `turn` makes both ends turn to a leg.
 ///
 /// # Errors
 /// [`BenchError`].
@@ -220,13 +229,9 @@ pub(crate) fn send(
     end: &mut End,
     plan: &Plan,
     rounds: u32,
-    core: CoreId,
     switch: &Switch,
     mut turn: impl FnMut(u32) -> Result<(), BenchError>,
 ) -> Result<Rounds<{ LEGS.len() }>, BenchError> {
-    let _stop = switch.stop_at_end();
-    cores::pin(core)?;
-    end.ours.establish(switch)?;
     Rounds::alternate(rounds, |leg| {
         let way = LEGS[leg];
         turn(way)?;
@@ -250,28 +255,16 @@ fn send_leg(flow: &mut impl Flow, plan: &Plan, switch: &Switch) -> Result<f64, B
 }
 
 fn hear(flow: &mut impl Flow, expected: u64, switch: &Switch) -> Result<(), BenchError> {
-    let mut patience = Patience::new(switch, "the receiver to take everything");
-    loop {
-        if let Some(found) = flow.heard()? {
-            return same("the receiver's count", expected, found, expected);
-        }
-        patience.spin()?;
-    }
+    let patience = Patience::new(switch, "the receiver to take everything");
+    let found = patience.until(|| flow.heard())?;
+    same("the receiver's count", expected, found, expected)
 }
 
-/// The receiver, until the sender stops.
+/// The receiver, the session having begun, until the sender stops.
 ///
 /// # Errors
 /// [`BenchError`].
-pub(crate) fn receive(
-    mut end: End,
-    plan: &Plan,
-    core: CoreId,
-    switch: &Switch,
-) -> Result<(), BenchError> {
-    let _stop = switch.stop_at_end();
-    cores::pin(core)?;
-    end.ours.establish(switch)?;
+pub(crate) fn receive(end: &mut End, plan: &Plan, switch: &Switch) -> Result<(), BenchError> {
     let none = switch.turn().filter(|turn| turn.leg() == 0);
     none.into_iter().for_each(|turn| switch.spin_while(turn));
     while let Some(turn) = switch.turn() {
@@ -301,95 +294,4 @@ fn receive_leg(flow: &mut impl Flow, plan: &Plan, switch: &Switch) -> Result<(),
         flow.signal(taken, switch)?;
     }
     Ok(())
-}
-
-/// The figures, ready to print.
-#[derive(Debug)]
-pub(crate) struct Report<'a> {
-    plan: &'a Plan,
-    rounds: u32,
-    /// Where it was measured.
-    over: &'a str,
-    ours: f64,
-    bare: f64,
-    batched: f64,
-    ratio: f64,
-    ratio_batched: f64,
-    control: f64,
-}
-
-impl<'a> Report<'a> {
-    /// `figures` were measured in `rounds` rounds over `over`.
-    pub(crate) fn new(
-        plan: &'a Plan,
-        rounds: u32,
-        figures: &Rounds<{ LEGS.len() }>,
-        over: &'a str,
-    ) -> Self {
-        let [ours, bare, again, batched] = [0, 1, 2, 3];
-        Self {
-            plan,
-            rounds,
-            over,
-            ours: figures.median(ours),
-            bare: figures.median(bare),
-            batched: figures.median(batched),
-            ratio: figures.ratio(ours, bare),
-            ratio_batched: figures.ratio(ours, batched),
-            control: figures.ratio(again, bare),
-        }
-    }
-
-    /// As one JSON object, or as a table.
-    pub(crate) fn print(&self, json: bool) {
-        if json {
-            println!("{}", self.json());
-        } else {
-            print!("{}", self.text());
-        }
-    }
-
-    #[allow(clippy::cast_precision_loss)] // At most a page.
-    fn bytes_per_s(&self, messages_per_s: f64) -> f64 {
-        messages_per_s * self.plan.size.bytes() as f64
-    }
-
-    fn json(&self) -> Value {
-        let leg = |messages_per_s: f64| {
-            json!({
-                "messages_per_s": messages_per_s.round(),
-                "bytes_per_s": self.bytes_per_s(messages_per_s).round(),
-            })
-        };
-        json!({
-            "size": self.plan.size.bytes(),
-            "ours": leg(self.ours),
-            "bare": leg(self.bare),
-            "bare_batched": leg(self.batched),
-            "ratio": rounded(self.ratio),
-            "ratio_batched": rounded(self.ratio_batched),
-            "control": rounded(self.control),
-            "rounds": self.rounds,
-        })
-    }
-
-    fn text(&self) -> String {
-        let row = |name: &str, rate: f64| {
-            format!("{name:<12} {rate:>12.0} {:>10.1}", self.bytes_per_s(rate) / 1e6)
-        };
-        let lines = [
-            format!("one way over {}, {} B messages", self.over, self.plan.size.bytes()),
-            format!("{:<12} {:>12} {:>10}", "", "messages/s", "MB/s"),
-            row("ours", self.ours),
-            row("bare", self.bare),
-            row("bare batched", self.batched),
-            format!(
-                "ratio, median of {} rounds: {:.3} to bare (one write a message), {:.3} to bare \
-                 batched (the same wire bytes, {} a call)",
-                self.rounds, self.ratio, self.ratio_batched, self.plan.batch
-            ),
-            Verdict::of(self.control, self.rounds).to_string(),
-        ];
-        lines.map(|line| line + "\n").concat()
-    }
 }

@@ -17,9 +17,10 @@ use crate::{
     cores,
     error::BenchError,
     latency,
-    options::Common,
+    options::{Common, Run},
     pairing::{Rounds, Verdict},
     rate,
+    report::Report,
     stats::rounded,
     ways::{CREDITS_MAX, Size},
 };
@@ -130,7 +131,7 @@ pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
     let program = process::find()?;
     let cores = cores::pair()?;
     let count = count(args);
-    let rounds = Rounds::<3>::alternate(args.common.rounds, |leg| match leg {
+    let rounds = Rounds::<3>::alternate(args.common.run.rounds, |leg| match leg {
         OURS => ours(args, count, cores),
         _ => {
             let (test, size) = (args.test.of_ucx(), args.size.bytes());
@@ -138,12 +139,7 @@ pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
             output::figure(&lines, args.test.figure())
         }
     })?;
-    let report = Report { args, count, rounds };
-    if args.common.json {
-        println!("{}", report.json());
-    } else {
-        print!("{}", report.text());
-    }
+    Figures { args, count, rounds }.print(args.common.run.json);
     Ok(())
 }
 
@@ -176,13 +172,13 @@ fn ours(args: &Args, count: u32, cores: [CoreId; 2]) -> Result<f64, BenchError> 
 
 /// The figures, ready to print.
 #[derive(Debug)]
-struct Report<'a> {
+struct Figures<'a> {
     args: &'a Args,
     count: u32,
     rounds: Rounds<3>,
 }
 
-impl Report<'_> {
+impl Report for Figures<'_> {
     fn json(&self) -> Value {
         let key = self.args.test.figure().key();
         let leg = |leg| json!({ key: rounded(self.rounds.median(leg)) });
@@ -194,16 +190,16 @@ impl Report<'_> {
             "ucx": leg(UCX),
             "ratio": rounded(self.rounds.ratio(OURS, UCX)),
             "control": rounded(self.rounds.ratio(AGAIN, UCX)),
-            "rounds": self.args.common.rounds,
+            "rounds": self.args.common.run.rounds,
         })
     }
 
-    fn text(&self) -> String {
-        let Common { rounds, .. } = self.args.common;
+    fn lines(&self) -> Vec<String> {
+        let Run { rounds, .. } = self.args.common.run;
         let (test, figure) = (self.args.test.name(), self.args.test.figure());
         let row = |name: &str, leg| format!("{name:<12} {:>12.2}", self.rounds.median(leg));
         let control = self.rounds.ratio(AGAIN, UCX);
-        let lines = [
+        vec![
             format!("{test} over loopback TCP, {} B", self.args.size.bytes()),
             format!("{:<12} {:>12}", "", figure.key()),
             row("ours", OURS),
@@ -214,7 +210,6 @@ impl Report<'_> {
                 figure.better()
             ),
             Verdict::of(control, rounds).to_string(),
-        ];
-        lines.map(|line| line + "\n").concat()
+        ]
     }
 }

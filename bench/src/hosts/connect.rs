@@ -10,7 +10,8 @@ use crate::{
     latency,
     options::Common,
     rate,
-    spin::Switch,
+    report::Report,
+    spin::{Patience, Switch},
     ways::{CREDITS_MAX, NUMBER_BYTES, Ours, Setup, Size, put_number, spinning},
 };
 use core_affinity::CoreId;
@@ -30,6 +31,8 @@ const BUSY_AFTER: Duration = Duration::from_secs(3);
 const BUSY_MAX: Duration = Duration::from_secs(180);
 /// Longest wait for the server to turn to another leg.
 const TURN_MAX: Duration = Duration::from_secs(30);
+/// Pause between two looks of an endpoint for its session.
+const SET_UP_PAUSE: Duration = Duration::from_millis(1);
 /// Wait for the server's reason when something failed here.
 const REASON_MAX: Duration = Duration::from_secs(1);
 
@@ -148,24 +151,24 @@ fn measure(args: &Args, control: &mut Control, core: CoreId) -> Result<(), Bench
     let benchmark = args.benchmark();
     let cluster = getrandom::u64().map_err(|e| BenchError::Control(format!("no random: {e}")))?;
     let over = format!("TCP between {} and {}", control.local()?.ip(), control.peer());
-    let rounds = args.common.rounds;
+    let rounds = args.common.run.rounds;
     match &benchmark {
         Benchmark::Latency(plan) => {
             let (ours, sockets) = meet(control, cluster, &benchmark, &plan.setup)?;
             let mut end = latency::End::new(ours, sockets, plan)?;
             let effort = latency::Effort { rounds, samples_per_round: args.samples_per_round };
-            let paired = conduct(control, |switch, turn| {
-                latency::ask(&mut end, plan, effort, core, switch, turn)
+            let paired = conduct(control, core, |switch, turn| {
+                latency::ask(&mut end, plan, effort, switch, turn)
             })?;
-            latency::Report::new(plan, rounds, &paired, &over).print(args.common.json);
+            latency::Figures::new(plan, rounds, &paired, &over).print(args.common.run.json);
         }
         Benchmark::Rate(plan) => {
             let (ours, sockets) = meet(control, cluster, &benchmark, &plan.setup)?;
             let mut end = rate::End::new(ours, sockets, plan)?;
-            let figures = conduct(control, |switch, turn| {
-                rate::send(&mut end, plan, rounds, core, switch, turn)
+            let figures = conduct(control, core, |switch, turn| {
+                rate::send(&mut end, plan, rounds, switch, turn)
             })?;
-            rate::Report::new(plan, rounds, &figures, &over).print(args.common.json);
+            rate::Figures::new(plan, rounds, &figures, &over).print(args.common.run.json);
         }
     }
     Ok(())
@@ -197,7 +200,15 @@ fn meet<const N: usize>(
         ticketed(bare, cluster, place - 1)
     });
     let sockets: Result<Vec<_>, _> = sockets.into_iter().collect();
-    Ok((ours, sockets?.try_into().map_err(|_| BenchError::NoFrame)?))
+    let sockets = sockets?;
+    // Before the first turn the server says nothing, unless something is wrong.
+    let switch = Switch::new();
+    let mut patience = Patience::new(&switch, "the session between the two endpoints");
+    ours.establish_while(|| {
+        patience.check()?;
+        control.expect_silence(SET_UP_PAUSE)
+    })?;
+    Ok((ours, sockets.try_into().map_err(|_| BenchError::NoFrame)?))
 }
 
 /// The server's answer to the hello, which it gives when it is done with its other clients.
@@ -232,26 +243,26 @@ fn ticketed(address: SocketAddr, cluster: u64, place: u64) -> Result<TcpStream, 
 /// itself outlives it, so that the server hears of the end before its connections are gone.
 fn conduct<T: Send>(
     control: &mut Control,
-    ask: impl FnOnce(
+    core: CoreId,
+    mut ask: impl FnMut(
         &Switch,
         &mut (dyn FnMut(u32) -> Result<(), BenchError> + Send),
     ) -> Result<T, BenchError>
     + Send,
 ) -> Result<T, BenchError> {
     let switch = Switch::new();
+    let mut turn = |leg| {
+        control.say(&Request::Turn { leg })?;
+        match control.reply(TURN_MAX)? {
+            Reply::Turned { leg: found } if found == leg => {
+                switch.turn_to(leg);
+                Ok(())
+            }
+            other => Err(unexpected(&other, &format!("turned to leg {leg}"))),
+        }
+    };
     let result = thread::scope(|scope| {
-        let asker = scope.spawn(|| {
-            ask(&switch, &mut |leg| {
-                control.say(&Request::Turn { leg })?;
-                match control.reply(TURN_MAX)? {
-                    Reply::Turned { leg: found } if found == leg => {
-                        switch.turn_to(leg);
-                        Ok(())
-                    }
-                    other => Err(unexpected(&other, &format!("turned to leg {leg}"))),
-                }
-            })
-        });
+        let asker = scope.spawn(|| switch.run(core, |switch| ask(switch, &mut turn)));
         asker.join().map_err(|_| BenchError::Panicked("asker"))
     })??;
     control.say(&Request::End)?;
