@@ -1,31 +1,13 @@
 //! Counters: always on, one writer each, readable from any thread while the endpoint runs.
 
+pub use crate::counter::Counter;
+
 use crate::histogram::Histogram;
 use pagewire_protocol::{InstanceId, Lane};
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
-
-/// A number that one thread counts up and any thread may read.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds `n`. Only the owning thread may call it: a plain load and store, not a locked add.
-    pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-    }
-
-    /// The value now.
-    #[must_use]
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Counts of one lane of one peer.
 #[derive(Debug, Default)]

@@ -180,3 +180,10 @@ pub enum LinkError {
     #[error("refused: {0:?}")]
     Refused(Refusal),
 }
+
+impl From<rustix::io::Errno> for LinkError {
+    #[cold]
+    fn from(error: rustix::io::Errno) -> Self {
+        Self::Io(error.into())
+    }
+}

@@ -15,7 +15,7 @@
 //! Threading: a [`Histogram`] has one writer and any number of readers; a [`Distribution`] is a
 //! plain value, to be added up and asked.
 
-use crate::counters::Counter;
+use crate::counter::Counter;
 use std::{fmt, time::Duration};
 
 const STEPS_LOG2: u32 = 5;

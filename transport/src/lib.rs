@@ -67,6 +67,7 @@
 
 pub mod arena;
 pub mod cluster_key;
+mod counter;
 pub mod counters;
 pub mod endpoint;
 pub mod error;

@@ -40,3 +40,35 @@ pub struct Received {
     /// The page, on the lanes that carry one. It is the caller's now.
     pub frame: Option<Frame>,
 }
+
+/// Why [`Endpoint::send`](crate::Endpoint::send) did not take a message; it is handed back.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The lane has no credit or its window is full: back-pressure, try again after a poll.
+    NoCredit(Message),
+    /// The lane needs a frame and there is none, or the other way round; or the kind is reserved.
+    WrongLane(Message),
+    /// There is no session with that instance.
+    NoSession(Message),
+    /// The frame is of another arena, with pages of another size.
+    WrongPageSize {
+        /// The message, unsent.
+        message: Message,
+        /// Bytes of its frame.
+        found_bytes: usize,
+        /// Bytes of a page here.
+        expected_bytes: usize,
+    },
+}
+
+impl SendError {
+    /// The message, unsent.
+    #[must_use]
+    pub fn into_message(self) -> Message {
+        match self {
+            Self::NoCredit(m) | Self::WrongLane(m) | Self::NoSession(m) => m,
+            Self::WrongPageSize { message, .. } => message,
+        }
+    }
+}

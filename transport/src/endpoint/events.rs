@@ -8,7 +8,7 @@
 //!   others        ^        ^          each with the number of messages that came before it
 //! ```
 
-use super::Event;
+use super::event::Event;
 use crate::{Frame, Received};
 use pagewire_protocol::{Body, InstanceId, Lane, SessionHeader};
 use std::collections::VecDeque;

@@ -13,7 +13,7 @@
 //! [`EndpointConfig::keepalive`]: super::EndpointConfig::keepalive
 //! [`EndpointConfig::peer_timeout`]: super::EndpointConfig::peer_timeout
 
-use super::{Endpoint, Event};
+use super::{Endpoint, event::Event};
 use crate::{Message, error::LinkError};
 use pagewire_protocol::{Incarnation, InstanceId, Lane};
 use std::time::{Duration, Instant};

@@ -11,32 +11,39 @@
 //!
 //! Threading: one thread. [`Waker`] and the counters may be used from any.
 
+mod arrivals;
 mod backoff;
 mod config;
 mod connect;
+mod event;
 mod events;
 mod liveness;
 mod log_limit;
 mod observe;
 mod peer;
+mod receives;
 mod sampler;
+mod token;
 mod waker;
 
+pub use crate::message::SendError;
 pub use config::{EndpointConfig, LaneCredits};
+pub use event::Event;
 pub use observe::LaneState;
 pub use waker::Waker;
 
 use crate::{
-    Arena, Frame, Message, Received, TransportError,
+    Arena, Message, TransportError,
     counters::{EndpointCounters, PeerCounters},
     error::LinkError,
-    link::{Link, Sink, Urgency},
-    session::{AckDue, Disposition, Rejected, Session},
+    link::{Link, Urgency},
+    session::Rejected,
 };
-use connect::{Gate, Incoming, LISTENER, MAX_INCOMING, WAKER, link_token};
+use arrivals::Arrivals;
+use connect::{Gate, Incoming, MAX_INCOMING};
 use events::EventQueue;
 use mio::{Events, Poll, net::TcpListener};
-use pagewire_protocol::{Body, Incarnation, InstanceId, Lane, SessionHeader, hello::Refusal};
+use pagewire_protocol::{InstanceId, Lane};
 use peer::Peer;
 use std::{
     io,
@@ -44,6 +51,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use token::{LISTENER, WAKER, link_token};
 
 /// Turns between two questions to the operating system while connections are hot.
 const TURNS_PER_OS_POLL: u32 = 64;
@@ -56,87 +64,6 @@ const TURNS_TO_HEAT: u32 = 4096;
 const QUIET_TURNS: u32 = 64;
 /// Turns after which they go out even if others are never quiet.
 const TURNS_PER_QUIET: u32 = 4096;
-/// How long an endpoint that sleeps lets an acknowledgement wait for a message to travel with.
-const QUIET: Duration = Duration::from_millis(2);
-
-/// What has happened.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// A session with a new incarnation of `peer` has begun and has a link.
-    Up {
-        /// The peer.
-        peer: InstanceId,
-        /// Its incarnation.
-        incarnation: Incarnation,
-    },
-    /// The link of `peer` is gone; the session waits for the next one.
-    Down {
-        /// The peer.
-        peer: InstanceId,
-        /// Why.
-        reason: LinkError,
-    },
-    /// The session has a link again; nothing was lost or doubled.
-    Linked {
-        /// The peer.
-        peer: InstanceId,
-    },
-    /// The incarnation is over, and the session with it.
-    Ended {
-        /// The peer.
-        peer: InstanceId,
-        /// The incarnation that is over.
-        incarnation: Incarnation,
-        /// What it may or may not have received.
-        undelivered: Vec<(Lane, Message)>,
-    },
-    /// `peer` refuses this endpoint. It is tried again, in case the reason goes away.
-    Refused {
-        /// The peer.
-        peer: InstanceId,
-        /// Its address.
-        address: SocketAddr,
-        /// Why.
-        refusal: Refusal,
-        /// What it said and what we are, for the operator.
-        detail: String,
-    },
-    /// A message has arrived.
-    Message(Received),
-}
-
-/// Why [`Endpoint::send`] did not take a message; it is handed back.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum SendError {
-    /// The lane has no credit or its window is full: back-pressure, try again after a poll.
-    NoCredit(Message),
-    /// The lane needs a frame and there is none, or the other way round; or the kind is reserved.
-    WrongLane(Message),
-    /// There is no session with that instance.
-    NoSession(Message),
-    /// The frame is of another arena, with pages of another size.
-    WrongPageSize {
-        /// The message, unsent.
-        message: Message,
-        /// Bytes of its frame.
-        found_bytes: usize,
-        /// Bytes of a page here.
-        expected_bytes: usize,
-    },
-}
-
-impl SendError {
-    /// The message, unsent.
-    #[must_use]
-    pub fn into_message(self) -> Message {
-        match self {
-            Self::NoCredit(m) | Self::WrongLane(m) | Self::NoSession(m) => m,
-            Self::WrongPageSize { message, .. } => message,
-        }
-    }
-}
 
 /// One instance's end of the fabric; see the module.
 #[derive(Debug)]
@@ -476,100 +403,6 @@ impl Endpoint {
         Some(event)
     }
 
-    /// The upper layer has taken a message: its receive is posted again. A frame for it is taken
-    /// from the arena with the next poll: first comes what the upper layer answers; unless the
-    /// peer is to be told, which is to travel with that answer.
-    #[inline]
-    fn consumed(&mut self, slot: usize, lane: Lane) {
-        let peer = &mut self.peers[slot];
-        if peer.stale[lane.index()] > 0 {
-            peer.stale[lane.index()] -= 1;
-            return;
-        }
-        if lane.class().has_frame() {
-            peer.owed_frames[lane.class().index()] += 1;
-            // Others that wait are not overtaken: a busy peer would take every frame.
-            if !self.short_of_frames && peer.ack_due(lane) == AckDue::Now {
-                peer.post_owed(lane, &self.arena);
-                peer.acknowledge_if(lane, AckDue::Now);
-            }
-            self.owing = true;
-            return;
-        }
-        if let Some(session) = &mut peer.session {
-            session.posted(lane);
-        }
-        peer.acknowledge_if(lane, AckDue::Now);
-    }
-
-    /// Before a sleep: an acknowledgement that is owed goes out alone once it was owed for
-    /// [`QUIET`], so that a peer is not woken for what the next message brings anyway. Returns how
-    /// long the sleep may be.
-    fn acknowledge_when_quiet(&mut self) -> Duration {
-        let owed = |p: &Peer| {
-            p.link.as_ref().is_some_and(Link::is_waiting_for_quiet)
-                || Lane::ALL.iter().any(|&lane| p.owes_ack(lane))
-        };
-        if !self.peers.iter().any(owed) {
-            self.owed_since = None;
-            return Duration::MAX;
-        }
-        let now = Instant::now();
-        let quiet_at = *self.owed_since.get_or_insert(now) + QUIET;
-        if now >= quiet_at {
-            self.owed_since = None;
-            self.quiet();
-            return Duration::MAX;
-        }
-        quiet_at - now
-    }
-
-    /// Sends what waits for a quiet moment: acknowledgements, and messages that nobody waits for.
-    fn quiet(&mut self) {
-        self.acknowledge(AckDue::Lazy);
-        for link in self.peers.iter_mut().filter_map(|peer| peer.link.as_mut()) {
-            link.hurry();
-        }
-    }
-
-    fn acknowledge(&mut self, at_least: AckDue) {
-        for peer in &mut self.peers {
-            for lane in Lane::ALL {
-                peer.acknowledge_if(lane, at_least);
-            }
-        }
-    }
-
-    /// Posts receives that are owed while there are free frames, one for each peer and lane in turn,
-    /// and tells the other sides if they wait for them.
-    #[inline(never)]
-    fn post_in_turn(&mut self) {
-        const LANES: [Lane; 2] = [Lane::Pages, Lane::Bulk];
-        let places = LANES.len() * self.peers.len();
-        let mut idle = 0;
-        while idle < places {
-            let (slot, lane) = (self.owed_turn / LANES.len(), LANES[self.owed_turn % LANES.len()]);
-            let peer = &mut self.peers[slot];
-            let class = lane.class();
-            if peer.owed_frames[class.index()] == 0 {
-                idle += 1;
-            } else if peer.post_one_owed(lane, &self.arena) {
-                idle = 0;
-            } else {
-                break;
-            }
-            self.owed_turn = (self.owed_turn + 1) % places;
-        }
-        self.owing = idle < places;
-        if self.owing && !self.short_of_frames {
-            self.counters.out_of_frames.add(1);
-        }
-        self.short_of_frames = self.owing;
-        for peer in &mut self.peers {
-            LANES.into_iter().for_each(|lane| peer.acknowledge_if(lane, AckDue::Now));
-        }
-    }
-
     #[inline]
     fn read_links(&mut self) {
         self.hot = false;
@@ -637,45 +470,5 @@ impl Endpoint {
             Err(e) => tracing::error!("the poller failed: {e}"),
         }
         self.os_events = Some(events);
-    }
-}
-
-/// Takes what a link hands over: the session judges it, the queue gets what is to be delivered.
-struct Arrivals<'a> {
-    from: InstanceId,
-    session: &'a mut Session,
-    counters: &'a PeerCounters,
-    events: &'a mut EventQueue,
-    /// Bit by bit, the lanes of which something came.
-    lanes: u32,
-}
-
-impl Sink for Arrivals<'_> {
-    #[inline]
-    fn message(
-        &mut self,
-        header: &SessionHeader,
-        body: Body,
-        frame: Option<Frame>,
-    ) -> Result<Option<Frame>, LinkError> {
-        let disposition = self.session.receive(header)?;
-        self.lanes |= 1 << header.lane.index();
-        let counters = self.counters.lane(header.lane);
-        match disposition {
-            Disposition::AckOnly => Ok(None),
-            Disposition::Deliver => {
-                counters.received.add(1);
-                if let Some(frame) = &frame {
-                    counters.frame_bytes.add(frame.len() as u64);
-                }
-                self.events.push_message(self.from, header, body, frame);
-                Ok(None)
-            }
-            Disposition::Duplicate => {
-                counters.duplicates.add(1);
-                self.session.posted(header.lane);
-                Ok(frame)
-            }
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! What an endpoint knows of one peer.
 
-use super::{backoff::Backoff, connect::Forming, liveness::Liveness, sampler::Sampler};
+use super::{backoff::Backoff, connect::attempt::Forming, liveness::Liveness, sampler::Sampler};
 use crate::{
     Arena,
     counters::PeerCounters,

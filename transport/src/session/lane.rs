@@ -120,8 +120,15 @@ impl LaneState {
     }
 
     /// A peer that was short of frames at first may have all its receives posted later.
-    #[cold]
+    #[inline]
     fn widen(&mut self) {
+        if self.credit_left() > self.window as u64 {
+            self.grow();
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self) {
         let credit = usize::try_from(self.credit_left()).unwrap_or(usize::MAX).min(WINDOW_MAX);
         if credit > self.window {
             self.window = credit;

@@ -1,12 +1,16 @@
 //! The side that listens: connections that came in, and what becomes of their hellos.
 
 use super::{
-    INCOMING_BASE, MAX_INCOMING, explain,
-    forming::{Authenticated, Forming},
-    fresh_nonce, is_first, is_last, position, read_some, refused_by_us, write_whole,
+    MAX_INCOMING,
+    attempt::{Authenticated, Forming},
+    explain, refused_by_us,
+    wire::{fresh_nonce, is_first, is_last, position, read_some, write_whole},
 };
-use crate::{endpoint::Endpoint, error::LinkError};
-use mio::{Interest, Token, net::TcpStream};
+use crate::{
+    endpoint::{Endpoint, token::incoming_token},
+    error::LinkError,
+};
+use mio::{Interest, net::TcpStream};
 use pagewire_protocol::{
     Incarnation,
     hello::{Acceptor, AcceptorStep, Hello, ProofKey, Refusal},
@@ -75,7 +79,7 @@ impl Endpoint {
         };
         let Some(place) = self.place_for_one_more() else { return };
         let _ = stream.set_nodelay(true);
-        let token = Token(INCOMING_BASE + place);
+        let token = incoming_token(place);
         if self.os.registry().register(&mut stream, token, Interest::READABLE).is_err() {
             return;
         }

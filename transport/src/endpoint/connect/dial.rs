@@ -1,65 +1,24 @@
 //! The side that opens connections.
 
 use super::{
-    dial_token, explain,
-    forming::{Authenticated, Forming, Posted},
-    fresh_nonce, is_first, is_last, position, read_some, refused_by_us, write_whole,
+    attempt::{Authenticated, Dial, Forming},
+    explain, refused_by_us,
+    wire::{fresh_nonce, is_first, is_last, position, write_whole},
 };
-use crate::{endpoint::Endpoint, error::LinkError, link::tcp::CONNECTIONS};
+use crate::{
+    endpoint::{Endpoint, token::dial_token},
+    error::LinkError,
+    link::tcp::CONNECTIONS,
+};
 use mio::{Interest, net::TcpStream};
 use pagewire_protocol::{
     LaneClass, LinkNonce,
-    hello::{Dialler, DiallerStep, HandshakeError, Hello, ProofKey, Refusal},
+    hello::{Dialler, DiallerStep, HandshakeError, Hello, Refusal},
 };
 use std::{
     io::{self, ErrorKind},
     time::Instant,
 };
-
-/// A connection that is being dialled.
-#[derive(Debug)]
-pub(super) struct Dial {
-    class: LaneClass,
-    stream: TcpStream,
-    shake: Dialler,
-    is_connected: bool,
-    /// What was said; from then on the peer may know of the attempt.
-    said: Option<Hello>,
-    /// On the last connection: what the hello stated.
-    posted: Option<Posted>,
-}
-
-impl Dial {
-    pub(super) fn has_spoken(&self) -> bool {
-        self.said.is_some()
-    }
-
-    /// Goes on with the handshake, to the next step that is not reading.
-    fn progress(&mut self, key: ProofKey<'_>) -> Result<DiallerStep, LinkError> {
-        if !self.is_connected {
-            if let Some(error) = self.stream.take_error()? {
-                return Err(error.into());
-            }
-            match self.stream.peer_addr() {
-                Ok(_) => {}
-                Err(e) if e.kind() == ErrorKind::NotConnected => return Ok(DiallerStep::More),
-                Err(e) => return Err(e.into()),
-            }
-            let _ = self.stream.set_nodelay(true);
-            write_whole(&mut self.stream, &self.shake.opening())?;
-            self.is_connected = true;
-        }
-        loop {
-            let Some(count) = read_some(&mut self.stream, self.shake.room())? else {
-                return Ok(DiallerStep::More);
-            };
-            let step = self.shake.filled(count, key)?;
-            if step != DiallerStep::More {
-                return Ok(step);
-            }
-        }
-    }
-}
 
 impl Endpoint {
     pub(super) fn dial(&mut self, slot: usize, now: Instant) {

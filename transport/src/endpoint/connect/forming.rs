@@ -1,9 +1,8 @@
 //! A link that is being made, from either side, and the moment when it is whole.
 
-use super::{dial::Dial, link_token, position};
+use super::attempt::{Authenticated, Forming, Posted};
 use crate::{
-    Frame,
-    endpoint::{Endpoint, Event},
+    endpoint::{Endpoint, event::Event, token::link_token},
     error::LinkError,
     link::{
         Link, Urgency,
@@ -12,105 +11,8 @@ use crate::{
     session::Session,
 };
 use mio::{Interest, net::TcpStream};
-use pagewire_protocol::{
-    Incarnation, Lane, LaneClass, LinkNonce, ProcessId, Sequence,
-    hello::{Hello, TrafficSecret},
-};
-use std::{io::ErrorKind, time::Instant};
-
-/// A connection on which both sides have proven themselves.
-#[derive(Debug)]
-pub(super) struct Authenticated {
-    stream: TcpStream,
-    /// What encryption of this connection will start from; not used yet.
-    secret: TrafficSecret,
-}
-
-impl Authenticated {
-    pub(super) fn new(stream: TcpStream, secret: TrafficSecret) -> Self {
-        Self { stream, secret }
-    }
-}
-
-/// Frames for the receives of a link that is about to be.
-#[derive(Debug)]
-pub(super) struct Posted {
-    frames: Vec<(LaneClass, Frame)>,
-    pub(super) credits: [u32; Lane::COUNT],
-}
-
-/// See the module.
-#[derive(Debug)]
-pub(in crate::endpoint) struct Forming {
-    is_ours: bool,
-    nonce: LinkNonce,
-    deadline: Instant,
-    /// Who has proven itself on the first connection.
-    with: Option<(Incarnation, ProcessId)>,
-    /// In the order of [`CONNECTIONS`].
-    streams: [Option<Authenticated>; CONNECTIONS.len()],
-    /// The connection that is being dialled.
-    pub(super) dial: Option<Dial>,
-}
-
-impl Forming {
-    pub(super) fn ours(nonce: LinkNonce, deadline: Instant) -> Self {
-        let streams = [const { None }; CONNECTIONS.len()];
-        Self { is_ours: true, nonce, deadline, with: None, streams, dial: None }
-    }
-
-    pub(super) fn theirs(hello: &Hello, deadline: Instant) -> Self {
-        let with = Some((hello.incarnation, hello.process));
-        Self { is_ours: false, with, ..Self::ours(hello.nonce, deadline) }
-    }
-
-    pub(super) fn nonce(&self) -> LinkNonce {
-        self.nonce
-    }
-
-    pub(super) fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
-    /// Ours, and the peer may have a link forming for it.
-    pub(super) fn is_ours_and_told(&self) -> bool {
-        self.is_ours && (self.with.is_some() || self.dial.as_ref().is_some_and(Dial::has_spoken))
-    }
-
-    /// True when `hello` is of the further connection that this link still lacks.
-    pub(super) fn awaits(&self, hello: &Hello) -> bool {
-        !self.is_ours
-            && self.nonce == hello.nonce
-            && self.is_with(hello.incarnation, hello.process)
-            && position(hello.class).is_some_and(|at| {
-                let (before, rest) = self.streams.split_at(at);
-                before.iter().all(Option::is_some) && rest.iter().all(Option::is_none)
-            })
-    }
-
-    pub(super) fn is_with(&self, incarnation: Incarnation, process: ProcessId) -> bool {
-        self.with == Some((incarnation, process))
-    }
-
-    pub(super) fn meet(&mut self, incarnation: Incarnation, process: ProcessId) {
-        self.with = Some((incarnation, process));
-    }
-
-    pub(super) fn add(&mut self, class: LaneClass, connection: Authenticated) {
-        if let Some(place) = position(class).and_then(|at| self.streams.get_mut(at)) {
-            *place = Some(connection);
-        }
-    }
-
-    /// True when the dialler has closed a connection before the link was whole: it will not be.
-    pub(super) fn is_abandoned(&self) -> bool {
-        let is_closed = |connection: &Authenticated| match connection.stream.peek(&mut [0]) {
-            Ok(count) => count == 0,
-            Err(e) => !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
-        };
-        self.streams.iter().flatten().any(is_closed)
-    }
-}
+use pagewire_protocol::{Incarnation, Lane, Sequence, hello::Hello};
+use std::time::Instant;
 
 impl Endpoint {
     /// What the session expects next; without one, the first of each lane.

@@ -43,16 +43,24 @@
 //! are jittered ([`super::backoff`]).
 
 mod accept;
+pub(super) mod attempt;
 mod dial;
 mod explain;
 mod forming;
+mod wire;
 
 pub(super) use accept::Incoming;
-pub(super) use forming::Forming;
 
-use super::{Endpoint, EndpointConfig, Event, log_limit::LogLimit};
-use crate::{TransportError, error::LinkError, link::tcp::CONNECTIONS};
-use mio::{Token, event, net::TcpStream};
+use wire::no_random;
+
+use super::{
+    Endpoint, EndpointConfig,
+    event::Event,
+    log_limit::LogLimit,
+    token::{INCOMING_PLACES, Place},
+};
+use crate::{TransportError, error::LinkError};
+use mio::event;
 use pagewire_protocol::{
     InstanceId, Lane, LaneClass, LinkNonce, ProcessId, Sequence,
     hello::{HandshakeError, Hello, Nonce, Refusal, Rejection},
@@ -60,18 +68,12 @@ use pagewire_protocol::{
 use std::{
     collections::VecDeque,
     fmt,
-    io::{self, ErrorKind, Read, Write},
     time::{Duration, Instant},
 };
 
-pub(super) const LISTENER: Token = Token(0);
-pub(super) const WAKER: Token = Token(1);
 /// Connections in their handshake at the same time; for a further one the oldest is dropped.
 pub(super) const MAX_INCOMING: usize = 64;
-const INCOMING_BASE: usize = 2;
-const PEER_BASE: usize = 128;
-const TOKENS_PER_PEER: usize = 8;
-const DIAL_OFFSET: usize = 4;
+const _: () = assert!(MAX_INCOMING <= INCOMING_PLACES);
 /// Diallers whose nonces are remembered, to tell a replay from a wrong key.
 const REMEMBERED: usize = 256;
 
@@ -115,77 +117,17 @@ impl Gate {
     }
 }
 
-/// Which of a link's connections that of `class` is.
-fn position(class: LaneClass) -> Option<usize> {
-    CONNECTIONS.iter().position(|connection| *connection == class)
-}
-
-fn is_first(class: LaneClass) -> bool {
-    CONNECTIONS.first() == Some(&class)
-}
-
-/// Both sides state what the link starts from in the hello of this connection.
-fn is_last(class: LaneClass) -> bool {
-    CONNECTIONS.last() == Some(&class)
-}
-
-fn dial_token(slot: usize, class: LaneClass) -> Token {
-    Token(PEER_BASE + slot * TOKENS_PER_PEER + DIAL_OFFSET + class.index())
-}
-
-pub(super) fn link_token(slot: usize, class: LaneClass) -> Token {
-    Token(PEER_BASE + slot * TOKENS_PER_PEER + class.index())
-}
-
-/// Reads once, to the room that there is; `None` when nothing is there yet.
-fn read_some(stream: &mut TcpStream, room: &mut [u8]) -> Result<Option<usize>, LinkError> {
-    loop {
-        match stream.read(room) {
-            Ok(0) => return Err(LinkError::Closed),
-            Ok(n) => return Ok(Some(n)),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(None),
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-}
-
-/// Writes all of it: a fresh connection takes a few hundred bytes at once; if not, it is not worth
-/// having.
-fn write_whole(stream: &mut TcpStream, bytes: &[u8]) -> Result<(), LinkError> {
-    match stream.write(bytes) {
-        Ok(n) if n == bytes.len() => Ok(()),
-        Ok(_) => Err(io::Error::from(ErrorKind::WriteZero).into()),
-        Err(e) => Err(e.into()),
-    }
-}
-
-fn no_random(error: getrandom::Error) -> io::Error {
-    io::Error::other(format!("no random bytes from the system: {error}"))
-}
-
-fn fresh_nonce() -> io::Result<Nonce> {
-    let mut nonce = Nonce([0; 32]);
-    getrandom::fill(&mut nonce.0).map_err(no_random)?;
-    Ok(nonce)
-}
-
 impl Endpoint {
     pub(super) fn os_event(&mut self, event: &event::Event) {
-        match event.token() {
-            LISTENER => self.accept(),
-            WAKER => {}
-            Token(token) if token < PEER_BASE => self.progress_incoming(token - INCOMING_BASE),
-            Token(token) => {
-                let (slot, offset) =
-                    ((token - PEER_BASE) / TOKENS_PER_PEER, (token - PEER_BASE) % TOKENS_PER_PEER);
-                if offset >= DIAL_OFFSET {
-                    self.progress_dial(slot);
-                } else if let (Some(link), Some(class)) =
-                    (&mut self.peers[slot].link, LaneClass::ALL.get(offset))
-                {
+        match Place::of(event.token()) {
+            Place::Listener => self.accept(),
+            Place::Waker | Place::Nothing => {}
+            Place::Incoming(place) => self.progress_incoming(place),
+            Place::Dial(slot) => self.progress_dial(slot),
+            Place::Link(slot, class) => {
+                if let Some(link) = &mut self.peers[slot].link {
                     let ended = event.is_read_closed() || event.is_error();
-                    link.ready(*class, event.is_readable(), event.is_writable(), ended);
+                    link.ready(class, event.is_readable(), event.is_writable(), ended);
                 }
             }
         }

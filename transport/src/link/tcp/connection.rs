@@ -177,14 +177,9 @@ impl Connection {
                     return Ok(());
                 }
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
     }
-}
-
-#[cold]
-pub(super) fn failed(error: Errno) -> LinkError {
-    std::io::Error::from(error).into()
 }

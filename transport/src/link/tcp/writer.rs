@@ -9,7 +9,7 @@
 //! A page is written straight from its frame. Positions count bytes of slots since the link began,
 //! frames excluded, so that they stay valid when the buffer is compacted.
 
-use super::{Urgency, connection::failed};
+use super::Urgency;
 use crate::{SharedFrame, error::LinkError};
 use pagewire_protocol::{Body, Lane, SessionHeader, header::FRAME_OFFSET_BYTES};
 use rustix::{
@@ -157,7 +157,7 @@ impl Writer {
                 Ok(n) => self.written(n),
                 Err(Errno::AGAIN) => self.writable = false,
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())

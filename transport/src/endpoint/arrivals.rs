@@ -1,0 +1,51 @@
+//! From a link to the owner: the session judges what has come, the queue gets what is delivered.
+
+use super::events::EventQueue;
+use crate::{
+    Frame,
+    counters::PeerCounters,
+    error::LinkError,
+    link::Sink,
+    session::{Disposition, Session},
+};
+use pagewire_protocol::{Body, InstanceId, SessionHeader};
+
+/// Takes what a link hands over: the session judges it, the queue gets what is to be delivered.
+pub(super) struct Arrivals<'a> {
+    pub(super) from: InstanceId,
+    pub(super) session: &'a mut Session,
+    pub(super) counters: &'a PeerCounters,
+    pub(super) events: &'a mut EventQueue,
+    /// Bit by bit, the lanes of which something came.
+    pub(super) lanes: u32,
+}
+
+impl Sink for Arrivals<'_> {
+    #[inline]
+    fn message(
+        &mut self,
+        header: &SessionHeader,
+        body: Body,
+        frame: Option<Frame>,
+    ) -> Result<Option<Frame>, LinkError> {
+        let disposition = self.session.receive(header)?;
+        self.lanes |= 1 << header.lane.index();
+        let counters = self.counters.lane(header.lane);
+        match disposition {
+            Disposition::AckOnly => Ok(None),
+            Disposition::Deliver => {
+                counters.received.add(1);
+                if let Some(frame) = &frame {
+                    counters.frame_bytes.add(frame.len() as u64);
+                }
+                self.events.push_message(self.from, header, body, frame);
+                Ok(None)
+            }
+            Disposition::Duplicate => {
+                counters.duplicates.add(1);
+                self.session.posted(header.lane);
+                Ok(frame)
+            }
+        }
+    }
+}

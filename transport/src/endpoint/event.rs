@@ -1,0 +1,52 @@
+//! What an endpoint tells its owner.
+
+use crate::{Message, Received, error::LinkError};
+use pagewire_protocol::{Incarnation, InstanceId, Lane, hello::Refusal};
+use std::net::SocketAddr;
+
+/// What has happened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A session with a new incarnation of `peer` has begun and has a link.
+    Up {
+        /// The peer.
+        peer: InstanceId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    /// The link of `peer` is gone; the session waits for the next one.
+    Down {
+        /// The peer.
+        peer: InstanceId,
+        /// Why.
+        reason: LinkError,
+    },
+    /// The session has a link again; nothing was lost or doubled.
+    Linked {
+        /// The peer.
+        peer: InstanceId,
+    },
+    /// The incarnation is over, and the session with it.
+    Ended {
+        /// The peer.
+        peer: InstanceId,
+        /// The incarnation that is over.
+        incarnation: Incarnation,
+        /// What it may or may not have received.
+        undelivered: Vec<(Lane, Message)>,
+    },
+    /// `peer` refuses this endpoint. It is tried again, in case the reason goes away.
+    Refused {
+        /// The peer.
+        peer: InstanceId,
+        /// Its address.
+        address: SocketAddr,
+        /// Why.
+        refusal: Refusal,
+        /// What it said and what we are, for the operator.
+        detail: String,
+    },
+    /// A message has arrived.
+    Message(Received),
+}

@@ -1,0 +1,110 @@
+//! Receives and acknowledgements: what the owner's taking of messages sets off.
+//!
+//! ```text
+//!   message taken -> receive owed -> posted (frame from the arena) -> credit, told with the next
+//!                                                                     message of the lane or alone
+//! ```
+
+use super::{Endpoint, peer::Peer};
+use crate::{link::Link, session::AckDue};
+use pagewire_protocol::Lane;
+use std::time::{Duration, Instant};
+
+/// How long an endpoint that sleeps lets an acknowledgement wait for a message to travel with.
+const QUIET: Duration = Duration::from_millis(2);
+
+impl Endpoint {
+    /// The upper layer has taken a message: its receive is posted again. A frame for it is taken
+    /// from the arena with the next poll: first comes what the upper layer answers; unless the
+    /// peer is to be told, which is to travel with that answer.
+    #[inline]
+    pub(super) fn consumed(&mut self, slot: usize, lane: Lane) {
+        let peer = &mut self.peers[slot];
+        if peer.stale[lane.index()] > 0 {
+            peer.stale[lane.index()] -= 1;
+            return;
+        }
+        if lane.class().has_frame() {
+            peer.owed_frames[lane.class().index()] += 1;
+            // Others that wait are not overtaken: a busy peer would take every frame.
+            if !self.short_of_frames && peer.ack_due(lane) == AckDue::Now {
+                peer.post_owed(lane, &self.arena);
+                peer.acknowledge_if(lane, AckDue::Now);
+            }
+            self.owing = true;
+            return;
+        }
+        if let Some(session) = &mut peer.session {
+            session.posted(lane);
+        }
+        peer.acknowledge_if(lane, AckDue::Now);
+    }
+
+    /// Before a sleep: an acknowledgement that is owed goes out alone once it was owed for
+    /// [`QUIET`], so that a peer is not woken for what the next message brings anyway. Returns how
+    /// long the sleep may be.
+    pub(super) fn acknowledge_when_quiet(&mut self) -> Duration {
+        let owed = |p: &Peer| {
+            p.link.as_ref().is_some_and(Link::is_waiting_for_quiet)
+                || Lane::ALL.iter().any(|&lane| p.owes_ack(lane))
+        };
+        if !self.peers.iter().any(owed) {
+            self.owed_since = None;
+            return Duration::MAX;
+        }
+        let now = Instant::now();
+        let quiet_at = *self.owed_since.get_or_insert(now) + QUIET;
+        if now >= quiet_at {
+            self.owed_since = None;
+            self.quiet();
+            return Duration::MAX;
+        }
+        quiet_at - now
+    }
+
+    /// Sends what waits for a quiet moment: acknowledgements, and messages that nobody waits for.
+    pub(super) fn quiet(&mut self) {
+        self.acknowledge(AckDue::Lazy);
+        for link in self.peers.iter_mut().filter_map(|peer| peer.link.as_mut()) {
+            link.hurry();
+        }
+    }
+
+    fn acknowledge(&mut self, at_least: AckDue) {
+        for peer in &mut self.peers {
+            for lane in Lane::ALL {
+                peer.acknowledge_if(lane, at_least);
+            }
+        }
+    }
+
+    /// Posts receives that are owed while there are free frames, one for each peer and lane in turn,
+    /// and tells the other sides if they wait for them.
+    #[inline(never)]
+    pub(super) fn post_in_turn(&mut self) {
+        const LANES: [Lane; 2] = [Lane::Pages, Lane::Bulk];
+        let places = LANES.len() * self.peers.len();
+        let mut idle = 0;
+        while idle < places {
+            let (slot, lane) = (self.owed_turn / LANES.len(), LANES[self.owed_turn % LANES.len()]);
+            let peer = &mut self.peers[slot];
+            let class = lane.class();
+            if peer.owed_frames[class.index()] == 0 {
+                idle += 1;
+            } else if peer.post_one_owed(lane, &self.arena) {
+                idle = 0;
+            } else {
+                break;
+            }
+            self.owed_turn = (self.owed_turn + 1) % places;
+        }
+        self.owing = idle < places;
+        if self.owing && !self.short_of_frames {
+            self.counters.out_of_frames.add(1);
+        }
+        self.short_of_frames = self.owing;
+        for peer in &mut self.peers {
+            LANES.into_iter().for_each(|lane| peer.acknowledge_if(lane, AckDue::Now));
+        }
+    }
+}
