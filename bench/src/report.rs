@@ -1,7 +1,6 @@
 //! How figures are printed, the same for every benchmark: one JSON object, or a table for people.
 
 use serde_json::Value;
-use std::io::{self, Write};
 
 /// The figures of a benchmark, ready to print.
 pub(crate) trait Report {
@@ -14,7 +13,6 @@ pub(crate) trait Report {
     /// Prints the one or the other.
     fn print(&self, json: bool) {
         let text = if json { self.json().to_string() } else { self.lines().join("\n") };
-        // Nobody may be there to read it.
-        let _ = writeln!(io::stdout(), "{text}");
+        println!("{text}");
     }
 }

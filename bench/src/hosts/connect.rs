@@ -11,7 +11,7 @@ use crate::{
     options::Common,
     rate,
     report::Report,
-    spin::{Patience, Switch},
+    spin::Switch,
     ways::{CREDITS_MAX, NUMBER_BYTES, Ours, Setup, Size, put_number, spinning},
 };
 use core_affinity::CoreId;
@@ -31,8 +31,6 @@ const BUSY_AFTER: Duration = Duration::from_secs(3);
 const BUSY_MAX: Duration = Duration::from_secs(180);
 /// Longest wait for the server to turn to another leg.
 const TURN_MAX: Duration = Duration::from_secs(30);
-/// Pause between two looks of an endpoint for its session.
-const SET_UP_PAUSE: Duration = Duration::from_millis(1);
 /// Wait for the server's reason when something failed here.
 const REASON_MAX: Duration = Duration::from_secs(1);
 
@@ -200,15 +198,7 @@ fn meet<const N: usize>(
         ticketed(bare, cluster, place - 1)
     });
     let sockets: Result<Vec<_>, _> = sockets.into_iter().collect();
-    let sockets = sockets?;
-    // Before the first turn the server says nothing, unless something is wrong.
-    let switch = Switch::new();
-    let mut patience = Patience::new(&switch, "the session between the two endpoints");
-    ours.establish_while(|| {
-        patience.check()?;
-        control.expect_silence(SET_UP_PAUSE)
-    })?;
-    Ok((ours, sockets.try_into().map_err(|_| BenchError::NoFrame)?))
+    Ok((ours, sockets?.try_into().map_err(|_| BenchError::NoFrame)?))
 }
 
 /// The server's answer to the hello, which it gives when it is done with its other clients.

@@ -206,20 +206,6 @@ impl Control {
         }
     }
 
-    /// Waits for `limit`, in which the server has nothing to say.
-    ///
-    /// # Errors
-    /// What it says all the same, or that it has left.
-    pub(super) fn expect_silence(&mut self, limit: Duration) -> Result<(), BenchError> {
-        match self.fill(limit) {
-            Err(e) if is_timeout(&e) || e.kind() == ErrorKind::Interrupted => Ok(()),
-            _ => {
-                let (reply, peer) = (self.reply(limit)?, self.peer);
-                Err(BenchError::Control(format!("{peer} said {reply:?} before it was asked")))
-            }
-        }
-    }
-
     /// The next reply of the server; what it reports as an error is one.
     pub(super) fn reply(&mut self, limit: Duration) -> Result<Reply, BenchError> {
         let Some(value) = self.hear(limit)? else {

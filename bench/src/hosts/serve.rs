@@ -104,18 +104,14 @@ fn serve_client(control: &mut Control, core: CoreId) -> Result<(), BenchError> {
         Benchmark::Latency(plan) => {
             let sockets = accept(&listener, control, cluster)?;
             let mut end = latency::End::new(ours, sockets, plan)?;
-            conduct(control, &benchmark, core, |switch| {
-                end.establish(switch)?;
+            conduct(control, &benchmark, core, move |switch| {
                 latency::answer(&mut end, plan, switch)
             })
         }
         Benchmark::Rate(plan) => {
             let sockets = accept(&listener, control, cluster)?;
             let mut end = rate::End::new(ours, sockets, plan)?;
-            conduct(control, &benchmark, core, |switch| {
-                end.establish(switch)?;
-                rate::receive(&mut end, plan, switch)
-            })
+            conduct(control, &benchmark, core, move |switch| rate::receive(&mut end, plan, switch))
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What `latency` prints.
 
-use super::{LEGS, Plan};
+use super::plan::{LEGS, Plan};
 use crate::{
     pairing::{Paired, Verdict},
     report::Report,

@@ -1,6 +1,6 @@
 //! What `rate` prints.
 
-use super::{LEGS, Plan};
+use super::plan::{LEGS, Plan};
 use crate::{
     pairing::{Rounds, Verdict},
     report::Report,

@@ -114,14 +114,6 @@ impl Ours {
     /// Polls until the session with the other end has begun.
     pub(crate) fn establish(&mut self, switch: &Switch) -> Result<(), BenchError> {
         let mut patience = Patience::new(switch, "the session between the two endpoints");
-        self.establish_while(|| patience.spin())
-    }
-
-    /// The same for as long as `go_on`, called once a poll, does not fail.
-    pub(crate) fn establish_while(
-        &mut self,
-        mut go_on: impl FnMut() -> Result<(), BenchError>,
-    ) -> Result<(), BenchError> {
         loop {
             self.endpoint.poll();
             while let Some(event) = self.endpoint.next_event() {
@@ -131,7 +123,7 @@ impl Ours {
                     _ => {}
                 }
             }
-            go_on()?;
+            patience.spin()?;
         }
     }
 
