@@ -12,6 +12,7 @@
 
 mod output;
 mod process;
+mod test;
 
 use crate::{
     cores,
@@ -26,6 +27,7 @@ use crate::{
 };
 use core_affinity::CoreId;
 use serde_json::{Value, json};
+use test::{Figure, Test};
 
 /// Options of `ucx`.
 #[derive(Debug, Clone, clap::Args)]
@@ -49,74 +51,6 @@ pub(crate) struct Args {
 
 /// Round trips of a leg, unless another number is asked for.
 const ROUND_TRIPS: u32 = 20_000;
-
-/// Tests of `ucx_perftest` that we have the same of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum Test {
-    /// Round trips, tag matching.
-    TagLat,
-    /// Round trips, active messages.
-    AmLat,
-    /// One way, tag matching.
-    TagBw,
-    /// One way, active messages.
-    AmBw,
-}
-
-/// What a test is about, and so which of two figures is the better one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Figure {
-    /// Microseconds of half a round trip, at the median: less is better.
-    HalfRoundTrip,
-    /// Messages a second: more is better.
-    Rate,
-}
-
-impl Test {
-    /// The name here.
-    fn name(self) -> &'static str {
-        match self {
-            Self::TagLat => "tag_lat",
-            Self::AmLat => "am_lat",
-            Self::TagBw => "tag_bw",
-            Self::AmBw => "am_bw",
-        }
-    }
-
-    /// What `ucx_perftest -t` calls it. Its own `am_lat` is one of a lower layer.
-    fn of_ucx(self) -> &'static str {
-        match self {
-            Self::TagLat => "tag_lat",
-            Self::AmLat => "ucp_am_lat",
-            Self::TagBw => "tag_bw",
-            Self::AmBw => "ucp_am_bw",
-        }
-    }
-
-    fn figure(self) -> Figure {
-        match self {
-            Self::TagLat | Self::AmLat => Figure::HalfRoundTrip,
-            Self::TagBw | Self::AmBw => Figure::Rate,
-        }
-    }
-}
-
-impl Figure {
-    fn key(self) -> &'static str {
-        match self {
-            Self::HalfRoundTrip => "half_round_trip_p50_us",
-            Self::Rate => "messages_per_s",
-        }
-    }
-
-    fn better(self) -> &'static str {
-        match self {
-            Self::HalfRoundTrip => "below 1: ours is faster",
-            Self::Rate => "above 1: ours is faster",
-        }
-    }
-}
 
 /// Legs of a round: UCX runs twice, as the control.
 const OURS: usize = 0;

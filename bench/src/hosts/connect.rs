@@ -1,9 +1,6 @@
 //! The client: the asking end, and the one that says whose turn it is.
 
-use super::{
-    PORT,
-    control::{Benchmark, Control, Reply, Request, VERSION},
-};
+use super::control::{Benchmark, Control, PORT, Reply, Request, VERSION};
 use crate::{
     cores,
     error::BenchError,

@@ -1,9 +1,6 @@
 //! The server: one client at a time, each for as long as its benchmark takes.
 
-use super::{
-    PORT,
-    control::{Benchmark, Control, Reply, Request, VERSION},
-};
+use super::control::{Benchmark, Control, PORT, Reply, Request, VERSION};
 use crate::{
     cores,
     error::BenchError,
