@@ -33,7 +33,7 @@ use std::{
 use tempfile::NamedTempFile;
 
 /// The test that a second process runs.
-pub(crate) const PEER_TEST: &str = "peer_process";
+const PEER_TEST: &str = "peer_process";
 const ORDER: &str = "PAGEWIRE_TEST_PEER";
 /// What begins each line for the parent; the test harness writes to stdout as well.
 const MARK: &str = "peer: ";
