@@ -16,9 +16,9 @@ use crate::{
     ledger::{
         log::{LogError, LogHeader},
         manifest::{Manifest, ManifestError},
-        random::Random,
         workload::{Ledger, Pages, WorkerError},
     },
+    random::Random,
 };
 use lines::{Command, CommandError, Event, Report};
 use pagewire_protocol::{Incarnation, InstanceId};

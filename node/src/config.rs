@@ -38,10 +38,7 @@ mod file;
 
 pub use error::ConfigError;
 
-use crate::{
-    runtime::Place,
-    view::{View, ViewError},
-};
+use crate::view::{View, ViewError};
 use pagewire_protocol::{ClusterId, Epoch, Incarnation, InstanceId, PageSize};
 use pagewire_transport::{ArenaConfig, ClusterKey, ClusterKeyError, EndpointConfig, LaneCredits};
 use std::{
@@ -202,17 +199,11 @@ impl NodeConfig {
         EndpointConfig::new(self.cluster, self.instance, self.listen).incarnation
     }
 
-    /// What the fabric is told; reads the cluster key.
-    pub(crate) fn endpoint(
-        &self,
-        view: &View,
-        place: &Place,
-    ) -> Result<EndpointConfig, ClusterKeyError> {
+    /// What the fabric is told, as the first shard would say it; reads the cluster key.
+    pub(crate) fn endpoint(&self, view: &View) -> Result<EndpointConfig, ClusterKeyError> {
         let cluster_key = self.cluster_key.as_deref().map(ClusterKey::from_file).transpose()?;
         Ok(EndpointConfig {
             cluster_key,
-            incarnation: place.incarnation,
-            shard: place.number,
             shards: self.shards,
             view_hash: view.hash(),
             credits: self.credits,
@@ -223,7 +214,7 @@ impl NodeConfig {
             peers_may_return: false,
             // Until the membership view says when an incarnation is over.
             session_expiry: None,
-            ..EndpointConfig::new(self.cluster, self.instance, place.listen)
+            ..EndpointConfig::new(self.cluster, self.instance, self.listen)
         })
     }
 }

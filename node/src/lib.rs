@@ -3,8 +3,8 @@
 //! Purpose: everything above the transport: the page directory ([`grd`], a pure core), the
 //! membership view ([`view`]), shared storage ([`store`]), and the [`runtime`] where they meet
 //! threads and sockets. On top of it the ledger workload of `pagewire demo`: [`ledger`] (data and
-//! proof), [`agent`] (one instance's part) and [`demo`] (the coordinator). [`doctor`] looks
-//! at the host before anything runs.
+//! proof), [`agent`] (one instance's part) and [`demo`] (the coordinator), whose choices [`random`]
+//! makes repeatable. [`doctor`] looks at the host before anything runs.
 #![forbid(unsafe_code)]
 
 pub mod agent;
@@ -15,6 +15,7 @@ pub mod grd;
 pub mod instance;
 pub mod latency;
 pub mod ledger;
+pub mod random;
 pub mod roster;
 pub mod runtime;
 pub mod store;

@@ -6,7 +6,7 @@
 
 mod support;
 
-use pagewire_node::agent::lines::Event;
+use pagewire_node::{agent::lines::Event, random::Random};
 use pagewire_protocol::{
     ClusterId, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, PageSize, ProcessId, Sequence,
     hello::{Dialler, DiallerStep, Hello, INTRO_BYTES, Nonce, PROVEN_BYTES, ProofKey, Refusal},
@@ -353,13 +353,9 @@ fn hello(to: u16) -> Hello {
 
 /// Bytes that no peer sends.
 fn garbage() -> Vec<Vec<u8>> {
-    let mut state = 12345u64;
+    let mut source = Random::new(12345);
     let mut random = |bytes: usize| -> Vec<u8> {
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            state.to_be_bytes()[0]
-        };
-        (0..bytes).map(|_| next()).collect()
+        (0..bytes).map(|_| source.next_u64().to_be_bytes()[0]).collect()
     };
     let opening = Dialler::new(false, Nonce([7; 32])).opening();
     let mut all: Vec<_> = [0, 1, 7, 8, 127, 128, 129, 500, 4000, 70_000].map(&mut random).into();

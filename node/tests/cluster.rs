@@ -6,10 +6,9 @@
 
 mod support;
 
-use pagewire_node::{Handle, Node, NodeConfig, NodeError, grd::AcquireError, view::View};
-use pagewire_protocol::{ClusterId, Epoch, InstanceId, Lsn, page};
+use pagewire_node::{Node, NodeConfig, NodeError, random::Random};
+use pagewire_protocol::{ClusterId, InstanceId, Lsn, page};
 use std::{
-    path::{Path, PathBuf},
     sync::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
@@ -18,99 +17,10 @@ use std::{
     time::Duration,
 };
 use support::{
-    pages::{
-        PAGE_BYTES, counter, read_pages, relation_path, set_counter, sound_page, storage, tag,
-    },
+    cluster::{Cluster, SMALL_CACHE, add_one, assert_file_holds, read_counter},
+    pages::{counter, read_pages, set_counter, storage, tag},
     process::{PATIENCE, wait_for},
 };
-
-/// Fewest pages that a node caches.
-const SMALL_CACHE: u32 = 32;
-
-struct Cluster {
-    folder: tempfile::TempDir,
-    nodes: Vec<Node>,
-}
-
-impl Cluster {
-    /// `nodes` instances with small caches over `pages` pages.
-    fn start(nodes: u16, pages: u32) -> Self {
-        Self::with(nodes, pages, |_| {})
-    }
-
-    fn with(nodes: u16, pages: u32, adjust: impl Fn(&mut NodeConfig)) -> Self {
-        let folder = storage(pages);
-        let members: Vec<_> = (0..nodes).map(InstanceId).collect();
-        let start = |id: &InstanceId| {
-            let any_port = "127.0.0.1:0".parse().expect("an address");
-            let path = folder.path().to_owned();
-            let mut config = NodeConfig::new(ClusterId(77), *id, members.clone(), any_port, path);
-            config.arena_mb = 8;
-            config.cache_pages = Some(SMALL_CACHE);
-            adjust(&mut config);
-            Node::start(&config).expect("a node")
-        };
-        let nodes: Vec<_> = members.iter().map(start).collect();
-        for node in &nodes {
-            for other in &nodes {
-                let (id, address) = (other.identity().0, other.listen_address());
-                if id != node.identity().0 {
-                    node.add_peer(id, address).expect("a new peer");
-                }
-            }
-        }
-        for node in &nodes {
-            node.wait_for_peers(PATIENCE).expect("all are there");
-        }
-        Self { folder, nodes }
-    }
-
-    fn handle(&self, node: usize) -> Handle {
-        self.nodes[node].handle().expect("a handle")
-    }
-
-    fn flush(&self) {
-        for node in &self.nodes {
-            node.flush().expect("written back");
-        }
-    }
-
-    fn file(&self) -> PathBuf {
-        relation_path(self.folder.path())
-    }
-
-    fn sum(&self, counters: impl Fn(&pagewire_node::runtime::NodeCounters) -> u64) -> u64 {
-        self.nodes.iter().map(|node| counters(&node.counters())).sum()
-    }
-}
-
-/// Adds 1 to the counter of block `block`.
-fn add_one(handle: &Handle, block: u32) -> Result<u64, AcquireError> {
-    let mut page = handle.write(tag(block))?;
-    let value = counter(&page) + 1;
-    page.update(|page| set_counter(page, value));
-    Ok(value)
-}
-
-fn read_counter(handle: &Handle, block: u32) -> Result<u64, AcquireError> {
-    Ok(counter(&handle.read(tag(block))?))
-}
-
-/// Asserts that the file holds `expected` for each page, with right checksums.
-fn assert_file_holds(file: &Path, expected: &[u64]) {
-    let pages = read_pages(file, 0);
-    assert_eq!(pages.len(), expected.len());
-    for ((block, page), expected) in pages.iter().zip(expected) {
-        page::verify_checksum(page, *block).expect("a right checksum");
-        assert_ne!(page::stored_checksum(page), 0, "block {block} has a checksum");
-        assert_eq!(counter(page), *expected, "block {block}");
-    }
-}
-
-fn random(state: &mut u64) -> u32 {
-    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-    u32::try_from(*state >> 33).expect("31 bits")
-}
 
 /// Nine threads of three instances add to and read `pages` pages at random; then asserts that the
 /// file holds what they have added.
@@ -121,11 +31,11 @@ fn hammer(cluster: &Cluster, pages: u32, rounds: u32) {
             let handle = cluster.handle(worker % 3);
             let added = &added;
             scope.spawn(move || {
-                let mut state = worker as u64 + 1;
+                let mut random = Random::new(worker as u64 + 1);
                 for _ in 0..rounds {
-                    let block = random(&mut state) % pages;
+                    let block = random.below(pages);
                     let expected = added[block as usize].load(Ordering::SeqCst);
-                    if random(&mut state).is_multiple_of(2) {
+                    if random.percent(50) {
                         add_one(&handle, block).expect("an X grant");
                         added[block as usize].fetch_add(1, Ordering::SeqCst);
                     } else {
@@ -305,25 +215,6 @@ fn a_full_cache_of_shared_pages_can_be_upgraded() {
 }
 
 #[test]
-fn a_page_that_is_held_elsewhere_is_refused_at_the_deadline_and_had_later() {
-    let cluster = Cluster::with(2, 4, |config| config.acquire_timeout_ms = 100);
-    let near = cluster.handle(0);
-    for node in [0, 1] {
-        let far = cluster.handle(node);
-        let guard = near.write(tag(2)).expect("an X grant");
-        let writer = far.write(tag(2)).map(drop);
-        assert_eq!(writer, Err(AcquireError::Deadline { tag: tag(2), limit_ms: 100 }));
-        let reader = far.read(tag(2)).map(drop);
-        assert_eq!(reader, Err(AcquireError::Deadline { tag: tag(2), limit_ms: 100 }));
-        // Another page is to be had all the while.
-        assert_eq!(add_one(&cluster.handle(node), 3), Ok(node as u64 + 1));
-        drop(guard);
-        assert_eq!(add_one(&far, 2), Ok(node as u64 + 1), "instance {node}");
-        assert_eq!(read_counter(&near, 2), Ok(node as u64 + 1));
-    }
-}
-
-#[test]
 fn a_handle_goes_on_when_another_thread_takes_it() {
     let cluster = Cluster::start(2, 64);
     let mut handle = cluster.handle(0);
@@ -344,115 +235,6 @@ fn a_handle_goes_on_when_another_thread_takes_it() {
 }
 
 #[test]
-fn a_page_beyond_the_end_fails_alone_and_is_had_once_the_file_is_extended() {
-    let cluster = Cluster::start(2, 8);
-    for node in [0, 1] {
-        let handle = cluster.handle(node);
-        for result in [handle.read(tag(9)).map(drop), handle.write(tag(9)).map(drop)] {
-            let Err(error @ AcquireError::Storage { .. }) = result else {
-                panic!("instance {node}: {result:?}")
-            };
-            let text = error.to_string();
-            assert!(text.contains("16384 ends before block 9"), "{text}");
-            assert!(text.contains("extend the relation first"), "{text}");
-            assert!(!text.contains('\n'), "{text}");
-        }
-        assert_eq!(add_one(&handle, 7), Ok(node as u64 + 1), "others are to be had");
-    }
-    let mut file = std::fs::read(cluster.file()).expect("the file");
-    file.extend([8, 9].map(|block| sound_page(block, Lsn(1))).concat());
-    // In place, as PostgreSQL extends: the nodes have the file open.
-    std::fs::write(cluster.file(), file).expect("extended");
-    assert_eq!(add_one(&cluster.handle(1), 9), Ok(1));
-    assert_eq!(add_one(&cluster.handle(0), 9), Ok(2));
-    cluster.flush();
-    let pages = read_pages(&cluster.file(), 0);
-    assert_eq!(counter(&pages[9].1), 2);
-}
-
-#[test]
-fn a_damaged_page_is_told_and_had_once_it_is_mended() {
-    let cluster = Cluster::start(2, 8);
-    let sound = std::fs::read(cluster.file()).expect("the file");
-    let mut damaged = sound.clone();
-    damaged[3 * PAGE_BYTES + 5000] ^= 4;
-    std::fs::write(cluster.file(), &damaged).expect("damaged");
-    for node in [0, 1] {
-        let handle = cluster.handle(node);
-        let error = handle.read(tag(3)).map(drop).expect_err("damaged").to_string();
-        assert!(error.contains("16384"), "{error}");
-        assert!(error.contains("checksum"), "{error}");
-        assert!(error.contains("restore the page from a backup"), "{error}");
-        assert_eq!(read_counter(&handle, 4), Ok(0), "others are to be had");
-    }
-    std::fs::write(cluster.file(), &sound).expect("mended");
-    assert_eq!(add_one(&cluster.handle(0), 3), Ok(1));
-}
-
-#[test]
-fn a_page_file_that_is_missing_fails_its_pages_alone() {
-    let cluster = Cluster::start(2, 8);
-    let handle = cluster.handle(0);
-    let missing = pagewire_protocol::BufferTag { relation: 99, ..tag(0) };
-    let error = handle.read(missing).map(drop).expect_err("no such file").to_string();
-    assert!(error.contains("base/5/99"), "{error}");
-    assert_eq!(add_one(&handle, 0), Ok(1));
-}
-
-#[test]
-fn threads_that_wait_are_told_when_their_node_stops() {
-    // Longer than the test waits: it is not the deadline that ends them.
-    let patient = |config: &mut NodeConfig| config.acquire_timeout_ms = 600_000;
-    let Cluster { folder, mut nodes } = Cluster::with(2, 64, patient);
-    let view = View::new(Epoch(1), vec![InstanceId(0), InstanceId(1)]).expect("a view");
-    let is_theirs = |block: &u32| view.master(&tag(*block)) == InstanceId(1);
-    let blocks: Vec<_> = (0..64).filter(is_theirs).take(3).collect();
-    let holder = nodes[1].handle().expect("a handle");
-    let hold = |block: &u32| holder.write(tag(*block)).expect("an X grant");
-    let guards: Vec<_> = blocks.iter().map(hold).collect();
-    let stopping = nodes.remove(0);
-    let (sender, results) = mpsc::channel();
-    for (worker, block) in blocks.into_iter().enumerate() {
-        let handle = stopping.handle().expect("a handle");
-        let sender = sender.clone();
-        // Not scoped: one that is never told must not keep the test from failing.
-        thread::spawn(move || {
-            let result =
-                if worker == 0 { add_one(&handle, block) } else { read_counter(&handle, block) };
-            let again = read_counter(&handle, block);
-            let _ = sender.send((block, result, again));
-        });
-    }
-    // Each of them has asked the master, and waits.
-    let counters = &nodes[0].endpoint_counters()[0];
-    wait_for("three requests", || {
-        let (_, peer) = &counters.peers()[0];
-        peer.lanes.iter().map(|lane| lane.received.get()).sum::<u64>() >= 3
-    });
-    drop(stopping);
-    for _ in 0..3 {
-        let (block, result, again) = results.recv_timeout(PATIENCE).expect("each is told");
-        assert_eq!(result, Err(AcquireError::Stopped { tag: tag(block) }));
-        assert_eq!(again, Err(AcquireError::Stopped { tag: tag(block) }));
-    }
-    drop((guards, folder));
-}
-
-#[test]
-fn a_node_stops_while_guards_are_out() {
-    let mut cluster = Cluster::start(2, 8);
-    let handle = cluster.handle(0);
-    let mut guard = handle.write(tag(0)).expect("an X grant");
-    drop(cluster.nodes.remove(0));
-    // The memory stays with the guard; what is done to the page has no effect any more.
-    guard.update(|page| set_counter(page, 5));
-    assert_eq!(counter(&guard), 5);
-    drop(guard);
-    let asked = handle.read(tag(1)).map(drop);
-    assert_eq!(asked, Err(AcquireError::Stopped { tag: tag(1) }));
-}
-
-#[test]
 fn a_flush_ends_while_threads_go_on_writing() {
     let cluster = Cluster::start(2, 16);
     let stop = AtomicBool::new(false);
@@ -461,9 +243,9 @@ fn a_flush_ends_while_threads_go_on_writing() {
             let handle = cluster.handle(worker % 2);
             let stop = &stop;
             scope.spawn(move || {
-                let mut state = worker as u64;
+                let mut random = Random::new(worker as u64);
                 while !stop.load(Ordering::Relaxed) {
-                    add_one(&handle, random(&mut state) % 16).expect("an X grant");
+                    add_one(&handle, random.below(16)).expect("an X grant");
                 }
             });
         }
@@ -481,44 +263,6 @@ fn a_flush_ends_while_threads_go_on_writing() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-}
-
-/// A storage folder whose relation reads as zeros and takes no write: no space is left.
-fn put_full_device(cluster: &Cluster) {
-    std::fs::remove_file(cluster.file()).expect("removed");
-    std::os::unix::fs::symlink("/dev/full", cluster.file()).expect("a link");
-}
-
-#[test]
-fn a_page_that_cannot_be_written_is_kept_and_the_flush_says_why() {
-    let cluster = Cluster::start(1, 8);
-    put_full_device(&cluster);
-    let handle = cluster.handle(0);
-    assert_eq!(add_one(&handle, 5), Ok(1));
-    for _ in 0..2 {
-        let error = cluster.nodes[0].flush().expect_err("no space");
-        assert!(error.contains("16384") && error.contains("No space left"), "{error}");
-    }
-    assert_eq!(add_one(&handle, 5), Ok(2), "nothing is lost");
-}
-
-#[test]
-fn a_cache_full_of_pages_that_cannot_be_written_refuses_more_but_serves_what_it_has() {
-    let cluster = Cluster::with(1, 8, |config| config.acquire_timeout_ms = 300);
-    put_full_device(&cluster);
-    let handle = cluster.handle(0);
-    let mut held = 0;
-    let refused = loop {
-        match add_one(&handle, held) {
-            Ok(_) => held += 1,
-            Err(error) => break error,
-        }
-    };
-    assert!(matches!(refused, AcquireError::Deadline { .. }), "{refused}");
-    assert!((1..=SMALL_CACHE).contains(&held), "{held}");
-    for block in 0..held {
-        assert_eq!(read_counter(&handle, block), Ok(1));
-    }
 }
 
 #[test]
@@ -565,9 +309,9 @@ fn guards_on_two_pages_in_tag_order_never_wait_for_each_other_for_good() {
         for worker in 0..9usize {
             let handle = cluster.handle(worker % 3);
             scope.spawn(move || {
-                let mut state = worker as u64 + 99;
+                let mut random = Random::new(worker as u64 + 99);
                 for _ in 0..300 {
-                    let (a, b) = (random(&mut state) % PAGES, random(&mut state) % PAGES);
+                    let (a, b) = (random.below(PAGES), random.below(PAGES));
                     if a == b {
                         continue;
                     }

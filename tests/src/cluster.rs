@@ -26,11 +26,11 @@ mod workload;
 pub use options::{Options, Weights};
 pub use report::{Failure, Summary};
 
-use crate::random::Random;
 use frame::Frame;
 use network::{Network, Packet};
 use pagewire_node::{
     grd::{Effect, Event, Grd, WaiterId},
+    random::Random,
     view::View,
 };
 use pagewire_protocol::{

@@ -168,13 +168,7 @@ fn memory_and_liveness_reach_the_transport() {
     .unwrap();
     let arena = config.arena(7);
     assert!(arena.lock && arena.dump && arena.frames == 7);
-    let place = Place {
-        number: 0,
-        listen: config.listen,
-        incarnation: config.next_incarnation(),
-        clock: std::sync::Arc::default(),
-    };
-    let endpoint = config.endpoint(&config.view().unwrap(), &place).unwrap();
+    let endpoint = config.endpoint(&config.view().unwrap()).unwrap();
     let ms = Duration::from_millis;
     assert_eq!((endpoint.keepalive, endpoint.peer_timeout), (ms(20), ms(40)));
     let arena = parse(GOOD).unwrap().arena(7);

@@ -4,8 +4,8 @@
 //! that was there stays whole until the new one is; a link stays a link, its target is replaced.
 
 use super::{
-    DemoError,
     cleanup::{Cleanup, Entered},
+    error::DemoError,
 };
 use crate::ledger::relation::{self, Prepared};
 use std::{

@@ -25,8 +25,8 @@
 //! ```
 
 use super::{
-    Out,
     fifo::{Fifo, FifoPool},
+    out::Out,
     table::TagMap,
 };
 use pagewire_protocol::{

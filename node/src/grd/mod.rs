@@ -16,35 +16,21 @@ mod directory;
 mod event;
 mod fifo;
 mod holdings;
+mod out;
 mod table;
 
 pub use directory::EntryView;
 pub use event::{AcquireError, Effect, Event, GrantPath, WaiterId};
 pub use holdings::HoldingView;
+pub use out::Anomalies;
 pub(crate) use table::TagMap;
 
 use crate::view::View;
 use directory::Directory;
 use holdings::Holdings;
-use pagewire_protocol::{BufferTag, Incarnation, InstanceId, Mode, Pcm, RequestId, pcm::Verdict};
+use out::Out;
+use pagewire_protocol::{BufferTag, Incarnation, InstanceId, Pcm, RequestId, pcm::Verdict};
 use std::collections::VecDeque;
-
-/// Things that no correct peer causes; each is counted and answered harmlessly.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Anomalies {
-    /// Messages of another epoch.
-    pub stale_epoch: u64,
-    /// Requests for pages that this instance does not master.
-    pub not_master: u64,
-    /// Revocations of a page that is not held.
-    pub not_holder: u64,
-    /// Responses and acknowledgements for no request that is under way.
-    pub no_request: u64,
-    /// Claims and releases that do not fit the directory.
-    pub no_grant: u64,
-    /// Responses that grant another mode than was asked for.
-    pub wrong_mode: u64,
-}
 
 /// The directory core of one instance; see the module.
 #[derive(Debug)]
@@ -188,53 +174,6 @@ fn refuse_epoch(from: InstanceId, tag: BufferTag, message: Pcm, out: &mut Out<'_
         // Its page came with it and nobody wants it.
         Pcm::Response { verdict: Verdict::Page, .. } => out.effect(Effect::Discard { tag }),
         _ => {}
-    }
-}
-
-/// Where the two state machines put what they want done.
-struct Out<'a> {
-    me: InstanceId,
-    view: &'a View,
-    loopback: &'a mut VecDeque<(BufferTag, Pcm)>,
-    effects: &'a mut Vec<Effect>,
-    anomalies: &'a mut Anomalies,
-}
-
-impl Out<'_> {
-    fn send(&mut self, to: InstanceId, tag: BufferTag, message: Pcm) {
-        if to == self.me {
-            self.loopback.push_back((tag, message));
-        } else {
-            self.effects.push(Effect::Send { to, tag, message });
-        }
-    }
-
-    fn send_to_master(&mut self, tag: BufferTag, message: Pcm) {
-        self.send(self.view.master(&tag), tag, message);
-    }
-
-    fn effect(&mut self, effect: Effect) {
-        self.effects.push(effect);
-    }
-
-    fn refuse(
-        &mut self,
-        to: InstanceId,
-        tag: BufferTag,
-        request: RequestId,
-        mode: Mode,
-        verdict: Verdict,
-    ) {
-        let message = Pcm::Response {
-            request,
-            verdict,
-            mode,
-            grant: pagewire_protocol::GrantNumber(0),
-            version: pagewire_protocol::Lsn::ZERO,
-            acks: 0,
-            dirty: false,
-        };
-        self.send(to, tag, message);
     }
 }
 

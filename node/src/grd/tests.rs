@@ -1,7 +1,7 @@
 //! Single exchanges, step by step; schedules are for the simulation in the tests crate.
 
 use super::*;
-use pagewire_protocol::{Epoch, GrantNumber, Lsn};
+use pagewire_protocol::{Epoch, GrantNumber, Lsn, Mode};
 
 const MASTER: InstanceId = InstanceId(0);
 

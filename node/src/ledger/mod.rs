@@ -11,7 +11,6 @@
 pub mod account;
 pub mod log;
 pub mod manifest;
-pub mod random;
 pub mod relation;
 pub mod synthetic;
 pub mod verify;

@@ -7,7 +7,8 @@
 //! Invariants: pure; the same seed and block give the same page; every page that is not new has a
 //! right checksum.
 
-use super::{account::FREE_BYTES_MIN, random::Random};
+use super::account::FREE_BYTES_MIN;
+use crate::random::Random;
 use pagewire_protocol::{
     Lsn,
     page::{self, HEADER_BYTES},

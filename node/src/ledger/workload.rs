@@ -13,8 +13,8 @@ use super::{
     account::{self, Account, AccountError, TransferId},
     log::{LogError, LogHeader, LogWriter, Side, Transfer},
     manifest::Manifest,
-    random::Random,
 };
+use crate::random::Random;
 use pagewire_protocol::{
     BufferTag, InstanceId, Lsn,
     page::{self, PageError},

@@ -27,36 +27,21 @@ pub struct NodeCounters {
 impl NodeCounters {
     /// The sums over several shards.
     #[must_use]
-    pub(super) fn sum<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
-        let sum = Self::default();
-        for one in all {
-            for (total, part) in sum.each().into_iter().zip(one.each()) {
-                total.add(part.get());
-            }
+    pub(super) fn sum<'a>(all: impl Iterator<Item = &'a Self> + Clone) -> Self {
+        let total = |count: fn(&Self) -> &Counter| {
+            let total = Counter::default();
+            all.clone().for_each(|one| total.add(count(one).get()));
+            total
+        };
+        Self {
+            pages_shipped: total(|c| &c.pages_shipped),
+            bytes_shipped: total(|c| &c.bytes_shipped),
+            pages_read: total(|c| &c.pages_read),
+            pages_written: total(|c| &c.pages_written),
+            pages_evicted: total(|c| &c.pages_evicted),
+            pages_copied: total(|c| &c.pages_copied),
+            bad_messages: total(|c| &c.bad_messages),
+            protocol_errors: total(|c| &c.protocol_errors),
         }
-        sum
-    }
-
-    fn each(&self) -> [&Counter; 8] {
-        let Self {
-            pages_shipped,
-            bytes_shipped,
-            pages_read,
-            pages_written,
-            pages_evicted,
-            pages_copied,
-            bad_messages,
-            protocol_errors,
-        } = self;
-        [
-            pages_shipped,
-            bytes_shipped,
-            pages_read,
-            pages_written,
-            pages_evicted,
-            pages_copied,
-            bad_messages,
-            protocol_errors,
-        ]
     }
 }

@@ -11,7 +11,7 @@
 
 use super::{
     command::{Command, Completion, Grant},
-    index::PageIndex,
+    shared::{Panic, Shared},
 };
 use crate::{
     grd::{AcquireError, GrantPath},
@@ -20,16 +20,13 @@ use crate::{
 use pagewire_protocol::{BufferTag, Lsn, Mode, page, tag::shard_of_hash};
 use pagewire_transport::{
     FrameIndex, Waker,
-    arena::{ExclusivePin, PageView, PinMiss, SharedPin},
+    arena::{ExclusivePin, PinMiss, SharedPin},
 };
 use rtrb::{Consumer, Producer};
 use std::{
     cell::{Cell, RefCell},
     ops::Deref,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -40,31 +37,6 @@ const TIMED_HITS: u64 = 64;
 const SHARD_CHECK: Duration = Duration::from_millis(250);
 /// How often a thread that has withdrawn looks for the answer.
 const WITHDRAWN_CHECK: Duration = Duration::from_millis(10);
-
-/// What all handles of a node share with one of its shards.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) index: PageIndex,
-    pub(super) pages: PageView,
-    /// Greatest page version this instance has seen or given; of all its shards.
-    pub(super) clock: Arc<AtomicU64>,
-    pub(super) waker: Waker,
-    pub(super) acquire_timeout: Duration,
-    pub(super) panic: Arc<Panic>,
-}
-
-/// What a shard's panic said, for those who ask the shard after it.
-#[derive(Debug)]
-pub(super) struct Panic {
-    pub(super) shard: u16,
-    pub(super) message: OnceLock<String>,
-}
-
-impl Panic {
-    pub(super) fn none_yet(shard: u16) -> Arc<Self> {
-        Arc::new(Self { shard, message: OnceLock::new() })
-    }
-}
 
 /// One thread's line to one shard.
 #[derive(Debug)]

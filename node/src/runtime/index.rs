@@ -105,6 +105,7 @@ impl PageIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Random;
     use std::collections::HashMap;
 
     #[test]
@@ -114,10 +115,9 @@ mod tests {
         let mut tags = vec![BufferTag::default(); 64];
         let tag = |block| BufferTag { relation: 7, block, ..BufferTag::default() };
         let mut free: Vec<u32> = (0..64).collect();
-        let mut seed = 1u64;
+        let mut random = Random::new(1);
         for _ in 0..20_000 {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let block = u32::try_from((seed >> 33) % 200).unwrap();
+            let block = random.below(200);
             if let Some(frame) = model.remove(&block) {
                 index.remove(&tag(block), FrameIndex(frame), |f| tags[f.0 as usize].hash());
                 free.push(frame);

@@ -11,6 +11,7 @@
 
 mod command;
 mod counters;
+mod error;
 mod handle;
 mod index;
 mod io;
@@ -20,10 +21,10 @@ mod pool;
 mod refusals;
 mod shard;
 mod shards;
-
-pub(crate) use shard::Place;
+mod shared;
 
 pub use counters::NodeCounters;
+pub use error::NodeError;
 pub use handle::{Handle, ReadGuard, WriteGuard};
-pub use node::{Node, NodeError};
+pub use node::Node;
 pub use shard::Shard;

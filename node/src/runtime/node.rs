@@ -1,88 +1,22 @@
 //! A node: its shards, each on a thread of its own, and handles for any number of threads.
 
 use super::{
-    Handle, NodeCounters,
+    counters::NodeCounters,
+    error::NodeError,
+    handle::Handle,
     shards::{self, Answer, Control, Running, Shards, Status},
 };
-use crate::{config::NodeConfig, store::StoreError, view::ViewError};
+use crate::config::NodeConfig;
 use crossbeam_channel::Sender;
 use pagewire_protocol::{Incarnation, InstanceId};
-use pagewire_transport::{
-    ClusterKeyError, TransportError, counters::EndpointCounters, poller::PollerCounters,
-};
+use pagewire_transport::{counters::EndpointCounters, poller::PollerCounters};
 use std::{
     collections::BTreeSet,
-    io,
     net::SocketAddr,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
-
-/// Why a node does not start, or does not reach its peers.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum NodeError {
-    /// The member list cannot be used.
-    #[error("members: {0}")]
-    View(#[from] ViewError),
-    /// Shared storage cannot be used.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The cluster key cannot be used.
-    #[error(transparent)]
-    ClusterKey(#[from] ClusterKeyError),
-    /// The fabric cannot be set up.
-    #[error(transparent)]
-    Transport(#[from] TransportError),
-    /// The arena leaves no room for pages.
-    #[error("the arena has {frames} frames, expected at least {needed}: raise `arena_mb`")]
-    ArenaTooSmall {
-        /// Frames it has.
-        frames: u32,
-        /// Frames it must have.
-        needed: u32,
-    },
-    /// A thread cannot be started.
-    #[error("cannot start a thread: {0}")]
-    Thread(io::Error),
-    /// A peer refuses this instance.
-    #[error("{0}")]
-    Refused(String),
-    /// Not all peers were there in time.
-    #[error(
-        "no session with {missing} after {limit_s} s, expected one with every member: start the \
-         others, and see that their addresses are right"
-    )]
-    PeersMissing {
-        /// Members without a session.
-        missing: String,
-        /// How long was waited, in seconds.
-        limit_s: u64,
-    },
-    /// The shards' ports do not fit.
-    #[error("{address} leaves no port for shard {shard}; choose a lower port or fewer `shards`")]
-    Ports {
-        /// Address of the first shard.
-        address: SocketAddr,
-        /// The shard without one.
-        shard: u16,
-    },
-    /// A shard's thread is gone.
-    #[error("the node has stopped")]
-    Stopped,
-    /// A shard's thread has panicked.
-    #[error(
-        "shard {shard} of the node has panicked: {message}; this is a defect: restart the cluster \
-         and report it with the log"
-    )]
-    Panicked {
-        /// The shard.
-        shard: u16,
-        /// What the panic said.
-        message: String,
-    },
-}
 
 /// A running instance; dropping it stops its threads.
 #[derive(Debug)]
@@ -145,11 +79,6 @@ impl Node {
     #[must_use]
     pub fn identity(&self) -> (InstanceId, Incarnation) {
         self.identity
-    }
-
-    #[cfg(test)]
-    pub(super) fn shards(&self) -> &[Running] {
-        &self.shards
     }
 
     /// Counters, summed over the shards, as they are now.
@@ -243,5 +172,37 @@ impl Drop for Node {
     fn drop(&mut self) {
         // All are told before the first one is waited for.
         self.shards.iter().for_each(Running::stop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grd::AcquireError;
+    use pagewire_protocol::{BufferTag, ClusterId};
+
+    #[test]
+    fn who_asks_a_shard_that_has_panicked_is_told_what_it_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let (me, listen) = (InstanceId(0), "127.0.0.1:0".parse().unwrap());
+        let config = NodeConfig::new(ClusterId(1), me, vec![me], listen, folder.path().to_owned());
+        let config = NodeConfig { arena_mb: 4, huge_pages: false, shards: 2, ..config };
+        let node = Node::start(&config).unwrap();
+        let handle = node.handle().unwrap();
+        let asked = node.shards[1].ask(|reply| Control::Panic("out of luck", reply)).unwrap();
+        let told = asked.wait().unwrap_err().to_string();
+        assert!(told.contains("shard 1 of the node has panicked: out of luck"), "{told}");
+        let told = node.peers_missing().unwrap_err().to_string();
+        assert!(told.contains("out of luck"), "{told}");
+        let of_shard = |shard| {
+            let mut tags = (0..).map(|block| BufferTag { block, ..BufferTag::default() });
+            tags.find(|tag| tag.shard(2) == shard).unwrap()
+        };
+        let error = handle.read(of_shard(1)).map(drop).unwrap_err();
+        assert!(matches!(error, AcquireError::Panicked { shard: 1, .. }), "{error}");
+        assert!(error.to_string().contains("out of luck"), "{error}");
+        // The other shard goes on: there is no such file, which it finds out.
+        let error = handle.read(of_shard(0)).map(drop).unwrap_err();
+        assert!(matches!(error, AcquireError::Storage { .. }), "{error}");
     }
 }

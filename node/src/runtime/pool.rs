@@ -8,7 +8,7 @@
 //! does not (a grant of a page that never came) must not bring this instance down: what is asked for
 //! and is not there is counted, told and not done.
 
-use super::{NodeCounters, handle::Shared};
+use super::{counters::NodeCounters, shared::Shared};
 use crate::grd::TagMap;
 use pagewire_protocol::{BufferTag, Lsn, Mode, page};
 use pagewire_transport::{
@@ -253,7 +253,7 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::{handle::Panic, index::PageIndex};
+    use crate::runtime::{index::PageIndex, shared::Panic};
     use pagewire_protocol::{ClusterId, InstanceId};
     use pagewire_transport::{ArenaConfig, Endpoint, EndpointConfig};
     use std::time::Duration;

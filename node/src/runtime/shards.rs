@@ -5,10 +5,11 @@
 //! one's, and the others follow if they are free; if not, another row is tried.
 
 use super::{
-    NodeCounters, Shard,
-    handle::{Line, Panic},
-    node::NodeError,
-    shard::Place,
+    counters::NodeCounters,
+    error::NodeError,
+    handle::Line,
+    shard::{Place, Shard},
+    shared::Panic,
 };
 use crate::config::NodeConfig;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -261,36 +262,4 @@ fn words(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "no words".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{grd::AcquireError, runtime::Node};
-    use pagewire_protocol::{BufferTag, ClusterId};
-
-    #[test]
-    fn who_asks_a_shard_that_has_panicked_is_told_what_it_said() {
-        let folder = tempfile::tempdir().unwrap();
-        let (me, listen) = (InstanceId(0), "127.0.0.1:0".parse().unwrap());
-        let config = NodeConfig::new(ClusterId(1), me, vec![me], listen, folder.path().to_owned());
-        let config = NodeConfig { arena_mb: 4, huge_pages: false, shards: 2, ..config };
-        let node = Node::start(&config).unwrap();
-        let handle = node.handle().unwrap();
-        let asked = node.shards()[1].ask(|reply| Control::Panic("out of luck", reply)).unwrap();
-        let told = asked.wait().unwrap_err().to_string();
-        assert!(told.contains("shard 1 of the node has panicked: out of luck"), "{told}");
-        let told = node.peers_missing().unwrap_err().to_string();
-        assert!(told.contains("out of luck"), "{told}");
-        let of_shard = |shard| {
-            let mut tags = (0..).map(|block| BufferTag { block, ..BufferTag::default() });
-            tags.find(|tag| tag.shard(2) == shard).unwrap()
-        };
-        let error = handle.read(of_shard(1)).map(drop).unwrap_err();
-        assert!(matches!(error, AcquireError::Panicked { shard: 1, .. }), "{error}");
-        assert!(error.to_string().contains("out of luck"), "{error}");
-        // The other shard goes on: there is no such file, which it finds out.
-        let error = handle.read(of_shard(0)).map(drop).unwrap_err();
-        assert!(matches!(error, AcquireError::Storage { .. }), "{error}");
-    }
 }

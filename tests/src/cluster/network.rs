@@ -1,7 +1,7 @@
 //! The network: one FIFO queue for each sender, receiver and lane; queues overtake each other.
 
 use super::Content;
-use crate::random::Random;
+use pagewire_node::random::Random;
 use pagewire_protocol::{Lane, Pcm};
 use std::collections::VecDeque;
 

@@ -1,6 +1,6 @@
 //! The shape of one simulation: how large, and what is likely.
 
-use crate::random::Random;
+use pagewire_node::random::Random;
 
 /// How often each kind of step is taken when several are possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

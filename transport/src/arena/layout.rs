@@ -47,10 +47,10 @@
 //! Leaf module: the unsafe here turns offsets of the mapping into references to its atomics.
 
 use super::memory::Region;
-use pagewire_protocol::PageSize;
+use pagewire_protocol::{BufferTag, Mode, PageSize};
 use std::{
     mem::offset_of,
-    sync::atomic::{AtomicU32, AtomicU64},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 /// First 8 bytes of the memfd: "PWARENA" and the layout's version.
@@ -101,6 +101,34 @@ pub(super) struct Descriptor {
     pub(super) page_crc: AtomicU64,
     reserved: AtomicU64,
 }
+
+impl Descriptor {
+    /// Notes which page the frame holds.
+    pub(super) fn store_tag(&self, tag: BufferTag) {
+        for (slot, word) in self.tag.iter().zip(tag.to_words()) {
+            slot.store(word, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    pub(super) fn has_tag(&self, tag: &BufferTag) -> bool {
+        let mut words = self.tag.iter().zip(tag.to_words());
+        words.all(|(slot, word)| slot.load(Ordering::Relaxed) == word)
+    }
+}
+
+/// `mode` where a descriptor's word has it.
+#[inline]
+pub(super) fn mode_bits(mode: Mode) -> u64 {
+    u64::from(mode.to_wire()) << MODE_SHIFT
+}
+
+/// The mode in a descriptor's word, as [`mode_bits`] has it.
+#[inline]
+pub(super) fn mode_of(word: u64) -> u64 {
+    word & MODE
+}
+
 const _: () = assert!(size_of::<Descriptor>() == 64 && offset_of!(Descriptor, tag) == 16);
 const _: () = assert!(size_of::<ArenaHeader>() <= DESCRIPTORS_OFFSET_BYTES);
 const _: () = assert!(offset_of!(ArenaHeader, frames_offset) == 16);

@@ -1,7 +1,7 @@
 //! What preparing accepts and refuses, and that putting back undoes it.
 
 use super::*;
-use crate::ledger::{random::Random, synthetic};
+use crate::{ledger::synthetic, random::Random};
 
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")

@@ -47,9 +47,19 @@ impl Random {
         usize::try_from(self.below(bound)).unwrap_or(0)
     }
 
+    /// A number from `low` to `high`, both included, as [`Random::below`].
+    pub fn between(&mut self, low: u32, high: u32) -> u32 {
+        low + self.below(high - low + 1)
+    }
+
     /// True `percent` times in a hundred.
     pub fn percent(&mut self, percent: u32) -> bool {
         self.below(100) < percent
+    }
+
+    /// One of `choices`, each equally likely.
+    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.index(choices.len())]
     }
 }
 
@@ -71,6 +81,7 @@ mod tests {
         let mut seen = [0u32; 5];
         for _ in 0..5000 {
             seen[random.index(5)] += 1;
+            assert!((3..=5).contains(&random.between(3, 5)));
         }
         assert!(seen.iter().all(|count| (800..1200).contains(count)), "{seen:?}");
         assert_eq!(random.below(0), 0);

@@ -1,0 +1,60 @@
+//! What a terminal shows of a run.
+
+use super::report::grouped;
+use crate::agent::lines::Event;
+use pagewire_protocol::InstanceId;
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal},
+    time::{Duration, Instant},
+};
+
+/// The line that a terminal shows while the workers work.
+pub(super) struct Progress {
+    started: Instant,
+    is_shown: bool,
+    last: BTreeMap<InstanceId, [u64; 3]>,
+}
+
+impl Progress {
+    pub(super) fn new(started: Instant) -> Self {
+        Self { started, is_shown: io::stderr().is_terminal(), last: BTreeMap::new() }
+    }
+
+    pub(super) fn show(&mut self, instance: InstanceId, event: &Event) {
+        let Event::Progress { transfers, audits, pages_shipped } = event else { return };
+        self.last.insert(instance, [*transfers, *audits, *pages_shipped]);
+        if self.is_shown {
+            eprint!("\r\x1b[K{}", self.line(self.started.elapsed()));
+        }
+    }
+
+    fn line(&self, elapsed: Duration) -> String {
+        let sum = |field: usize| grouped(self.last.values().map(|counts| counts[field]).sum());
+        let (transfers, audits, pages) = (sum(0), sum(1), sum(2));
+        let elapsed_s = elapsed.as_secs_f64();
+        format!("{elapsed_s:5.1} s  {transfers} transfers  {audits} audits  {pages} pages shipped")
+    }
+
+    pub(super) fn clear(&self) {
+        if self.is_shown {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_adds_up_what_the_instances_told_last() {
+        let mut progress = Progress { started: Instant::now(), is_shown: false, last: [].into() };
+        for (instance, transfers) in [(0, 1000), (1, 5), (0, 2000)] {
+            let event = Event::Progress { transfers, audits: 1, pages_shipped: 2 };
+            progress.show(InstanceId(instance), &event);
+        }
+        let line = progress.line(Duration::from_millis(1500));
+        assert_eq!(line, "  1.5 s  2,005 transfers  2 audits  4 pages shipped");
+    }
+}

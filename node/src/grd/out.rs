@@ -1,0 +1,72 @@
+//! What the two state machines say: effects, messages to this instance itself, and anomalies.
+
+use super::event::Effect;
+use crate::view::View;
+use pagewire_protocol::{
+    BufferTag, GrantNumber, InstanceId, Lsn, Mode, Pcm, RequestId, pcm::Verdict,
+};
+use std::collections::VecDeque;
+
+/// Things that no correct peer causes; each is counted and answered harmlessly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Anomalies {
+    /// Messages of another epoch.
+    pub stale_epoch: u64,
+    /// Requests for pages that this instance does not master.
+    pub not_master: u64,
+    /// Revocations of a page that is not held.
+    pub not_holder: u64,
+    /// Responses and acknowledgements for no request that is under way.
+    pub no_request: u64,
+    /// Claims and releases that do not fit the directory.
+    pub no_grant: u64,
+    /// Responses that grant another mode than was asked for.
+    pub wrong_mode: u64,
+}
+
+/// Where the two state machines put what they want done.
+pub(super) struct Out<'a> {
+    pub(super) me: InstanceId,
+    pub(super) view: &'a View,
+    pub(super) loopback: &'a mut VecDeque<(BufferTag, Pcm)>,
+    pub(super) effects: &'a mut Vec<Effect>,
+    pub(super) anomalies: &'a mut Anomalies,
+}
+
+impl Out<'_> {
+    pub(super) fn send(&mut self, to: InstanceId, tag: BufferTag, message: Pcm) {
+        if to == self.me {
+            self.loopback.push_back((tag, message));
+        } else {
+            self.effects.push(Effect::Send { to, tag, message });
+        }
+    }
+
+    pub(super) fn send_to_master(&mut self, tag: BufferTag, message: Pcm) {
+        self.send(self.view.master(&tag), tag, message);
+    }
+
+    pub(super) fn effect(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    pub(super) fn refuse(
+        &mut self,
+        to: InstanceId,
+        tag: BufferTag,
+        request: RequestId,
+        mode: Mode,
+        verdict: Verdict,
+    ) {
+        let message = Pcm::Response {
+            request,
+            verdict,
+            mode,
+            grant: GrantNumber(0),
+            version: Lsn::ZERO,
+            acks: 0,
+            dirty: false,
+        };
+        self.send(to, tag, message);
+    }
+}

@@ -1,0 +1,138 @@
+//! What comes in to a shard: from the endpoint, from storage and from local threads.
+
+use super::{EVICT_RETRY, HANDLE_SHIFT, Shard, effects::drained_input};
+use crate::{
+    grd::{AcquireError, Event as Input, WaiterId},
+    runtime::{command::Command, io::IoDone},
+};
+use pagewire_protocol::{Pcm, pcm::Verdict};
+use pagewire_transport::{Event, Received};
+use std::time::Instant;
+
+impl Shard {
+    pub(super) fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Message(received) => self.on_message(received),
+            Event::Up { peer, incarnation } => {
+                tracing::info!("instance {peer} is up, incarnation {incarnation}");
+                self.refusals.over(peer);
+                self.up.insert(peer);
+                self.linked.insert(peer);
+            }
+            Event::Linked { peer } => {
+                tracing::info!("instance {peer} is linked again");
+                self.refusals.over(peer);
+                self.linked.insert(peer);
+            }
+            Event::Down { peer, reason } => {
+                tracing::warn!("the link with instance {peer} is down: {reason}");
+                self.linked.remove(&peer);
+            }
+            Event::Ended { peer, incarnation, undelivered } => {
+                tracing::error!(
+                    "instance {peer} has ended its incarnation {incarnation} with {} messages of \
+                     unknown outcome; this version cannot recover its part of the directory",
+                    undelivered.len()
+                );
+                self.lost.insert(peer);
+                self.up.remove(&peer);
+                self.linked.remove(&peer);
+            }
+            Event::Refused { peer, refusal, detail, .. } => {
+                // It is repeated with every attempt, and told once.
+                let told = detail.clone();
+                if self.refusals.note(peer, refusal, detail, Instant::now()) {
+                    if self.up.is_empty() {
+                        tracing::info!("refused: {told}");
+                    } else {
+                        tracing::warn!("refused: {told}");
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_message(&mut self, received: Received) {
+        let Received { from, kind, epoch, body, frame, .. } = received;
+        let (tag, message) = match Pcm::decode(kind, body.as_slice()) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                self.counters.bad_messages.add(1);
+                tracing::warn!("instance {from} sent what is no PCM message: {error}");
+                return;
+            }
+        };
+        let carries = matches!(message, Pcm::Response { verdict: Verdict::Page, .. });
+        if carries != frame.is_some() {
+            self.counters.bad_messages.add(1);
+            tracing::warn!("instance {from} sent PCM message {kind} with a page it must not have");
+            return;
+        }
+        if let Some(frame) = frame {
+            self.arrivals.insert(tag, frame);
+        }
+        self.input(Input::Message { from, epoch, tag, message });
+        self.run();
+    }
+
+    pub(super) fn on_io(&mut self, done: IoDone) {
+        match done {
+            IoDone::Read { tag, result } => {
+                self.counters.pages_read.add(1);
+                let result = result.map(|(version, frame)| {
+                    self.arrivals.insert(tag, frame);
+                    version
+                });
+                self.input(Input::ReadDone { tag, result });
+            }
+            IoDone::Write { tag, version, result } => {
+                let written = result.is_ok();
+                if let Err(error) = result {
+                    tracing::error!("page {tag} could not be written: {error}");
+                    self.pool.set_dirty(&tag, true);
+                    self.evict_again_at = Some(Instant::now() + EVICT_RETRY);
+                    if let Some(flush) = &mut self.flush {
+                        flush.failed.get_or_insert(error);
+                    }
+                } else {
+                    self.counters.pages_written.add(1);
+                }
+                self.writing.remove(&tag);
+                self.flushed(&tag);
+                self.input(Input::WriteDone { tag, version, written });
+            }
+            IoDone::Sync { result } => {
+                if let Some(flush) = self.flush.take() {
+                    let _ = flush.reply.send(result);
+                }
+            }
+        }
+        self.run();
+    }
+
+    pub(super) fn on_command(&mut self, at: usize, command: Command) {
+        let waiter = |sequence: u64| WaiterId((at as u64) << HANDLE_SHIFT | sequence);
+        match command {
+            Command::Waiter(thread) => self.handles[at].waiter = Some(thread),
+            Command::Acquire { sequence, tag, mode } => {
+                let master = self.grd.view().master(&tag);
+                if self.lost.contains(&master) {
+                    let error = AcquireError::PeerLost { tag, peer: master };
+                    self.complete(waiter(sequence), Err(Some(error)));
+                    return;
+                }
+                self.input(Input::Acquire { tag, mode, waiter: waiter(sequence) });
+            }
+            Command::Withdraw { sequence, tag } => {
+                self.input(Input::Withdraw { tag, waiter: waiter(sequence) });
+            }
+            Command::Unpinned(index) => {
+                if let Some(drained) = self.pool.drained(index) {
+                    self.input(drained_input(drained));
+                }
+            }
+        }
+        self.run();
+    }
+}

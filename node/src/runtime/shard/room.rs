@@ -1,0 +1,41 @@
+//! Room in a shard's cache: requests wait for it, and pages are given up for them.
+
+use super::Shard;
+use crate::grd::Event as Input;
+use pagewire_protocol::BufferTag;
+use std::time::Instant;
+
+impl Shard {
+    /// Sends requests while there is room for what they bring and credit for it to come.
+    pub(super) fn admit(&mut self) {
+        while self.outstanding < self.outstanding_max
+            && self.pool.has_room(self.outstanding + self.transits.len())
+        {
+            let Some((to, tag, message)) = self.waiting.pop_front() else { return };
+            self.outstanding += 1;
+            if to == self.me {
+                let epoch = self.grd.view().epoch();
+                self.input(Input::Message { from: to, epoch, tag, message });
+            } else {
+                self.send(to, tag, message, None);
+            }
+        }
+    }
+
+    /// Evicts pages while requests wait for room.
+    pub(super) fn make_room(&mut self) {
+        let too_soon = |at: Instant| Instant::now() < at;
+        if self.waiting.is_empty() || self.evict_again_at.is_some_and(too_soon) {
+            return;
+        }
+        let wanted = self.waiting.len().min(self.outstanding_max);
+        let expected = self.outstanding + self.transits.len() + wanted;
+        // The core would not give up a busy page, the one that waits for its upgrade among them.
+        let may_go = |tag: &BufferTag| self.grd.holding(tag).is_some_and(|h| !h.busy);
+        for _ in 0..self.pool.excess(expected) {
+            let Some(tag) = self.pool.victim(may_go) else { break };
+            self.inputs.push_back(Input::Evict { tag });
+        }
+        self.run();
+    }
+}

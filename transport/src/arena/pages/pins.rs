@@ -1,0 +1,266 @@
+//! Pins: how any thread reads or writes a published page without a message.
+//!
+//! Leaf module: the unsafe here turns a pin into a slice, as the invariants of the module above
+//! allow.
+
+use crate::arena::{
+    ArenaId, FrameIndex, Inner,
+    layout::{DIRTY, EXCLUSIVE, NOTIFY, PIN_ONE, PINS, REFERENCED, mode_bits, mode_of},
+};
+use pagewire_protocol::{BufferTag, Mode};
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+    sync::{Arc, atomic::Ordering},
+};
+
+/// The page could not be pinned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PinMiss {
+    /// It is not there, or not in a sufficient mode, or another pin excludes this one.
+    Unavailable,
+    /// As above; and while trying, this thread was for a moment the last pin on a page that the
+    /// owner is revoking. The caller must tell the owner that frame of it.
+    TellOwner,
+}
+
+/// A pin that the owner took for another thread, on its way to that thread.
+#[derive(Debug)]
+#[must_use = "a ticket that is not adopted leaves the page pinned for ever"]
+pub struct PinTicket {
+    index: u32,
+    exclusive: bool,
+    arena: ArenaId,
+}
+
+impl PinTicket {
+    pub(super) fn new(index: FrameIndex, exclusive: bool, arena: ArenaId) -> Self {
+        Self { index: index.0, exclusive, arena }
+    }
+
+    /// True when the pin is exclusive.
+    #[must_use]
+    pub fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+}
+/// Any thread's side of the published pages.
+#[derive(Debug, Clone)]
+pub struct PageView {
+    arena: Arc<Inner>,
+}
+
+impl PageView {
+    pub(super) fn new(arena: Arc<Inner>) -> Self {
+        Self { arena }
+    }
+
+    /// Pins the page for reading if frame `index` now holds page `tag` in S or X and nobody writes.
+    ///
+    /// # Errors
+    /// [`PinMiss`]; the slow way (a request to the owner) is next.
+    #[inline]
+    pub fn pin_shared(&self, index: FrameIndex, tag: &BufferTag) -> Result<SharedPin<'_>, PinMiss> {
+        let descriptor = self.arena.descriptor(index.0);
+        let mut old = descriptor.word.load(Ordering::Acquire);
+        loop {
+            if mode_of(old) == 0 || old & EXCLUSIVE != 0 || old & PINS == PINS {
+                return Err(PinMiss::Unavailable);
+            }
+            let new = (old + PIN_ONE) | REFERENCED;
+            match descriptor.word.compare_exchange_weak(
+                old,
+                new,
+                Ordering::Acquire,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => break,
+                Err(now) => old = now,
+            }
+        }
+        let pin = SharedPin { arena: &self.arena, index: index.0 };
+        // The frame may have changed its page between the look-up and the pin.
+        if descriptor.has_tag(tag) { Ok(pin) } else { Err(miss(pin.release())) }
+    }
+
+    /// Pins the page for writing if frame `index` now holds page `tag` in X and nobody has it
+    /// pinned.
+    ///
+    /// # Errors
+    /// [`PinMiss`]; the slow way (a request to the owner) is next.
+    #[inline]
+    pub fn pin_exclusive(
+        &self,
+        index: FrameIndex,
+        tag: &BufferTag,
+    ) -> Result<ExclusivePin<'_>, PinMiss> {
+        let descriptor = self.arena.descriptor(index.0);
+        let mut old = descriptor.word.load(Ordering::Acquire);
+        loop {
+            if mode_of(old) != mode_bits(Mode::X) || old & (EXCLUSIVE | PINS) != 0 {
+                return Err(PinMiss::Unavailable);
+            }
+            let new = old | EXCLUSIVE | REFERENCED;
+            match descriptor.word.compare_exchange_weak(
+                old,
+                new,
+                Ordering::Acquire,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => break,
+                Err(now) => old = now,
+            }
+        }
+        let pin = ExclusivePin { arena: &self.arena, index: index.0, written: false };
+        if descriptor.has_tag(tag) { Ok(pin) } else { Err(miss(pin.release())) }
+    }
+
+    /// Turns a shared ticket into the pin it stands for.
+    ///
+    /// # Panics
+    /// If the ticket is exclusive or of another arena.
+    pub fn adopt_shared(&self, ticket: PinTicket) -> SharedPin<'_> {
+        assert!(!ticket.exclusive, "the ticket is exclusive");
+        assert!(ticket.arena == self.arena.id, "the ticket is of another arena");
+        SharedPin { arena: &self.arena, index: ticket.index }
+    }
+
+    /// Turns an exclusive ticket into the pin it stands for.
+    ///
+    /// # Panics
+    /// If the ticket is shared or of another arena.
+    pub fn adopt_exclusive(&self, ticket: PinTicket) -> ExclusivePin<'_> {
+        assert!(ticket.exclusive, "the ticket is shared");
+        assert!(ticket.arena == self.arena.id, "the ticket is of another arena");
+        ExclusivePin { arena: &self.arena, index: ticket.index, written: false }
+    }
+}
+
+fn miss(tell_owner: bool) -> PinMiss {
+    if tell_owner { PinMiss::TellOwner } else { PinMiss::Unavailable }
+}
+
+/// A page pinned for reading.
+#[must_use = "the page is unpinned when this is dropped, and the owner is then not told"]
+pub struct SharedPin<'a> {
+    arena: &'a Arc<Inner>,
+    index: u32,
+}
+
+impl SharedPin<'_> {
+    /// Frame that is pinned.
+    #[must_use]
+    pub fn index(&self) -> FrameIndex {
+        FrameIndex(self.index)
+    }
+
+    /// Unpins. True: this was the last pin and the owner waits to hear of it.
+    #[must_use]
+    pub fn release(self) -> bool {
+        let told = self.unpin();
+        std::mem::forget(self);
+        told
+    }
+
+    fn unpin(&self) -> bool {
+        let old = self.arena.descriptor(self.index).word.fetch_sub(PIN_ONE, Ordering::AcqRel);
+        old & PINS == PIN_ONE && old & NOTIFY != 0
+    }
+}
+
+impl Drop for SharedPin<'_> {
+    fn drop(&mut self) {
+        self.unpin();
+    }
+}
+
+impl Deref for SharedPin<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: while this shared pin is counted in the word no exclusive pin is given out, and
+        // the publication owns a reference, so there is no `Frame`; nobody can write.
+        unsafe {
+            std::slice::from_raw_parts(self.arena.frame_ptr(self.index), self.arena.page_bytes())
+        }
+    }
+}
+
+impl fmt::Debug for SharedPin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SharedPin({})", self.index)
+    }
+}
+
+/// A page pinned for writing.
+#[must_use = "the page is unpinned when this is dropped, and the owner is then not told"]
+pub struct ExclusivePin<'a> {
+    arena: &'a Arc<Inner>,
+    index: u32,
+    written: bool,
+}
+
+impl ExclusivePin<'_> {
+    /// Frame that is pinned.
+    #[must_use]
+    pub fn index(&self) -> FrameIndex {
+        FrameIndex(self.index)
+    }
+
+    /// Unpins, and marks the page dirty if it was borrowed mutably. True: the owner waits to hear
+    /// of it.
+    #[must_use]
+    pub fn release(self) -> bool {
+        let told = self.unpin();
+        std::mem::forget(self);
+        told
+    }
+
+    fn unpin(&self) -> bool {
+        let dirty = if self.written { DIRTY } else { 0 };
+        let word = &self.arena.descriptor(self.index).word;
+        if self.written {
+            // Before the pin goes, so that whoever sees it gone sees the page dirty.
+            word.fetch_or(dirty, Ordering::Relaxed);
+        }
+        word.fetch_and(!EXCLUSIVE, Ordering::AcqRel) & NOTIFY != 0
+    }
+}
+
+impl Drop for ExclusivePin<'_> {
+    fn drop(&mut self) {
+        self.unpin();
+    }
+}
+
+impl Deref for ExclusivePin<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the exclusive bit is ours, so there is no other pin; the reference of the
+        // publication is the only one (module invariant), so there is no other handle.
+        unsafe {
+            std::slice::from_raw_parts(self.arena.frame_ptr(self.index), self.arena.page_bytes())
+        }
+    }
+}
+
+impl DerefMut for ExclusivePin<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.written = true;
+        self.arena.descriptor(self.index).page_crc.store(0, Ordering::Relaxed);
+        // SAFETY: as in `deref`, and this pin is borrowed mutably.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.arena.frame_ptr(self.index),
+                self.arena.page_bytes(),
+            )
+        }
+    }
+}
+
+impl fmt::Debug for ExclusivePin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ExclusivePin({})", self.index)
+    }
+}
