@@ -17,13 +17,14 @@ use crate::{
     cores,
     error::BenchError,
     latency,
+    options::Run,
     pairing::{Paired, Verdict},
+    report::Report,
     spin::{Switch, two_ends},
     stats::{Samples, Summary, rounded},
     ways::Ours,
 };
 use chain::{Asker as ChainAsker, Relays};
-use core_affinity::CoreId;
 use pagewire_protocol::Mode;
 use serde_json::{Value, json};
 use shards::{Asker as ShardAsker, Grants, Owner};
@@ -41,15 +42,11 @@ pub(crate) struct Args {
     /// Pages that are granted in turn
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pages: u32,
-    /// Rounds; each runs every leg once
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
     /// Grants (or fetches) measured in each leg of each round
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
     samples_per_round: u32,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    run: Run,
 }
 
 /// A mode that can be asked for.
@@ -102,45 +99,37 @@ struct AnsweringEnd {
 /// [`BenchError`].
 pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
     let paired = measure(args)?;
-    let report = Report::new(args, &paired);
-    if args.json {
-        println!("{}", report.json());
-    } else {
-        print!("{}", report.text());
-    }
+    Figures::new(args, &paired).print(args.run.json);
     Ok(())
 }
 
 fn measure(args: &Args) -> Result<Paired<{ LEGS.len() }>, BenchError> {
-    let [asker_core, answerer_core] = cores::pair()?;
+    let cores = cores::pair()?;
     let Grants { asker, owner, relation: _relation } = shards::connect(args.hops, args.pages)?;
     let (asking_fetch, answering_fetch) = latency::page_fetch(args.pages)?;
     let (asking_chain, relays) =
         chain::connect(args.hops, asking_fetch.pages(), asking_fetch.arena())?;
-    let asking = AskingEnd { grants: asker, fetch: asking_fetch, chain: asking_chain };
-    let answering = AnsweringEnd { grants: owner, fetch: answering_fetch, chain: relays };
-    let switch = Switch::new();
+    let mut asking = AskingEnd { grants: asker, fetch: asking_fetch, chain: asking_chain };
+    let mut answering = AnsweringEnd { grants: owner, fetch: answering_fetch, chain: relays };
     // Times that the owner has taken all pages back.
-    let resets = AtomicU32::new(0);
+    let resets = &AtomicU32::new(0);
     two_ends(
-        || ask(asking, args, asker_core, &switch, &resets),
-        || answer(answering, answerer_core, &switch, &resets),
+        cores,
+        move |switch| ask(&mut asking, args, switch, resets),
+        move |switch| answer(&mut answering, switch, resets),
     )
 }
 
 fn ask(
-    mut end: AskingEnd,
+    end: &mut AskingEnd,
     args: &Args,
-    core: CoreId,
     switch: &Switch,
     resets: &AtomicU32,
 ) -> Result<Paired<{ LEGS.len() }>, BenchError> {
-    let _stop = switch.stop_at_end();
-    cores::pin(core)?;
     end.grants.establish(switch)?;
     end.fetch.establish(switch)?;
     let mut number = 0;
-    Paired::alternate(args.rounds, |leg| {
+    Paired::alternate(args.run.rounds, |leg| {
         let samples = args.samples_per_round;
         match LEGS[leg] {
             GRANT => ask_grants(&mut end.grants, args, switch, resets),
@@ -183,14 +172,7 @@ fn ask_grants(
     Ok(samples)
 }
 
-fn answer(
-    mut end: AnsweringEnd,
-    core: CoreId,
-    switch: &Switch,
-    resets: &AtomicU32,
-) -> Result<(), BenchError> {
-    let _stop = switch.stop_at_end();
-    cores::pin(core)?;
+fn answer(end: &mut AnsweringEnd, switch: &Switch, resets: &AtomicU32) -> Result<(), BenchError> {
     end.grants.establish(switch)?;
     end.fetch.establish(switch)?;
     let mut reset_done = false;
@@ -216,7 +198,7 @@ fn answer(
 
 /// The figures, ready to print.
 #[derive(Debug)]
-struct Report<'a> {
+struct Figures<'a> {
     args: &'a Args,
     grant: Summary,
     page_fetch: Summary,
@@ -226,7 +208,7 @@ struct Report<'a> {
     control: f64,
 }
 
-impl<'a> Report<'a> {
+impl<'a> Figures<'a> {
     fn new(args: &'a Args, paired: &Paired<{ LEGS.len() }>) -> Self {
         let [grant, fetch, chain, again] = [0, 1, 2, 3];
         Self {
@@ -244,7 +226,9 @@ impl<'a> Report<'a> {
     fn ratio(&self) -> f64 {
         if self.args.hops == 2 { self.ratio_fetch } else { self.ratio_chain }
     }
+}
 
+impl Report for Figures<'_> {
     fn json(&self) -> Value {
         json!({
             "hops": self.args.hops,
@@ -255,15 +239,15 @@ impl<'a> Report<'a> {
             "ratio_page_fetch_p50": rounded(self.ratio_fetch),
             "ratio_bare_chain_p50": rounded(self.ratio_chain),
             "control": rounded(self.control),
-            "rounds": self.args.rounds,
+            "rounds": self.args.run.rounds,
         })
     }
 
-    fn text(&self) -> String {
-        let verdict = Verdict::of(self.control, self.args.rounds);
-        let Args { hops, mode, pages, rounds, .. } = self.args;
+    fn lines(&self) -> Vec<String> {
+        let verdict = Verdict::of(self.control, self.args.run.rounds);
+        let Args { hops, mode, pages, run: Run { rounds, .. }, .. } = self.args;
         let mode = mode.mode();
-        let lines = [
+        vec![
             format!("{hops}-way grant of {mode} with the page, {pages} pages in turn"),
             Summary::heading(),
             self.grant.row("grant"),
@@ -275,7 +259,6 @@ impl<'a> Report<'a> {
                 self.ratio_fetch, self.ratio_chain
             ),
             verdict.to_string(),
-        ];
-        lines.map(|line| line + "\n").concat()
+        ]
     }
 }

@@ -8,7 +8,9 @@
 use crate::{
     cores,
     error::BenchError,
+    options::Run,
     relation::Relation,
+    report::Report,
     stats::{Samples, median, rounded},
 };
 use pagewire_node::{Handle, Node};
@@ -29,15 +31,11 @@ pub(crate) struct Args {
     /// Pages that are hit in a pseudo-random order
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pages: u32,
-    /// Rounds; each runs every leg once
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
     /// Hits measured in each leg of each round
     #[arg(long, default_value_t = 400_000, value_parser = clap::value_parser!(u32).range(64..))]
     samples_per_round: u32,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    run: Run,
 }
 
 /// Batches of one leg, all rounds together.
@@ -118,12 +116,12 @@ pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
     let bytes = vec![1u8; tags.len()];
     let map: HashMap<BufferTag, usize> = tags.iter().copied().zip(0..).collect();
     let (mut read, mut write, mut lookup) = (Leg::new(), Leg::new(), Leg::new());
-    for _ in 0..args.rounds {
+    for _ in 0..args.run.rounds {
         read.round(&order, |at| hit_read(&handle, tags[at]));
         lookup.round(&order, |at| map.get(&tags[at]).map_or(0, |&found| bytes[found]));
         write.round(&order, |at| hit_write(&handle, tags[at]));
     }
-    print(args, &read, &write, &lookup);
+    Figures { args, read, write, lookup }.print(args.run.json);
     Ok(())
 }
 
@@ -146,22 +144,43 @@ fn order(pages: usize, samples: u32) -> Vec<usize> {
     (0..samples).map(|_| next()).collect()
 }
 
-fn print(args: &Args, read: &Leg, write: &Leg, lookup: &Leg) {
-    let ratio = read.mean_ns() / lookup.mean_ns();
-    if args.json {
-        let mut object = read.json();
-        object["write"] = write.json();
-        object["bare_lookup"] = lookup.json();
-        object["ratio_lookup"] = json!(rounded(ratio));
-        object["pages"] = json!(args.pages);
-        object["rounds"] = json!(args.rounds);
-        println!("{object}");
-        return;
+/// The figures, ready to print.
+#[derive(Debug)]
+struct Figures<'a> {
+    args: &'a Args,
+    read: Leg,
+    write: Leg,
+    lookup: Leg,
+}
+
+impl Figures<'_> {
+    fn ratio(&self) -> f64 {
+        self.read.mean_ns() / self.lookup.mean_ns()
     }
-    println!("hit on one of {} pages held locally, {} hits a batch", args.pages, BATCH);
-    println!("{:<16} {:>8} {:>8} {:>8} {:>12}", "", "mean ns", "p50 ns", "p99 ns", "allocations");
-    println!("{}", read.row("read hit"));
-    println!("{}", write.row("write hit"));
-    println!("{}", lookup.row("bare look-up"));
-    println!("read hit to bare look-up: {ratio:.2}");
+}
+
+impl Report for Figures<'_> {
+    fn json(&self) -> Value {
+        let mut object = self.read.json();
+        object["write"] = self.write.json();
+        object["bare_lookup"] = self.lookup.json();
+        object["ratio_lookup"] = json!(rounded(self.ratio()));
+        object["pages"] = json!(self.args.pages);
+        object["rounds"] = json!(self.args.run.rounds);
+        object
+    }
+
+    fn lines(&self) -> Vec<String> {
+        vec![
+            format!("hit on one of {} pages held locally, {BATCH} hits a batch", self.args.pages),
+            format!(
+                "{:<16} {:>8} {:>8} {:>8} {:>12}",
+                "", "mean ns", "p50 ns", "p99 ns", "allocations"
+            ),
+            self.read.row("read hit"),
+            self.write.row("write hit"),
+            self.lookup.row("bare look-up"),
+            format!("read hit to bare look-up: {:.2}", self.ratio()),
+        ]
+    }
 }

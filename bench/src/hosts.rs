@@ -25,6 +25,3 @@ mod serve;
 
 pub(crate) use connect::{Args as ConnectArgs, run as connect};
 pub(crate) use serve::{Args as ServeArgs, run as serve};
-
-/// Port of the control connection, unless another one is given.
-pub(crate) const PORT: u16 = 7410;

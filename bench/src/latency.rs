@@ -6,31 +6,36 @@
 //!   start = now; say(request, n)  ---------------------> hear(request) = n
 //!   hear(reply) = n, checked; now - start  <------------ say(reply, n)
 //! ```
-//! Three [`Way`]s carry it: two endpoints, bare sockets with the same wire bytes and system calls, and
-//! bare sockets with the payload alone. Asker and answerer are the same code for all three. Both ends
-//! turn from way to way together; the ways whose turn it is not are left alone. An answerer that
-//! sleeps sees no turn: a last message ([`END`]), which nobody answers, tells it.
+//! Three [`ways`](crate::ways) carry it: two endpoints, bare sockets with the same wire bytes and
+//! system calls, and bare sockets with the payload alone. Asker and answerer are the same code for all
+//! three. Both ends turn from way to way together; the ways whose turn it is not are left alone. An
+//! answerer that sleeps sees no turn: a last message, which nobody answers, tells it.
+
+mod ends;
+mod fetch;
+mod plan;
+mod report;
+
+pub(crate) use ends::{End, answer, ask, sampled};
+pub(crate) use fetch::{answer_fetches, fetch_leg, page_fetch};
+pub(crate) use plan::{Effort, LEGS, Plan};
+pub(crate) use report::Figures;
 
 use crate::{
     cores,
     error::BenchError,
     options::Common,
-    pairing::{Paired, Verdict},
-    spin::{Patience, Switch, Turn, two_ends},
-    stats::{Samples, Summary, rounded},
-    ways::{Bare, Ours, Plain, Setup, Size, Way, same, sockets},
+    pairing::Paired,
+    report::Report,
+    spin::two_ends,
+    stats::Samples,
+    ways::{Ours, Size, sockets},
 };
 use core_affinity::CoreId;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use std::{net::TcpStream, time::Instant};
+use ends::{answer_leg, ask_leg};
 
-/// Round trips before those that are measured, each time a way gets its turn: caches, branch
-/// predictors and the endpoint's hot connections find their state again.
-pub(crate) const WARM_UP: u32 = 300;
-
-/// Number of a message that ends a leg and is not answered.
-const END: u64 = u64::MAX;
+/// Round trips measured in each leg of each round, unless another number is asked for.
+pub(crate) const SAMPLES_PER_ROUND: u32 = 4000;
 
 /// Options of `latency`.
 #[derive(Debug, Clone, clap::Args)]
@@ -55,18 +60,6 @@ pub(crate) struct Args {
     common: Common,
 }
 
-/// Round trips measured in each leg of each round, unless another number is asked for.
-pub(crate) const SAMPLES_PER_ROUND: u32 = 4000;
-
-/// What the two ends have to agree on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Plan {
-    pub(crate) request: Size,
-    pub(crate) reply: Size,
-    pub(crate) sleep: bool,
-    pub(crate) setup: Setup,
-}
-
 impl Args {
     fn plan(&self) -> Plan {
         let setup = self.common.setup(None);
@@ -74,120 +67,34 @@ impl Args {
     }
 }
 
-/// How much the asker measures.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Effort {
-    pub(crate) rounds: u32,
-    pub(crate) samples_per_round: u32,
-}
-
-/// Ways, as the switch counts them. 0 is none.
-const OURS: u32 = 1;
-const BARE: u32 = 2;
-const PLAIN: u32 = 3;
-
-/// Legs of a round, in the order of the pairing: bare runs twice, as the control.
-pub(crate) const LEGS: [u32; 4] = [OURS, BARE, BARE, PLAIN];
-
-/// Bare connections that the legs use beside the endpoints.
-pub(crate) const SOCKETS: usize = 2;
-
-/// What a thread owns: its end of each way.
-#[derive(Debug)]
-pub(crate) struct End {
-    ours: Ours,
-    bare: Bare,
-    plain: Plain,
-}
-
-impl End {
-    /// `sockets` are connected to those of the other end, in the same order.
-    pub(crate) fn new(
-        ours: Ours,
-        sockets: [TcpStream; SOCKETS],
-        plan: &Plan,
-    ) -> Result<Self, BenchError> {
-        let [bare, plain] = sockets;
-        let bare = Bare::new(bare, ours.pages().clone(), ours.arena(), ours.landing_frames())?;
-        let plain = Plain::new(plain, ours.arena())?;
-        if plan.sleep {
-            let (bare, plain) = (bare.with_sleeper()?, plain.with_sleeper()?);
-            return Ok(Self { ours, bare, plain });
-        }
-        Ok(Self { ours, bare, plain })
-    }
-}
-
-// ---- page fetches, for the benchmark of grants ---------------------------------------------------
-
-/// 64 B asked, one of `frames` resident pages back.
-fn fetch_plan(frames: u32) -> Plan {
-    let setup = Setup { frames, keep: frames, page_crc: true, credits: None };
-    Plan { request: Size::Small(64), reply: Size::Page, sleep: false, setup }
-}
-
-/// Two endpoints, the asker's first, for page fetches.
-///
-/// # Errors
-/// [`BenchError`].
-pub(crate) fn page_fetch(frames: u32) -> Result<(Ours, Ours), BenchError> {
-    Ours::pair(&fetch_plan(frames).setup)
-}
-
-/// One leg of page fetches.
-///
-/// # Errors
-/// [`BenchError`].
-pub(crate) fn fetch_leg(
-    ours: &mut Ours,
-    samples: u32,
-    number: &mut u64,
-    switch: &Switch,
-) -> Result<Samples, BenchError> {
-    ask_leg(ours, &fetch_plan(1), samples, number, switch)
-}
-
-/// Answers page fetches until the asker turns to another way.
-///
-/// # Errors
-/// [`BenchError`].
-pub(crate) fn answer_fetches(
-    ours: &mut Ours,
-    turn: Turn,
-    switch: &Switch,
-) -> Result<(), BenchError> {
-    answer_leg(ours, &fetch_plan(1), turn, switch)
-}
-
-// ---- both ends -----------------------------------------------------------------------------------
-
 /// Runs the benchmark and prints it.
 ///
 /// # Errors
 /// [`BenchError`].
 pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
-    let effort = Effort { rounds: args.common.rounds, samples_per_round: args.samples_per_round };
+    let run = args.common.run;
+    let effort = Effort { rounds: run.rounds, samples_per_round: args.samples_per_round };
     let plan = args.plan();
     let paired = measure(&plan, effort)?;
-    Report::new(&plan, effort.rounds, &paired, "loopback TCP").print(args.common.json);
+    Figures::new(&plan, run.rounds, &paired, "loopback TCP").print(run.json);
     Ok(())
 }
 
 fn measure(plan: &Plan, effort: Effort) -> Result<Paired<{ LEGS.len() }>, BenchError> {
-    let [asker_core, answerer_core] = cores::pair()?;
+    let cores = cores::pair()?;
     let (asker, answerer) = Ours::pair(&plan.setup)?;
     let (bare, plain) = (sockets()?, sockets()?);
-    let asker = End::new(asker, [bare.0, plain.0], plan)?;
-    let answerer = End::new(answerer, [bare.1, plain.1], plan)?;
-    let switch = &Switch::new();
-    let turn = |leg| {
-        switch.turn_to(leg);
-        Ok(())
-    };
+    let mut asker = End::new(asker, [bare.0, plain.0], plan)?;
+    let mut answerer = End::new(answerer, [bare.1, plain.1], plan)?;
     two_ends(
-        // The end goes with its thread: that wakes an answerer that sleeps.
-        move || ask(&mut { asker }, plan, effort, asker_core, switch, turn),
-        || answer(answerer, plan, answerer_core, switch),
+        cores,
+        move |switch| {
+            ask(&mut asker, plan, effort, switch, |leg| {
+                switch.turn_to(leg);
+                Ok(())
+            })
+        },
+        move |switch| answer(&mut answerer, plan, switch),
     )
 }
 
@@ -198,303 +105,18 @@ fn measure(plan: &Plan, effort: Effort) -> Result<Paired<{ LEGS.len() }>, BenchE
 pub(crate) fn ours_alone(
     plan: &Plan,
     samples: u32,
-    [asker_core, answerer_core]: [CoreId; 2],
+    cores: [CoreId; 2],
 ) -> Result<Samples, BenchError> {
     let (mut asker, mut answerer) = Ours::pair(&plan.setup)?;
-    let switch = Switch::new();
-    switch.turn_to(OURS);
     two_ends(
-        || {
-            let _stop = switch.stop_at_end();
-            cores::pin(asker_core)?;
-            asker.establish(&switch)?;
-            ask_leg(&mut asker, plan, samples, &mut 0, &switch)
+        cores,
+        move |switch| {
+            asker.establish(switch)?;
+            ask_leg(&mut asker, plan, samples, &mut 0, switch)
         },
-        || {
-            let _stop = switch.stop_at_end();
-            cores::pin(answerer_core)?;
-            answerer.establish(&switch)?;
-            switch.turn().map_or(Ok(()), |turn| answer_leg(&mut answerer, plan, turn, &switch))
+        move |switch| {
+            answerer.establish(switch)?;
+            switch.turn().map_or(Ok(()), |turn| answer_leg(&mut answerer, plan, turn, switch))
         },
     )
-}
-
-/// The asker: all legs of all rounds. `turn` makes both ends turn to a leg.
-///
-/// # Errors
-/// [`BenchError`].
-pub(crate) fn ask(
-    end: &mut End,
-    plan: &Plan,
-    effort: Effort,
-    core: CoreId,
-    switch: &Switch,
-    mut turn: impl FnMut(u32) -> Result<(), BenchError>,
-) -> Result<Paired<{ LEGS.len() }>, BenchError> {
-    let _stop = switch.stop_at_end();
-    cores::pin(core)?;
-    end.ours.establish(switch)?;
-    let mut number = 0;
-    let samples = effort.samples_per_round;
-    Paired::alternate(effort.rounds, |leg| {
-        let way = LEGS[leg];
-        turn(way)?;
-        match way {
-            OURS => ask_leg(&mut end.ours, plan, samples, &mut number, switch),
-            BARE => ask_leg(&mut end.bare, plan, samples, &mut number, switch),
-            _ => ask_leg(&mut end.plain, plan, samples, &mut number, switch),
-        }
-    })
-}
-
-fn ask_leg(
-    way: &mut impl Way,
-    plan: &Plan,
-    count: u32,
-    number: &mut u64,
-    switch: &Switch,
-) -> Result<Samples, BenchError> {
-    let mut samples = Samples::new();
-    for i in 0..WARM_UP + count {
-        *number += 1;
-        let start = Instant::now();
-        if plan.sleep {
-            round_trip_asleep(way, plan, *number, switch)?;
-        } else {
-            round_trip(way, plan, *number, switch)?;
-        }
-        let took = start.elapsed();
-        if i >= WARM_UP {
-            samples.record(took);
-        }
-    }
-    if plan.sleep {
-        way.say(plan.request, END, switch)?;
-        way.flush();
-    }
-    Ok(samples)
-}
-
-#[inline]
-fn round_trip(
-    way: &mut impl Way,
-    plan: &Plan,
-    number: u64,
-    switch: &Switch,
-) -> Result<(), BenchError> {
-    way.say(plan.request, number, switch)?;
-    let mut patience = Patience::new(switch, "a reply");
-    loop {
-        if let Some(found) = way.hear(plan.reply)? {
-            return same("the body of a reply", number, found, number);
-        }
-        patience.spin()?;
-    }
-}
-
-fn round_trip_asleep(
-    way: &mut impl Way,
-    plan: &Plan,
-    number: u64,
-    switch: &Switch,
-) -> Result<(), BenchError> {
-    way.say(plan.request, number, switch)?;
-    let mut patience = Patience::new(switch, "a reply");
-    loop {
-        way.sleep()?;
-        if let Some(found) = way.hear_awake(plan.reply)? {
-            return same("the body of a reply", number, found, number);
-        }
-        patience.check()?;
-    }
-}
-
-/// The answerer, until the asker stops.
-///
-/// # Errors
-/// [`BenchError`].
-pub(crate) fn answer(
-    mut end: End,
-    plan: &Plan,
-    core: CoreId,
-    switch: &Switch,
-) -> Result<(), BenchError> {
-    let _stop = switch.stop_at_end();
-    cores::pin(core)?;
-    end.ours.establish(switch)?;
-    while let Some(turn) = switch.turn() {
-        match turn.leg() {
-            OURS => answer_leg(&mut end.ours, plan, turn, switch)?,
-            BARE => answer_leg(&mut end.bare, plan, turn, switch)?,
-            PLAIN => answer_leg(&mut end.plain, plan, turn, switch)?,
-            _ => std::hint::spin_loop(),
-        }
-    }
-    Ok(())
-}
-
-/// Answers until the asker turns to another way, which it does only when nothing is on the way.
-fn answer_leg(
-    way: &mut impl Way,
-    plan: &Plan,
-    turn: Turn,
-    switch: &Switch,
-) -> Result<(), BenchError> {
-    if plan.sleep {
-        return answer_leg_asleep(way, plan, turn, switch);
-    }
-    loop {
-        match way.hear(plan.request)? {
-            Some(number) => way.say(plan.reply, number, switch)?,
-            None if switch.turn() != Some(turn) => return Ok(()),
-            None => {}
-        }
-    }
-}
-
-fn answer_leg_asleep(
-    way: &mut impl Way,
-    plan: &Plan,
-    turn: Turn,
-    switch: &Switch,
-) -> Result<(), BenchError> {
-    // Looks before it sleeps: what came together with the end of the last leg has had its edge.
-    let mut heard = way.hear(plan.request)?;
-    loop {
-        match heard {
-            Some(END) => {
-                switch.spin_while(turn);
-                return Ok(());
-            }
-            Some(number) => way.say(plan.reply, number, switch)?,
-            None if switch.turn().is_none() => return Ok(()),
-            None => {}
-        }
-        way.sleep()?;
-        heard = way.hear_awake(plan.request)?;
-    }
-}
-
-/// The figures, ready to print.
-#[derive(Debug)]
-pub(crate) struct Report<'a> {
-    plan: &'a Plan,
-    rounds: u32,
-    /// Where it was measured.
-    over: &'a str,
-    ours: Summary,
-    bare: Summary,
-    plain: Summary,
-    ratio_p50: f64,
-    ratio_plain_p50: f64,
-    control: f64,
-}
-
-impl<'a> Report<'a> {
-    /// `paired` was measured in `rounds` rounds over `over`.
-    pub(crate) fn new(
-        plan: &'a Plan,
-        rounds: u32,
-        paired: &Paired<{ LEGS.len() }>,
-        over: &'a str,
-    ) -> Self {
-        let [ours, bare, again, plain] = [0, 1, 2, 3];
-        Self {
-            plan,
-            rounds,
-            over,
-            ours: paired.samples(ours).summary(),
-            bare: paired.samples(bare).summary(),
-            plain: paired.samples(plain).summary(),
-            ratio_p50: paired.ratio_p50(ours, bare),
-            ratio_plain_p50: paired.ratio_p50(ours, plain),
-            control: paired.ratio_p50(again, bare),
-        }
-    }
-
-    /// As one JSON object, or as a table.
-    pub(crate) fn print(&self, json: bool) {
-        if json {
-            println!("{}", self.json());
-        } else {
-            print!("{}", self.text());
-        }
-    }
-
-    fn json(&self) -> Value {
-        json!({
-            "request": self.plan.request.bytes(),
-            "reply": self.plan.reply.bytes(),
-            "sleep": self.plan.sleep,
-            "ours": self.ours.json(),
-            "bare": self.bare.json(),
-            "plain": self.plain.json(),
-            "ratio_p50": rounded(self.ratio_p50),
-            "ratio_plain_p50": rounded(self.ratio_plain_p50),
-            "control": rounded(self.control),
-            "rounds": self.rounds,
-        })
-    }
-
-    fn text(&self) -> String {
-        let (request, reply) = (self.plan.request.bytes(), self.plan.reply.bytes());
-        let manner = if self.plan.sleep { "sleep" } else { "spin" };
-        let verdict = Verdict::of(self.control, self.rounds);
-        let lines = [
-            format!(
-                "round trip over {}, {request} B request, {reply} B reply, both ends {manner}",
-                self.over
-            ),
-            Summary::heading(),
-            self.ours.row("ours"),
-            self.bare.row("bare"),
-            self.plain.row("plain"),
-            format!(
-                "ratio of p50, median of {} rounds: {:.3} to bare (same bytes and calls), {:.3} to \
-                 plain (payload alone)",
-                self.rounds, self.ratio_p50, self.ratio_plain_p50
-            ),
-            verdict.to_string(),
-        ];
-        lines.map(|line| line + "\n").concat()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::{thread, time::Duration};
-
-    #[test]
-    fn a_request_that_comes_with_the_end_of_the_leg_before_is_answered() {
-        let plan = Plan { sleep: true, ..fetch_plan(2) };
-        let (ours, _other) = Ours::pair(&plan.setup).unwrap();
-        let (asker, answerer) = sockets().unwrap();
-        let bare = |stream| Bare::new(stream, ours.pages().clone(), ours.arena(), 1).unwrap();
-        let (mut asker, answerer) = (bare(asker), bare(answerer));
-        let mut answerer = answerer.with_sleeper().unwrap();
-        let switch = Switch::new();
-        switch.turn_to(BARE);
-        let first = switch.turn().unwrap();
-        asker.say(plan.request, END, &switch).unwrap();
-        asker.say(plan.request, 7, &switch).unwrap();
-        switch.turn_to(BARE);
-        let second = switch.turn().unwrap();
-        // One edge for both, which the first leg may take.
-        answer_leg(&mut answerer, &plan, first, &switch).unwrap();
-        thread::scope(|scope| {
-            let answered = scope.spawn(|| answer_leg(&mut answerer, &plan, second, &switch));
-            let until = Instant::now() + Duration::from_secs(10);
-            let mut heard = None;
-            while heard.is_none() && Instant::now() < until {
-                heard = asker.hear(plan.reply).unwrap();
-            }
-            asker.say(plan.request, END, &switch).unwrap();
-            switch.turn_to(PLAIN);
-            // Wakes an answerer that has missed something.
-            drop(asker);
-            assert_eq!(heard, Some(7));
-            answered.join().unwrap().unwrap();
-        });
-    }
 }

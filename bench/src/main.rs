@@ -23,6 +23,7 @@ mod options;
 mod pairing;
 mod rate;
 mod relation;
+mod report;
 mod spin;
 mod stats;
 mod ucx;

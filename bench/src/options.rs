@@ -1,13 +1,30 @@
-//! Options that `latency` and `rate` share, at home and between hosts.
+//! Options that several benchmarks share.
 
-use crate::ways::{FRAMES_MAX, Setup};
+use crate::{
+    pairing::ROUNDS_MIN,
+    ways::{FRAMES_MAX, Setup},
+};
 
-/// See the module.
+/// Of all that compare legs.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Run {
+    /// Rounds; each runs every leg once
+    #[arg(
+        long,
+        default_value_t = ROUNDS_MIN,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub(crate) rounds: u32,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Of `latency` and `rate`, at home, between hosts and beside UCX.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Common {
-    /// Rounds; each runs every leg once
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) rounds: u32,
+    #[command(flatten)]
+    pub(crate) run: Run,
     /// Resident pages that page messages are sent from in turn
     #[arg(
         long,
@@ -26,9 +43,6 @@ pub(crate) struct Common {
     /// Leave out the CRC of each page
     #[arg(long)]
     no_page_crc: bool,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 impl Common {

@@ -18,32 +18,28 @@
 //! All read as much as there is. Bytes are those of the payload.
 
 mod bare;
+mod ends;
+mod flow;
 mod ours;
+mod plan;
+mod report;
+
+pub(crate) use ends::{End, receive, send};
+pub(crate) use plan::{BATCH, LEGS, PER_ROUND_MAX, Plan};
+pub(crate) use report::Figures;
 
 use crate::{
     cores,
     error::BenchError,
     options::Common,
-    pairing::{Rounds, Verdict},
-    spin::{Patience, Switch, two_ends},
-    stats::rounded,
-    ways::{CREDITS_MAX, Ours, Setup, Size, same, sockets},
+    pairing::Rounds,
+    report::Report,
+    spin::two_ends,
+    ways::{CREDITS_MAX, Ours, Size, sockets},
 };
-use bare::BareFlow;
 use core_affinity::CoreId;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use std::{net::TcpStream, ops::Range, time::Instant};
-
-/// Messages of a leg, unless another number is asked for.
-const SMALL_PER_ROUND: u64 = 200_000;
-const PAGES_PER_ROUND: u64 = 20_000;
-/// Messages of a leg at most, so that a leg ends.
-pub(crate) const PER_ROUND_MAX: u64 = 100_000_000;
-/// Messages that the batched bare loop hands to the kernel at once, at most.
-pub(crate) const BATCH_MAX: u32 = 512;
-/// ... and by default.
-pub(crate) const BATCH: u32 = 32;
+use ends::{receive_leg, send_leg};
+use plan::BATCH_MAX;
 
 /// Options of `rate`.
 #[derive(Debug, Clone, clap::Args)]
@@ -68,91 +64,6 @@ pub(crate) struct Args {
     common: Common,
 }
 
-/// What the two ends have to agree on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Plan {
-    pub(crate) size: Size,
-    /// Messages measured in a leg.
-    pub(crate) messages: u64,
-    pub(crate) batch: u32,
-    pub(crate) setup: Setup,
-}
-
-impl Plan {
-    /// A plan for `messages` messages a leg, or the usual number.
-    pub(crate) fn new(size: Size, messages: Option<u64>, batch: u32, setup: Setup) -> Self {
-        let usual = if size == Size::Page { PAGES_PER_ROUND } else { SMALL_PER_ROUND };
-        Self { size, messages: messages.unwrap_or(usual), batch, setup }
-    }
-
-    /// An error if a value is beyond what the options allow.
-    pub(crate) fn check(&self) -> Result<(), BenchError> {
-        if (1..=PER_ROUND_MAX).contains(&self.messages) && (1..=BATCH_MAX).contains(&self.batch) {
-            return self.setup.check();
-        }
-        Err(BenchError::Control(format!(
-            "found {self:?}, expected messages 1 to {PER_ROUND_MAX} and batch 1 to {BATCH_MAX}"
-        )))
-    }
-
-    /// Messages before those that are measured.
-    fn warm_up(&self) -> u64 {
-        self.messages.div_ceil(10)
-    }
-}
-
-/// One way to carry a stream of messages, seen from one end.
-trait Flow {
-    /// Sends the messages with these numbers.
-    fn stream(
-        &mut self,
-        size: Size,
-        numbers: Range<u64>,
-        switch: &Switch,
-    ) -> Result<(), BenchError>;
-
-    /// Takes what has come, checked: the first one is to be number `expected`. Returns how many.
-    fn drain(&mut self, size: Size, expected: u64) -> Result<u64, BenchError>;
-
-    /// The receiver has taken `count` messages.
-    fn signal(&mut self, count: u64, switch: &Switch) -> Result<(), BenchError>;
-
-    /// Looks once for a signal.
-    fn heard(&mut self) -> Result<Option<u64>, BenchError>;
-}
-
-/// Ways, as the switch counts them. 0 is none.
-const OURS: u32 = 1;
-const BARE: u32 = 2;
-const BATCHED: u32 = 3;
-
-/// Legs of a round, in the order of the pairing: bare runs twice, as the control.
-pub(crate) const LEGS: [u32; 4] = [OURS, BARE, BARE, BATCHED];
-
-/// Bare connections that the legs use beside the endpoints.
-pub(crate) const SOCKETS: usize = 1;
-
-/// What a thread owns: its end of each way.
-#[derive(Debug)]
-pub(crate) struct End {
-    ours: Ours,
-    /// Carries both bare legs.
-    bare: BareFlow,
-}
-
-impl End {
-    /// `sockets` are connected to those of the other end.
-    pub(crate) fn new(
-        ours: Ours,
-        [stream]: [TcpStream; SOCKETS],
-        plan: &Plan,
-    ) -> Result<Self, BenchError> {
-        let pages = ours.pages().clone();
-        let bare = BareFlow::new(stream, pages, ours.arena(), ours.landing_frames(), plan.batch)?;
-        Ok(Self { ours, bare })
-    }
-}
-
 /// Runs the benchmark and prints it.
 ///
 /// # Errors
@@ -160,25 +71,27 @@ impl End {
 pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
     let setup = args.common.setup(args.credits);
     let plan = Plan::new(args.size, args.messages_per_round, args.batch, setup);
-    let rounds = measure(&plan, args.common.rounds)?;
-    Report::new(&plan, args.common.rounds, &rounds, "loopback TCP").print(args.common.json);
+    let run = args.common.run;
+    let figures = measure(&plan, run.rounds)?;
+    Figures::new(&plan, run.rounds, &figures, "loopback TCP").print(run.json);
     Ok(())
 }
 
 fn measure(plan: &Plan, rounds: u32) -> Result<Rounds<{ LEGS.len() }>, BenchError> {
-    let [sender_core, receiver_core] = cores::pair()?;
+    let cores = cores::pair()?;
     let (sender, receiver) = Ours::pair(&plan.setup)?;
     let sockets = sockets()?;
-    let sender = End::new(sender, [sockets.0], plan)?;
-    let receiver = End::new(receiver, [sockets.1], plan)?;
-    let switch = &Switch::new();
-    let turn = |leg| {
-        switch.turn_to(leg);
-        Ok(())
-    };
+    let mut sender = End::new(sender, [sockets.0], plan)?;
+    let mut receiver = End::new(receiver, [sockets.1], plan)?;
     two_ends(
-        move || send(&mut { sender }, plan, rounds, sender_core, switch, turn),
-        || receive(receiver, plan, receiver_core, switch),
+        cores,
+        move |switch| {
+            send(&mut sender, plan, rounds, switch, |leg| {
+                switch.turn_to(leg);
+                Ok(())
+            })
+        },
+        move |switch| receive(&mut receiver, plan, switch),
     )
 }
 
@@ -186,210 +99,21 @@ fn measure(plan: &Plan, rounds: u32) -> Result<Rounds<{ LEGS.len() }>, BenchErro
 ///
 /// # Errors
 /// [`BenchError`].
-pub(crate) fn ours_alone(
-    plan: &Plan,
-    [sender_core, receiver_core]: [CoreId; 2],
-) -> Result<f64, BenchError> {
+pub(crate) fn ours_alone(plan: &Plan, cores: [CoreId; 2]) -> Result<f64, BenchError> {
     let (mut sender, mut receiver) = Ours::pair(&plan.setup)?;
-    let switch = Switch::new();
     two_ends(
-        || {
-            let _stop = switch.stop_at_end();
-            cores::pin(sender_core)?;
-            sender.establish(&switch)?;
-            send_leg(&mut sender, plan, &switch)
+        cores,
+        move |switch| {
+            sender.establish(switch)?;
+            send_leg(&mut sender, plan, switch)
         },
-        || {
-            let _stop = switch.stop_at_end();
-            cores::pin(receiver_core)?;
-            receiver.establish(&switch)?;
+        move |switch| {
+            receiver.establish(switch)?;
             let turn = switch.turn();
-            receive_leg(&mut receiver, plan, &switch)?;
+            receive_leg(&mut receiver, plan, switch)?;
             // Stays until the sender has heard.
             turn.into_iter().for_each(|turn| switch.spin_while(turn));
             Ok(())
         },
     )
-}
-
-/// The sender: all legs of all rounds, in messages a second. `turn` makes both ends turn to a leg.
-///
-/// # Errors
-/// [`BenchError`].
-pub(crate) fn send(
-    end: &mut End,
-    plan: &Plan,
-    rounds: u32,
-    core: CoreId,
-    switch: &Switch,
-    mut turn: impl FnMut(u32) -> Result<(), BenchError>,
-) -> Result<Rounds<{ LEGS.len() }>, BenchError> {
-    let _stop = switch.stop_at_end();
-    cores::pin(core)?;
-    end.ours.establish(switch)?;
-    Rounds::alternate(rounds, |leg| {
-        let way = LEGS[leg];
-        turn(way)?;
-        match way {
-            OURS => send_leg(&mut end.ours, plan, switch),
-            _ => send_leg(end.bare.batched(way == BATCHED), plan, switch),
-        }
-    })
-}
-
-#[allow(clippy::cast_precision_loss)] // Far fewer messages than 2^53.
-fn send_leg(flow: &mut impl Flow, plan: &Plan, switch: &Switch) -> Result<f64, BenchError> {
-    let warm_up = plan.warm_up();
-    let all = warm_up + plan.messages;
-    flow.stream(plan.size, 0..warm_up, switch)?;
-    hear(flow, warm_up, switch)?;
-    let start = Instant::now();
-    flow.stream(plan.size, warm_up..all, switch)?;
-    hear(flow, all, switch)?;
-    Ok(plan.messages as f64 / start.elapsed().as_secs_f64())
-}
-
-fn hear(flow: &mut impl Flow, expected: u64, switch: &Switch) -> Result<(), BenchError> {
-    let mut patience = Patience::new(switch, "the receiver to take everything");
-    loop {
-        if let Some(found) = flow.heard()? {
-            return same("the receiver's count", expected, found, expected);
-        }
-        patience.spin()?;
-    }
-}
-
-/// The receiver, until the sender stops.
-///
-/// # Errors
-/// [`BenchError`].
-pub(crate) fn receive(
-    mut end: End,
-    plan: &Plan,
-    core: CoreId,
-    switch: &Switch,
-) -> Result<(), BenchError> {
-    let _stop = switch.stop_at_end();
-    cores::pin(core)?;
-    end.ours.establish(switch)?;
-    let none = switch.turn().filter(|turn| turn.leg() == 0);
-    none.into_iter().for_each(|turn| switch.spin_while(turn));
-    while let Some(turn) = switch.turn() {
-        match turn.leg() {
-            OURS => receive_leg(&mut end.ours, plan, switch)?,
-            way => receive_leg(end.bare.batched(way == BATCHED), plan, switch)?,
-        }
-        // The messages of this turn are all here.
-        switch.spin_while(turn);
-    }
-    Ok(())
-}
-
-fn receive_leg(flow: &mut impl Flow, plan: &Plan, switch: &Switch) -> Result<(), BenchError> {
-    let mut taken = 0;
-    for target in [plan.warm_up(), plan.warm_up() + plan.messages] {
-        let mut patience = Patience::new(switch, "messages");
-        while taken < target {
-            match flow.drain(plan.size, taken)? {
-                0 => patience.spin()?,
-                count => {
-                    taken += count;
-                    patience = Patience::new(switch, "messages");
-                }
-            }
-        }
-        flow.signal(taken, switch)?;
-    }
-    Ok(())
-}
-
-/// The figures, ready to print.
-#[derive(Debug)]
-pub(crate) struct Report<'a> {
-    plan: &'a Plan,
-    rounds: u32,
-    /// Where it was measured.
-    over: &'a str,
-    ours: f64,
-    bare: f64,
-    batched: f64,
-    ratio: f64,
-    ratio_batched: f64,
-    control: f64,
-}
-
-impl<'a> Report<'a> {
-    /// `figures` were measured in `rounds` rounds over `over`.
-    pub(crate) fn new(
-        plan: &'a Plan,
-        rounds: u32,
-        figures: &Rounds<{ LEGS.len() }>,
-        over: &'a str,
-    ) -> Self {
-        let [ours, bare, again, batched] = [0, 1, 2, 3];
-        Self {
-            plan,
-            rounds,
-            over,
-            ours: figures.median(ours),
-            bare: figures.median(bare),
-            batched: figures.median(batched),
-            ratio: figures.ratio(ours, bare),
-            ratio_batched: figures.ratio(ours, batched),
-            control: figures.ratio(again, bare),
-        }
-    }
-
-    /// As one JSON object, or as a table.
-    pub(crate) fn print(&self, json: bool) {
-        if json {
-            println!("{}", self.json());
-        } else {
-            print!("{}", self.text());
-        }
-    }
-
-    #[allow(clippy::cast_precision_loss)] // At most a page.
-    fn bytes_per_s(&self, messages_per_s: f64) -> f64 {
-        messages_per_s * self.plan.size.bytes() as f64
-    }
-
-    fn json(&self) -> Value {
-        let leg = |messages_per_s: f64| {
-            json!({
-                "messages_per_s": messages_per_s.round(),
-                "bytes_per_s": self.bytes_per_s(messages_per_s).round(),
-            })
-        };
-        json!({
-            "size": self.plan.size.bytes(),
-            "ours": leg(self.ours),
-            "bare": leg(self.bare),
-            "bare_batched": leg(self.batched),
-            "ratio": rounded(self.ratio),
-            "ratio_batched": rounded(self.ratio_batched),
-            "control": rounded(self.control),
-            "rounds": self.rounds,
-        })
-    }
-
-    fn text(&self) -> String {
-        let row = |name: &str, rate: f64| {
-            format!("{name:<12} {rate:>12.0} {:>10.1}", self.bytes_per_s(rate) / 1e6)
-        };
-        let lines = [
-            format!("one way over {}, {} B messages", self.over, self.plan.size.bytes()),
-            format!("{:<12} {:>12} {:>10}", "", "messages/s", "MB/s"),
-            row("ours", self.ours),
-            row("bare", self.bare),
-            row("bare batched", self.batched),
-            format!(
-                "ratio, median of {} rounds: {:.3} to bare (one write a message), {:.3} to bare \
-                 batched (the same wire bytes, {} a call)",
-                self.rounds, self.ratio, self.ratio_batched, self.plan.batch
-            ),
-            Verdict::of(self.control, self.rounds).to_string(),
-        ];
-        lines.map(|line| line + "\n").concat()
-    }
 }

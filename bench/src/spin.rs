@@ -1,6 +1,7 @@
 //! What two threads that spin need of each other: which leg runs now, and an end to every wait.
 
-use crate::error::BenchError;
+use crate::{cores, error::BenchError};
+use core_affinity::CoreId;
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     thread,
@@ -76,6 +77,22 @@ impl Switch {
         }
     }
 
+    /// Runs one end on this thread, which stays on `core`. However it ends, it stops everybody; only
+    /// then goes what `end` owns, so that nobody takes its closed connections for a failure, and
+    /// whoever sleeps on them wakes and finds itself stopped.
+    ///
+    /// # Errors
+    /// Those of `end`, and [`BenchError::Pin`].
+    pub(crate) fn run<T>(
+        &self,
+        core: CoreId,
+        mut end: impl FnMut(&Self) -> Result<T, BenchError>,
+    ) -> Result<T, BenchError> {
+        let _stop = self.stop_at_end();
+        cores::pin(core)?;
+        end(self)
+    }
+
     /// Stops everybody when the value is dropped.
     pub(crate) fn stop_at_end(&self) -> StopAtEnd<'_> {
         StopAtEnd(self)
@@ -92,18 +109,20 @@ impl Drop for StopAtEnd<'_> {
     }
 }
 
-/// Runs both ends, each on a thread of its own, to their ends. When both fail, the error is that of
-/// the one that failed first.
+/// Runs both ends, each on a thread and a core of its own, to their ends. When both fail, the error is
+/// that of the one that failed first.
 ///
 /// # Errors
-/// Theirs, and [`BenchError::Panicked`].
+/// Theirs, [`BenchError::Pin`] and [`BenchError::Panicked`].
 pub(crate) fn two_ends<T: Send>(
-    ask: impl FnOnce() -> Result<T, BenchError> + Send,
-    answer: impl FnOnce() -> Result<(), BenchError> + Send,
+    [asker_core, answerer_core]: [CoreId; 2],
+    ask: impl FnMut(&Switch) -> Result<T, BenchError> + Send,
+    answer: impl FnMut(&Switch) -> Result<(), BenchError> + Send,
 ) -> Result<T, BenchError> {
+    let switch = &Switch::new();
     let (asked, answered) = thread::scope(|scope| {
-        let answered = scope.spawn(answer);
-        let asked = scope.spawn(ask);
+        let answered = scope.spawn(move || switch.run(answerer_core, answer));
+        let asked = scope.spawn(move || switch.run(asker_core, ask));
         (asked.join(), answered.join())
     });
     let asked = asked.map_err(|_| BenchError::Panicked("asker"))?;
@@ -140,6 +159,23 @@ impl<'a> Patience<'a> {
     pub(crate) fn spin(&mut self) -> Result<(), BenchError> {
         self.spins = self.spins.wrapping_add(1);
         if self.spins.is_multiple_of(SPINS_PER_CHECK) { self.check() } else { Ok(()) }
+    }
+
+    /// Spins until `look` finds something.
+    ///
+    /// # Errors
+    /// Those of `look`, and of [`Patience::spin`].
+    #[inline]
+    pub(crate) fn until<T>(
+        mut self,
+        mut look: impl FnMut() -> Result<Option<T>, BenchError>,
+    ) -> Result<T, BenchError> {
+        loop {
+            if let Some(found) = look()? {
+                return Ok(found);
+            }
+            self.spin()?;
+        }
     }
 
     /// Call once a sleep, which is longer than a spin: looks at the clock each time.
@@ -191,11 +227,12 @@ mod tests {
 
     #[test]
     fn of_two_failures_the_cause_is_told() {
-        let consequence = || Err(BenchError::OtherEnd { what: "a reply" });
-        let failed = two_ends::<()>(consequence, || Err(BenchError::NoFrame));
+        let Ok(cores) = cores::pair() else { return eprintln!("skipped: one core") };
+        let consequence = |_: &Switch| Err(BenchError::OtherEnd { what: "a reply" });
+        let failed = two_ends::<()>(cores, consequence, |_| Err(BenchError::NoFrame));
         assert!(matches!(failed, Err(BenchError::NoFrame)));
-        let failed = two_ends::<()>(|| Err(BenchError::NoFrame), || Ok(()));
+        let failed = two_ends::<()>(cores, |_| Err(BenchError::NoFrame), |_| Ok(()));
         assert!(matches!(failed, Err(BenchError::NoFrame)));
-        assert_eq!(two_ends(|| Ok(5), || Ok(())).unwrap(), 5);
+        assert_eq!(two_ends(cores, |_| Ok(5), |_| Ok(())).unwrap(), 5);
     }
 }

@@ -12,19 +12,22 @@
 
 mod output;
 mod process;
+mod test;
 
 use crate::{
     cores,
     error::BenchError,
     latency,
-    options::Common,
+    options::{Common, Run},
     pairing::{Rounds, Verdict},
     rate,
+    report::Report,
     stats::rounded,
     ways::{CREDITS_MAX, Size},
 };
 use core_affinity::CoreId;
 use serde_json::{Value, json};
+use test::{Figure, Test};
 
 /// Options of `ucx`.
 #[derive(Debug, Clone, clap::Args)]
@@ -49,74 +52,6 @@ pub(crate) struct Args {
 /// Round trips of a leg, unless another number is asked for.
 const ROUND_TRIPS: u32 = 20_000;
 
-/// Tests of `ucx_perftest` that we have the same of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum Test {
-    /// Round trips, tag matching.
-    TagLat,
-    /// Round trips, active messages.
-    AmLat,
-    /// One way, tag matching.
-    TagBw,
-    /// One way, active messages.
-    AmBw,
-}
-
-/// What a test is about, and so which of two figures is the better one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Figure {
-    /// Microseconds of half a round trip, at the median: less is better.
-    HalfRoundTrip,
-    /// Messages a second: more is better.
-    Rate,
-}
-
-impl Test {
-    /// The name here.
-    fn name(self) -> &'static str {
-        match self {
-            Self::TagLat => "tag_lat",
-            Self::AmLat => "am_lat",
-            Self::TagBw => "tag_bw",
-            Self::AmBw => "am_bw",
-        }
-    }
-
-    /// What `ucx_perftest -t` calls it. Its own `am_lat` is one of a lower layer.
-    fn of_ucx(self) -> &'static str {
-        match self {
-            Self::TagLat => "tag_lat",
-            Self::AmLat => "ucp_am_lat",
-            Self::TagBw => "tag_bw",
-            Self::AmBw => "ucp_am_bw",
-        }
-    }
-
-    fn figure(self) -> Figure {
-        match self {
-            Self::TagLat | Self::AmLat => Figure::HalfRoundTrip,
-            Self::TagBw | Self::AmBw => Figure::Rate,
-        }
-    }
-}
-
-impl Figure {
-    fn key(self) -> &'static str {
-        match self {
-            Self::HalfRoundTrip => "half_round_trip_p50_us",
-            Self::Rate => "messages_per_s",
-        }
-    }
-
-    fn better(self) -> &'static str {
-        match self {
-            Self::HalfRoundTrip => "below 1: ours is faster",
-            Self::Rate => "above 1: ours is faster",
-        }
-    }
-}
-
 /// Legs of a round: UCX runs twice, as the control.
 const OURS: usize = 0;
 const UCX: usize = 1;
@@ -130,7 +65,7 @@ pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
     let program = process::find()?;
     let cores = cores::pair()?;
     let count = count(args);
-    let rounds = Rounds::<3>::alternate(args.common.rounds, |leg| match leg {
+    let rounds = Rounds::<3>::alternate(args.common.run.rounds, |leg| match leg {
         OURS => ours(args, count, cores),
         _ => {
             let (test, size) = (args.test.of_ucx(), args.size.bytes());
@@ -138,12 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
             output::figure(&lines, args.test.figure())
         }
     })?;
-    let report = Report { args, count, rounds };
-    if args.common.json {
-        println!("{}", report.json());
-    } else {
-        print!("{}", report.text());
-    }
+    Figures { args, count, rounds }.print(args.common.run.json);
     Ok(())
 }
 
@@ -176,13 +106,13 @@ fn ours(args: &Args, count: u32, cores: [CoreId; 2]) -> Result<f64, BenchError> 
 
 /// The figures, ready to print.
 #[derive(Debug)]
-struct Report<'a> {
+struct Figures<'a> {
     args: &'a Args,
     count: u32,
     rounds: Rounds<3>,
 }
 
-impl Report<'_> {
+impl Report for Figures<'_> {
     fn json(&self) -> Value {
         let key = self.args.test.figure().key();
         let leg = |leg| json!({ key: rounded(self.rounds.median(leg)) });
@@ -194,16 +124,16 @@ impl Report<'_> {
             "ucx": leg(UCX),
             "ratio": rounded(self.rounds.ratio(OURS, UCX)),
             "control": rounded(self.rounds.ratio(AGAIN, UCX)),
-            "rounds": self.args.common.rounds,
+            "rounds": self.args.common.run.rounds,
         })
     }
 
-    fn text(&self) -> String {
-        let Common { rounds, .. } = self.args.common;
+    fn lines(&self) -> Vec<String> {
+        let Run { rounds, .. } = self.args.common.run;
         let (test, figure) = (self.args.test.name(), self.args.test.figure());
         let row = |name: &str, leg| format!("{name:<12} {:>12.2}", self.rounds.median(leg));
         let control = self.rounds.ratio(AGAIN, UCX);
-        let lines = [
+        vec![
             format!("{test} over loopback TCP, {} B", self.args.size.bytes()),
             format!("{:<12} {:>12}", "", figure.key()),
             row("ours", OURS),
@@ -214,7 +144,6 @@ impl Report<'_> {
                 figure.better()
             ),
             Verdict::of(control, rounds).to_string(),
-        ];
-        lines.map(|line| line + "\n").concat()
+        ]
     }
 }

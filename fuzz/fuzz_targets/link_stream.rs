@@ -159,7 +159,7 @@ fn write_message(input: &mut Input<'_>, wire: &mut Wire, which: usize) {
     wire.clean &= bulk_page == (which == 1);
     let fill = input.byte();
     let page = [fill; PAGE_BYTES];
-    if header.frame && fill % 2 == 0 {
+    if header.frame && fill.is_multiple_of(2) {
         header.page_crc = Some(crc32c(&[&page]));
     }
     wire.pending.extend(header.encode_slot(&body, true));

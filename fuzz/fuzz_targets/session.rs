@@ -52,18 +52,14 @@ fn step(session: &mut Session, model: &mut Model, arena: &Arena, input: &mut Inp
     let i = lane.index();
     match op % 8 {
         0 => submit(session, model, arena, lane),
-        1 => {
-            if session.next_outgoing(lane).is_some() {
-                session.transmitted(lane);
-            }
+        1 if session.next_outgoing(lane).is_some() => {
+            session.transmitted(lane);
         }
         2 => relink(session, model, input),
         3 => session.link_down(),
-        4 => {
-            if session.is_linked() {
-                session.posted(lane);
-                model.posted[i] += 1;
-            }
+        4 if session.is_linked() => {
+            session.posted(lane);
+            model.posted[i] += 1;
         }
         5 => {
             let header = session.ack_alone(lane);
@@ -112,7 +108,7 @@ fn submit(session: &mut Session, model: &mut Model, arena: &Arena, lane: Lane) {
 
 fn relink(session: &mut Session, model: &mut Model, input: &mut Input<'_>) {
     session.link_down();
-    let honest = input.byte() % 4 != 0;
+    let honest = !input.byte().is_multiple_of(4);
     let expected = Lane::ALL.map(|lane| {
         let (acked, sent) = (session.acknowledged(lane).0, session.last_sent(lane).0);
         let any = u64::from(input.byte());

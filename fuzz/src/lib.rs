@@ -64,7 +64,7 @@ pub fn arena(frames: u32) -> Arena {
 
 /// A header that a peer can send, its numbers from the fuzzer; and its body.
 pub fn header(input: &mut Input<'_>, lane: Lane, source: InstanceId) -> (SessionHeader, Body) {
-    let ack_only = input.byte() % 8 == 0;
+    let ack_only = input.byte().is_multiple_of(8);
     let body = if ack_only {
         Body::EMPTY
     } else {

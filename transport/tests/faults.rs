@@ -7,14 +7,11 @@ mod common;
 use common::{
     CREDITS, FRAMES,
     netns::Lab,
-    process::{self, Order, Process, finish, wait_for_traffic, wait_until},
+    process::{self, Order, Process, finish, wait_for_traffic, wait_turns, wait_until},
 };
 use pagewire_protocol::Lane;
 use pagewire_transport::link::tcp::CONNECTIONS;
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// Messages on each lane that show that traffic flows.
 const SOME: u64 = 200;
@@ -22,8 +19,8 @@ const SOME: u64 = 200;
 const SOON: Order = Order { incarnation: 1, peer_timeout_ms: 1000, session_expiry_ms: 0 };
 const NEVER: Order = Order { peer_timeout_ms: 600_000, ..SOON };
 
+/// The second process of the other tests, which start it; without their order it does nothing.
 #[test]
-#[ignore = "the second process of the other tests, which start it"]
 fn peer_process() {
     process::run();
 }
@@ -51,12 +48,13 @@ fn start_loaded(lab: &Lab, order: Order) -> [Process; 2] {
     peers
 }
 
-/// Lets the scenario go on for `duration`; `look` at it meanwhile.
-fn meanwhile(duration: Duration, mut look: impl FnMut()) {
+/// Lets the scenario go on for `duration`; `look` at it after each turn of the peers.
+fn meanwhile(peers: &mut [Process; 2], duration: Duration, mut look: impl FnMut(&[Process; 2])) {
+    // How long it lasts is the scenario itself: no condition says that it is over.
     let until = Instant::now() + duration;
     while Instant::now() < until {
-        look();
-        thread::sleep(Duration::from_millis(50));
+        wait_turns(peers, "the scenario is over");
+        look(peers);
     }
 }
 
@@ -66,7 +64,7 @@ fn a_link_that_is_cut_for_five_seconds_loses_doubles_and_reorders_nothing() {
     let mut peers = start_loaded(&lab, SOON);
     let before = peers.each_ref().map(Process::ledger);
     lab.set_link(2, "down");
-    meanwhile(Duration::from_secs(5), || {});
+    meanwhile(&mut peers, Duration::from_secs(5), |_| {});
     for peer in &peers {
         peer.wait_line("it finds the silence", is_down);
     }
@@ -195,7 +193,7 @@ fn a_peer_that_stops_for_ten_seconds_is_waited_for_in_bounded_memory() {
     peers[1].stop();
     let stopped = peers[1].ledger();
     let before = (peers[0].ledger(), peers[0].resident_bytes());
-    meanwhile(Duration::from_secs(10), || {
+    meanwhile(&mut peers, Duration::from_secs(10), |peers| {
         let (now, resident_bytes) = (peers[0].ledger(), peers[0].resident_bytes());
         for lane in Lane::ALL {
             let kept = now.sent[lane.index()] - stopped.got[lane.index()];

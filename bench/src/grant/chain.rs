@@ -3,14 +3,13 @@
 
 use crate::{
     error::BenchError,
-    latency::WARM_UP,
+    latency,
     spin::{Patience, Switch},
     stats::Samples,
     ways::{Bare, Pages, Size, Way, same, sockets},
 };
 use pagewire_protocol::pcm::PCM_BODY_BYTES;
 use pagewire_transport::Arena;
-use std::time::Instant;
 
 /// A PCM message without a page.
 const MESSAGE: Size = Size::Small(PCM_BODY_BYTES);
@@ -67,28 +66,15 @@ impl Asker {
         number: &mut u64,
         switch: &Switch,
     ) -> Result<Samples, BenchError> {
-        let mut samples = Samples::new();
-        for i in 0..WARM_UP + count {
-            *number += 1;
-            let start = Instant::now();
-            self.round_trip(*number, switch)?;
-            if i >= WARM_UP {
-                samples.record(start.elapsed());
-            }
-        }
-        Ok(samples)
+        latency::sampled(count, number, |number| self.round_trip(number, switch))
     }
 
     fn round_trip(&mut self, number: u64, switch: &Switch) -> Result<(), BenchError> {
         let last = self.sockets.len() - 1;
         self.sockets[0].say(MESSAGE, number, switch)?;
-        let mut patience = Patience::new(switch, "the end of the bare chain");
-        loop {
-            if let Some(found) = self.sockets[last].hear(Size::Page)? {
-                return same("the page of the bare chain", number, found, number);
-            }
-            patience.spin()?;
-        }
+        let patience = Patience::new(switch, "the end of the bare chain");
+        let found = patience.until(|| self.sockets[last].hear(Size::Page))?;
+        same("the page of the bare chain", number, found, number)
     }
 }
 

@@ -1,15 +1,13 @@
 //! The client: the asking end, and the one that says whose turn it is.
 
-use super::{
-    PORT,
-    control::{Benchmark, Control, Reply, Request, VERSION},
-};
+use super::control::{Benchmark, Control, PORT, Reply, Request, VERSION};
 use crate::{
     cores,
     error::BenchError,
     latency,
     options::Common,
     rate,
+    report::Report,
     spin::Switch,
     ways::{CREDITS_MAX, NUMBER_BYTES, Ours, Setup, Size, put_number, spinning},
 };
@@ -148,24 +146,24 @@ fn measure(args: &Args, control: &mut Control, core: CoreId) -> Result<(), Bench
     let benchmark = args.benchmark();
     let cluster = getrandom::u64().map_err(|e| BenchError::Control(format!("no random: {e}")))?;
     let over = format!("TCP between {} and {}", control.local()?.ip(), control.peer());
-    let rounds = args.common.rounds;
+    let rounds = args.common.run.rounds;
     match &benchmark {
         Benchmark::Latency(plan) => {
             let (ours, sockets) = meet(control, cluster, &benchmark, &plan.setup)?;
             let mut end = latency::End::new(ours, sockets, plan)?;
             let effort = latency::Effort { rounds, samples_per_round: args.samples_per_round };
-            let paired = conduct(control, |switch, turn| {
-                latency::ask(&mut end, plan, effort, core, switch, turn)
+            let paired = conduct(control, core, |switch, turn| {
+                latency::ask(&mut end, plan, effort, switch, turn)
             })?;
-            latency::Report::new(plan, rounds, &paired, &over).print(args.common.json);
+            latency::Figures::new(plan, rounds, &paired, &over).print(args.common.run.json);
         }
         Benchmark::Rate(plan) => {
             let (ours, sockets) = meet(control, cluster, &benchmark, &plan.setup)?;
             let mut end = rate::End::new(ours, sockets, plan)?;
-            let figures = conduct(control, |switch, turn| {
-                rate::send(&mut end, plan, rounds, core, switch, turn)
+            let figures = conduct(control, core, |switch, turn| {
+                rate::send(&mut end, plan, rounds, switch, turn)
             })?;
-            rate::Report::new(plan, rounds, &figures, &over).print(args.common.json);
+            rate::Figures::new(plan, rounds, &figures, &over).print(args.common.run.json);
         }
     }
     Ok(())
@@ -232,26 +230,26 @@ fn ticketed(address: SocketAddr, cluster: u64, place: u64) -> Result<TcpStream, 
 /// itself outlives it, so that the server hears of the end before its connections are gone.
 fn conduct<T: Send>(
     control: &mut Control,
-    ask: impl FnOnce(
+    core: CoreId,
+    mut ask: impl FnMut(
         &Switch,
         &mut (dyn FnMut(u32) -> Result<(), BenchError> + Send),
     ) -> Result<T, BenchError>
     + Send,
 ) -> Result<T, BenchError> {
     let switch = Switch::new();
+    let mut turn = |leg| {
+        control.say(&Request::Turn { leg })?;
+        match control.reply(TURN_MAX)? {
+            Reply::Turned { leg: found } if found == leg => {
+                switch.turn_to(leg);
+                Ok(())
+            }
+            other => Err(unexpected(&other, &format!("turned to leg {leg}"))),
+        }
+    };
     let result = thread::scope(|scope| {
-        let asker = scope.spawn(|| {
-            ask(&switch, &mut |leg| {
-                control.say(&Request::Turn { leg })?;
-                match control.reply(TURN_MAX)? {
-                    Reply::Turned { leg: found } if found == leg => {
-                        switch.turn_to(leg);
-                        Ok(())
-                    }
-                    other => Err(unexpected(&other, &format!("turned to leg {leg}"))),
-                }
-            })
-        });
+        let asker = scope.spawn(|| switch.run(core, |switch| ask(switch, &mut turn)));
         asker.join().map_err(|_| BenchError::Panicked("asker"))
     })??;
     control.say(&Request::End)?;

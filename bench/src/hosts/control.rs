@@ -13,6 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Port of the control connection, unless another one is given.
+pub(super) const PORT: u16 = 7410;
 /// Version of this conversation. Both hosts have to speak the same one.
 pub(super) const VERSION: u32 = 1;
 /// Longest line.

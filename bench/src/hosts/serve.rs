@@ -1,9 +1,6 @@
 //! The server: one client at a time, each for as long as its benchmark takes.
 
-use super::{
-    PORT,
-    control::{Benchmark, Control, Reply, Request, VERSION},
-};
+use super::control::{Benchmark, Control, PORT, Reply, Request, VERSION};
 use crate::{
     cores,
     error::BenchError,
@@ -103,13 +100,15 @@ fn serve_client(control: &mut Control, core: CoreId) -> Result<(), BenchError> {
     match &benchmark {
         Benchmark::Latency(plan) => {
             let sockets = accept(&listener, control, cluster)?;
-            let end = latency::End::new(ours, sockets, plan)?;
-            conduct(control, &benchmark, |switch| latency::answer(end, plan, core, switch))
+            let mut end = latency::End::new(ours, sockets, plan)?;
+            conduct(control, &benchmark, core, move |switch| {
+                latency::answer(&mut end, plan, switch)
+            })
         }
         Benchmark::Rate(plan) => {
             let sockets = accept(&listener, control, cluster)?;
-            let end = rate::End::new(ours, sockets, plan)?;
-            conduct(control, &benchmark, |switch| rate::receive(end, plan, core, switch))
+            let mut end = rate::End::new(ours, sockets, plan)?;
+            conduct(control, &benchmark, core, move |switch| rate::receive(&mut end, plan, switch))
         }
     }
 }
@@ -140,14 +139,15 @@ fn hello(control: &mut Control) -> Result<Option<(u64, SocketAddr, Benchmark)>, 
 fn conduct(
     control: &mut Control,
     benchmark: &Benchmark,
-    answer: impl FnOnce(&Switch) -> Result<(), BenchError> + Send,
+    core: CoreId,
+    answer: impl FnMut(&Switch) -> Result<(), BenchError> + Send,
 ) -> Result<(), BenchError> {
     let switch = Switch::new();
     let voice = control.voice()?;
     thread::scope(|scope| {
         let switch = &switch;
         let answerer = scope.spawn(move || {
-            let result = answer(switch);
+            let result = switch.run(core, answer);
             if let Err(error) = &result
                 && !error.is_consequence()
             {

@@ -4,7 +4,7 @@
 //! Batched, the wire bytes of many go in one call, pages as {header, frame} pairs. Small messages
 //! are read as many as there are, pages into as many frames as an endpoint has posted.
 
-use super::{BATCH_MAX, Flow};
+use super::{flow::Flow, plan::BATCH_MAX};
 use crate::{
     error::BenchError,
     spin::{Patience, Switch},

@@ -1,6 +1,6 @@
 //! The stream between two endpoints: send until there is no credit, then poll.
 
-use super::Flow;
+use super::flow::Flow;
 use crate::{
     error::BenchError,
     spin::Switch,

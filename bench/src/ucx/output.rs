@@ -7,7 +7,7 @@
 //! Columns are found by their names, so that one more or less does no harm. Other lines (a warning
 //! of the library, for one) are passed over.
 
-use super::Figure;
+use super::test::Figure;
 use crate::error::BenchError;
 
 /// Longest excerpt of unexpected output in an error.

@@ -20,7 +20,8 @@ use std::{
 const PROGRAM: &str = "ucx_perftest";
 /// Longest time until the server listens.
 const START_MAX: Duration = Duration::from_secs(10);
-/// Pause before a client that came too early is started again.
+/// Pause before a client that came too early is started again: the server tells nobody that it listens
+/// (what it prints stays in its buffer until its end), so there is nothing to wait for.
 const RETRY: Duration = Duration::from_millis(30);
 /// Longest run.
 const RUN_MAX: Duration = Duration::from_secs(120);

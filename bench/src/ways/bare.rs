@@ -9,8 +9,8 @@
 //! `epoll_wait`.
 
 use super::{
-    Way,
     traffic::{self, NUMBER_BYTES, PAGE_BYTES, Pages, Size},
+    way::Way,
 };
 use crate::{
     error::BenchError,

@@ -4,8 +4,9 @@
 //! from its resident frame, without a copy.
 
 use super::{
-    Setup, Way,
+    setup::Setup,
     traffic::{self, NUMBER_BYTES, Pages, Size},
+    way::Way,
 };
 use crate::{
     error::BenchError,

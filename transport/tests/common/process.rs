@@ -5,6 +5,7 @@
 //!   parent                                     peer
 //!   tell("load" | "quiet")  -- stdin ------->  sends on all lanes, or no more; checks what it gets
 //!   wait_line("down")       <- stdout -------  up, down, linked, ended, quiet
+//!   wait_turn()             <- stdout -------  turned: a whole turn since it was asked
 //!   ledger()                <- a file -------  counts, written before an acknowledgement can leave
 //! ```
 //! What a peer takes is checked there, message by message: its number is the next of its lane, and
@@ -17,13 +18,14 @@ use super::{
 };
 use pagewire_protocol::{Incarnation, InstanceId, Lane};
 use pagewire_transport::{Endpoint, EndpointConfig, Event, Message, SendError};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::{
     collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader, Write},
     os::unix::fs::FileExt,
     path::PathBuf,
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel},
     thread,
     time::{Duration, Instant},
@@ -31,12 +33,13 @@ use std::{
 use tempfile::NamedTempFile;
 
 /// The test that a second process runs.
-pub(crate) const PEER_TEST: &str = "peer_process";
+const PEER_TEST: &str = "peer_process";
 const ORDER: &str = "PAGEWIRE_TEST_PEER";
-/// How often a condition in another process is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// What begins each line for the parent; the test harness writes to stdout as well.
 const MARK: &str = "peer: ";
+/// The order to tell when a turn is over, and what the peer says then.
+const TURN: &str = "turn";
+const TURNED: &str = "turned";
 
 type PerLane = [u64; Lane::COUNT];
 
@@ -100,7 +103,9 @@ pub(crate) fn run() {
         }
     });
     loop {
+        let mut tell_turn = false;
         match commands.try_recv() {
+            Ok(command) if command == TURN => tell_turn = true,
             Ok(command) if command == "load" => peer.loading = true,
             Ok(command) => {
                 assert_eq!(command, "quiet");
@@ -112,6 +117,9 @@ pub(crate) fn run() {
             Err(TryRecvError::Disconnected) => return,
         }
         peer.turn();
+        if tell_turn {
+            println!("{MARK}{TURNED}");
+        }
     }
 }
 
@@ -230,6 +238,9 @@ pub(crate) struct Process {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
+    /// The answers to [`TURN`], apart from the lines that somebody may still wait for.
+    turns: Receiver<()>,
+    stopped: bool,
     ledger: NamedTempFile,
 }
 
@@ -243,7 +254,7 @@ impl Process {
         let mut child = lab
             .command_on(host)
             .arg(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", PEER_TEST, "--nocapture", "--test-threads=1"])
+            .args(["--exact", PEER_TEST, "--nocapture", "--test-threads=1"])
             .env(
                 ORDER,
                 format!("{host} {incarnation} {peer_timeout_ms} {session_expiry_ms} {path}"),
@@ -253,16 +264,18 @@ impl Process {
             .spawn()
             .expect("a peer starts");
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = channel();
+        let ((told, lines), (turned, turns)) = (channel(), channel());
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                if let Some((_, told)) = line.split_once(MARK) {
-                    let _ = sender.send(told.to_owned());
-                }
+                let _ = match line.split_once(MARK) {
+                    Some((_, TURNED)) => turned.send(()).is_ok(),
+                    Some((_, line)) => told.send(line.to_owned()).is_ok(),
+                    None => true,
+                };
             }
         });
         let stdin = child.stdin.take();
-        Self { child, stdin, lines, ledger }
+        Self { child, stdin, lines, turns, stopped: false, ledger }
     }
 
     pub(crate) fn tell(&mut self, command: &str) {
@@ -290,6 +303,17 @@ impl Process {
         }
     }
 
+    /// Waits until it has made a whole turn: taken what had come, sent what it could, and written
+    /// it down.
+    fn wait_turn(&mut self, what: &str) {
+        // An error means that it has ended, which the wait finds, too.
+        let _ = writeln!(self.stdin.as_mut().unwrap(), "{TURN}");
+        if let Err(error) = self.turns.recv_timeout(PATIENCE) {
+            let said = self.lines_so_far();
+            panic!("the peer makes no turn before {what} ({error}); it said {said:?}");
+        }
+    }
+
     /// All that it has said and nobody waited for.
     pub(crate) fn lines_so_far(&self) -> Vec<String> {
         self.lines.try_iter().collect()
@@ -299,10 +323,6 @@ impl Process {
         let mut bytes = [0; 8 * LEDGER_NUMBERS];
         self.ledger.as_file().read_exact_at(&mut bytes, 0).unwrap();
         Ledger::from_bytes(&bytes)
-    }
-
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().is_ok_and(|status| status.is_none())
     }
 
     pub(crate) fn resident_bytes(&self) -> u64 {
@@ -341,31 +361,17 @@ impl Process {
     }
 
     /// Stops it as a debugger does, and waits until it stands still.
-    pub(crate) fn stop(&self) {
-        self.signal("STOP");
-        let deadline = Instant::now() + PATIENCE;
-        while !self.is_stopped() {
-            assert!(Instant::now() < deadline, "the peer does not stop");
-            thread::sleep(LOOK_AGAIN);
-        }
+    pub(crate) fn stop(&mut self) {
+        let id = Pid::from_child(&self.child);
+        kill_process(id, Signal::STOP).unwrap();
+        // The signal reaches its threads one by one; its parent is told when the last one stands.
+        waitid(WaitId::Pid(id), WaitIdOptions::STOPPED).expect("the peer stops");
+        self.stopped = true;
     }
 
-    /// Every thread: the signal reaches them one by one.
-    fn is_stopped(&self) -> bool {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
-        threads.flatten().all(|thread| {
-            let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-            status.lines().any(|line| line.starts_with("State:\tT"))
-        })
-    }
-
-    pub(crate) fn go_on(&self) {
-        self.signal("CONT");
-    }
-
-    fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success(), "{kill}");
+    pub(crate) fn go_on(&mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
+        self.stopped = false;
     }
 
     /// Kills it as `kill -9` does, and returns what it had written down.
@@ -377,11 +383,11 @@ impl Process {
 
     fn end(mut self) {
         self.stdin = None;
+        // Its output ends with it.
         let deadline = Instant::now() + PATIENCE;
-        while self.is_running() {
-            assert!(Instant::now() < deadline, "the peer does not end");
-            thread::sleep(LOOK_AGAIN);
-        }
+        let next = || self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        let last = std::iter::repeat_with(next).find_map(Result::err);
+        assert_eq!(last, Some(RecvTimeoutError::Disconnected), "the peer does not end");
         assert!(self.child.wait().unwrap().success(), "the peer found a fault");
     }
 }
@@ -393,7 +399,12 @@ impl Drop for Process {
     }
 }
 
-/// Looks at both peers until `done`.
+/// Waits until each peer that is not stopped has made a whole turn.
+pub(crate) fn wait_turns(peers: &mut [Process; 2], what: &str) {
+    peers.iter_mut().filter(|peer| !peer.stopped).for_each(|peer| peer.wait_turn(what));
+}
+
+/// Looks at both peers after each turn until `done`.
 ///
 /// # Panics
 /// When that takes longer than [`PATIENCE`], or a peer ends.
@@ -405,12 +416,10 @@ pub(crate) fn wait_until(
     let deadline = Instant::now() + PATIENCE;
     let ledgers = |peers: &[Process; 2]| [peers[0].ledger(), peers[1].ledger()];
     while !done(ledgers(peers)) {
-        let running = peers.each_mut().map(Process::is_running);
         let said = || peers.each_ref().map(Process::lines_so_far);
-        assert_eq!(running, [true; 2], "a peer ended before {what}: {:?}", said());
         let now = Instant::now();
         assert!(now < deadline, "waited in vain until {what}: {:?} {:?}", ledgers(peers), said());
-        thread::sleep(LOOK_AGAIN);
+        wait_turns(peers, what);
     }
 }
 
