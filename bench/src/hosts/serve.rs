@@ -5,6 +5,7 @@ use crate::{
     cores,
     error::BenchError,
     latency, rate,
+    report::say,
     spin::Switch,
     ways::{NUMBER_BYTES, Ours, number_in, spinning},
 };
@@ -54,14 +55,14 @@ pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
              uses it"
         ))
     })?;
-    println!("listening on {}", listener.local_addr()?);
+    say(&format!("listening on {}", listener.local_addr()?));
     std::io::stdout().flush()?;
     let mut served = 0;
     while args.clients != Some(served) {
         let (stream, client) = listener.accept()?;
         served = served.saturating_add(1);
         match Control::new(stream).map_err(BenchError::from).and_then(|c| serve(c, core)) {
-            Ok(()) => println!("served {client}"),
+            Ok(()) => say(&format!("served {client}")),
             Err(error) => eprintln!("pagewire-bench: client {client}: {error}"),
         }
         std::io::stdout().flush()?;
@@ -82,7 +83,7 @@ fn serve(mut control: Control, core: CoreId) -> Result<(), BenchError> {
 fn serve_client(control: &mut Control, core: CoreId) -> Result<(), BenchError> {
     let Some((cluster, client_endpoint, benchmark)) = hello(control)? else { return Ok(()) };
     benchmark.check()?;
-    println!("serving {}", control.peer());
+    say(&format!("serving {}", control.peer()));
     std::io::stdout().flush()?;
     let ip = control.local()?.ip();
     let setup = match &benchmark {
