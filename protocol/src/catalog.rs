@@ -56,6 +56,15 @@ pub const MESSAGES: &[MessageDoc] = &[
         late: "values are cumulative: an older one changes nothing",
     },
     MessageDoc {
+        kind: MessageKind::LINK,
+        name: "LINK",
+        lane: "control, on the TCP connection only",
+        sent: "link to link: whether to use verbs, the queue pairs' addresses, and when the session \
+               moves to the other link",
+        answer: "an offer: acceptance or refusal; a switch: the other side's switch",
+        late: "of an earlier attempt: dropped; it has no sequence and is never acknowledged",
+    },
+    MessageDoc {
         kind: kind::PCM_ACQUIRE,
         name: "PCM_ACQUIRE",
         lane: "requests",

@@ -26,13 +26,23 @@ pub const BODY_BYTES_MAX: usize = 80;
 pub const FRAME_OFFSET_BYTES: usize = HEADER_BYTES + BODY_BYTES_MAX;
 
 /// Message type. Numbers are given out in [`crate::catalog`]; transport gives meaning to none but
-/// [`MessageKind::ACK_ONLY`].
+/// [`MessageKind::ACK_ONLY`] and [`MessageKind::LINK`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageKind(pub u16);
 
 impl MessageKind {
     /// Carries nothing but `ack` and `credits`: without sequence, never acknowledged itself.
     pub const ACK_ONLY: Self = Self(0);
+    /// Is about the link itself ([`LinkControl`](crate::LinkControl)): on the control lane, without
+    /// sequence, acknowledgement and credits.
+    pub const LINK: Self = Self(u16::MAX);
+
+    /// True for the kinds that the transport keeps for itself: their messages have no sequence.
+    #[inline]
+    #[must_use]
+    pub const fn is_reserved(self) -> bool {
+        self.0 == Self::ACK_ONLY.0 || self.0 == Self::LINK.0
+    }
 }
 
 impl fmt::Display for MessageKind {
@@ -297,15 +307,17 @@ impl SessionHeader {
         let Some(lane) = Lane::from_wire(words.lane()) else { return Err(words.complaint()) };
         let (flags, body_len, sequence) = (words.flags(), words.body_len(), words.0[2]);
         let (frame, has_page_crc) = (flags & FLAG_FRAME != 0, flags & FLAG_PAGE_CRC != 0);
-        let ack_only = words.kind() == MessageKind::ACK_ONLY;
+        let (reserved, ack_only) =
+            (words.kind().is_reserved(), words.kind() == MessageKind::ACK_ONLY);
         let Ok(len) = u8::try_from(body_len) else { return Err(words.complaint()) };
         let right = words.version() == HEADER_VERSION
             && flags & !(FLAG_FRAME | FLAG_PAGE_CRC) == 0
             && frame == (lane.class().has_frame() && !ack_only)
+            && (ack_only || !reserved || words.is_link_control(lane))
             && (frame || !has_page_crc)
             && (has_page_crc || words.page_crc() == 0)
             && usize::from(len) <= BODY_BYTES_MAX
-            && ack_only == (sequence == 0)
+            && reserved == (sequence == 0)
             && !(ack_only && len != 0)
             && words.reserved() == 0;
         if !right {
@@ -360,6 +372,11 @@ impl Words {
         low_u16(self.0[0] >> 48)
     }
 
+    /// What a message about the link has beside its kind.
+    fn is_link_control(&self, lane: Lane) -> bool {
+        lane == Lane::Control && self.0[3] == 0 && low_u32(self.0[4]) == 0
+    }
+
     fn page_crc(&self) -> u32 {
         low_u32(self.0[5])
     }
@@ -404,9 +421,13 @@ impl Words {
             return field("session header body length", body_len.into(), "0 to 80");
         }
         let sequence = self.0[2];
-        if ack_only != (sequence == 0) {
-            let expected = "0 in an acknowledgement, 1 or more in a message";
+        if self.kind().is_reserved() != (sequence == 0) {
+            let expected = "0 in an acknowledgement or about the link, 1 or more in a message";
             return field("session header sequence", sequence, expected);
+        }
+        if self.kind() == MessageKind::LINK && !self.is_link_control(lane) {
+            let expected = "the control lane (0), without acknowledgement and credits";
+            return field("lane of a message about the link", lane as u64, expected);
         }
         if ack_only && body_len != 0 {
             return field("acknowledgement body length", body_len.into(), "0");

@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod header;
 pub mod hello;
 pub mod ids;
+pub mod link_control;
 pub mod lsn;
 pub mod page;
 pub mod pcm;
@@ -21,6 +22,7 @@ pub use ids::{
     ClusterId, Epoch, GrantNumber, Incarnation, InstanceId, LinkNonce, Mode, PartitionId,
     ProcessId, RequestId, Sequence,
 };
+pub use link_control::{LinkControl, LinkKind, TcpReason};
 pub use lsn::Lsn;
 pub use page::PageSize;
 pub use pcm::Pcm;

@@ -6,7 +6,7 @@ use pagewire_protocol::{Body, Epoch, InstanceId, Lane, MessageKind};
 /// A message to send.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// Its type; anything but [`MessageKind::ACK_ONLY`].
+    /// Its type; none of those that [`MessageKind::is_reserved`] names.
     pub kind: MessageKind,
     /// Epoch it belongs to.
     pub epoch: Epoch,

@@ -301,7 +301,7 @@ impl Transfer {
         total_bytes: u64,
         page_size: PageSize,
     ) -> Result<Self, TransferError> {
-        if kind == MessageKind::ACK_ONLY {
+        if kind.is_reserved() {
             return Err(TransferError::Kind { id });
         }
         let page_bytes = page_size.bytes_u32();

@@ -23,6 +23,7 @@ mod observe;
 mod peer;
 mod receives;
 mod sampler;
+mod switch;
 mod token;
 mod waker;
 

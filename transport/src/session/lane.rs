@@ -149,6 +149,11 @@ impl LaneState {
         self.cursor.0 <= self.last_assigned()
     }
 
+    /// Nothing is on the link that is not acknowledged.
+    pub(super) fn is_settled(&self) -> bool {
+        self.cursor == self.acked.next()
+    }
+
     #[inline]
     fn credit_left(&self) -> u64 {
         u64::from(self.limit.wrapping_sub(self.sent))

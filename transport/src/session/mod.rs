@@ -187,6 +187,30 @@ impl Session {
         Ok(())
     }
 
+    /// The session goes on with another link, while the one before it still stood or had failed. As
+    /// [`Session::link_up`]; but the peer may have acknowledged more since it stated what it expects.
+    ///
+    /// # Errors
+    /// As [`Session::link_up`].
+    pub fn move_to_link(
+        &mut self,
+        peer_expected: [Sequence; Lane::COUNT],
+        peer_credits: [u32; Lane::COUNT],
+        own_credits: [u32; Lane::COUNT],
+    ) -> Result<(), Violation> {
+        let mut expected = peer_expected;
+        for (stated, lane) in expected.iter_mut().zip(&self.lanes) {
+            *stated = (*stated).max(lane.acked.next());
+        }
+        self.link_up(expected, peer_credits, own_credits)
+    }
+
+    /// True when nothing is on the link that the peer has not acknowledged.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.lanes.iter().all(LaneState::is_settled)
+    }
+
     /// The link is gone. Everything unacknowledged stays.
     pub fn link_down(&mut self) {
         self.linked = false;
@@ -206,8 +230,8 @@ impl Session {
     #[allow(clippy::result_large_err)] // Back-pressure hands the message back by value.
     #[inline]
     pub fn submit(&mut self, lane: Lane, message: Message) -> Result<(), Rejected> {
-        let wrong = message.frame.is_some() != lane.class().has_frame()
-            || message.kind == MessageKind::ACK_ONLY;
+        let wrong =
+            message.frame.is_some() != lane.class().has_frame() || message.kind.is_reserved();
         if wrong {
             return Err(Rejected::WrongLane(message));
         }
