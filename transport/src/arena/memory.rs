@@ -189,7 +189,7 @@ pub(super) fn cannot_shrink(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// Most bytes that this process may lock, now and at most; `None`: no limit.
-pub(super) fn lock_limits_bytes() -> io::Result<(Option<u64>, Option<u64>)> {
+pub(crate) fn lock_limits_bytes() -> io::Result<(Option<u64>, Option<u64>)> {
     let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limits` is a valid place for the result.
     if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limits) } < 0 {

@@ -14,6 +14,7 @@ mod pages;
 mod view;
 
 pub use frame::{Frame, SharedFrame};
+pub(crate) use memory::lock_limits_bytes;
 pub use pages::{
     Drain, ExclusivePin, PageTable, PageView, PinMiss, PinTicket, SharedPin, StillShared,
 };
@@ -25,6 +26,7 @@ use memory::{HUGE_PAGE_BYTES, Mapping, Wanted};
 use pagewire_protocol::PageSize;
 use std::{
     os::fd::BorrowedFd,
+    ptr::NonNull,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -206,6 +208,13 @@ impl Arena {
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.inner.mapping.fd()
+    }
+
+    /// Where the memory lies, to be registered with a device: first byte and length in bytes. Valid
+    /// as long as any handle on the arena.
+    pub(crate) fn memory(&self) -> (NonNull<u8>, usize) {
+        let region = self.inner.mapping.region();
+        (region.base(), region.len_bytes())
     }
 
     /// The arena's page table; there is one, and one thread owns it.

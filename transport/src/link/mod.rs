@@ -10,6 +10,7 @@
 //! Threading: a link belongs to the thread of its endpoint.
 
 pub mod tcp;
+pub mod verbs;
 
 use crate::{Frame, SharedFrame, error::LinkError};
 use pagewire_protocol::{Body, LaneClass, SessionHeader};
