@@ -1,3 +1,4 @@
+# shellcheck shell=dash disable=SC3045 # busybox reads with a time limit
 # What every suite may use. A suite is run by busybox's shell in the guest, with GUEST (a or b),
 # ADDRESS, PEER (the other guest's address) and MTU set; whatever it prints reaches the host.
 
@@ -33,6 +34,13 @@ ended() { ! kill -0 "$1" 2>/dev/null; }
 
 # What rxe counted on port 1: sent_pkts, rcvd_pkts, rdma_sends, retry_exceeded_err, link_downed, ...
 counter() { cat "/sys/class/infiniband/rxe0/ports/1/hw_counters/$1"; }
+# Packets that one send of so many bytes costs when both ends are on this device: its data in packets
+# of the active MTU, and one acknowledgement. Lost or late packets cost more, never less.
+packets_of() {
+    packets_mtu=$(ibv_devinfo -d rxe0 | awk '$1 == "active_mtu:" { print $2 }')
+    echo $((($1 + packets_mtu - 1) / packets_mtu + 1))
+}
+
 port_state() { cat /sys/class/infiniband/rxe0/ports/1/state; }
 port_is() { [ "$(port_state)" = "$1" ]; }
 
@@ -42,6 +50,18 @@ host() {
     read -r -t 60 host_answer <&3 && [ "$host_answer" = "done" ] && return 0
     fail "host $*" "answered '$host_answer'"
     return 1
+}
+
+# run_tests NAME ARGUMENTS...: runs the test executable /tests/NAME and reports each of its tests.
+run_tests() {
+    run_tests_name=$1
+    shift
+    { "/tests/$run_tests_name" --test-threads 1 "$@" 2>&1; echo "run_tests status $?"; } >/tmp/run-tests
+    grep -v '^test .* \.\.\. ok$' /tmp/run-tests
+    sed -n "s/^test \(.*\) \.\.\. ok$/PASS $run_tests_name::\1/p
+        s/^test \(.*\) \.\.\. FAILED$/FAIL $run_tests_name::\1: see the log/p" /tmp/run-tests
+    grep -q '^run_tests status 0$' /tmp/run-tests ||
+        fail "$run_tests_name" "ended with $(tail -n 1 /tmp/run-tests)"
 }
 
 # Numbers on standard input, one a line.

@@ -32,12 +32,13 @@ network_of() {
     echo "dgram,id=net0,local.type=unix,local.path=$WORK/channels/$guest.wire,remote.type=unix,remote.path=$WORK/channels/$other.wire"
 }
 
-# Usage: start_guest GUEST GUESTS IMAGE LOGS KERNEL-WORDS
-# QEMU's process id goes to a file, which is what it is stopped by; its end is an event like others.
+# Usage: start_guest GUEST GUESTS LIMIT-SECONDS IMAGE LOGS KERNEL-WORDS
+# QEMU runs under timeout(1), so that it ends even if this script is killed. The process id of that
+# goes to a file, which is what the guest is stopped by; its end is an event like others.
 start_guest() {
-    local guest=$1 guests=$2 image=$3 logs=$4 words=$5 channels=$WORK/channels mac=52:54:00:00:00:01
+    local guest=$1 guests=$2 limit=$3 image=$4 logs=$5 words=$6 channels=$WORK/channels mac=52:54:00:00:00:01
     [ "$guest" = b ] && mac=52:54:00:00:00:02
-    local -a command=("$QEMU" -accel "tcg,thread=multi" -cpu max -smp 2 -m "${PAGEWIRE_SOFTROCE_MEMORY:-1024}"
+    local -a command=(timeout -k 5 "$limit" "$QEMU" -accel "${PAGEWIRE_SOFTROCE_ACCEL:-tcg,thread=multi}" -cpu max -smp 2 -m "${PAGEWIRE_SOFTROCE_MEMORY:-1024}"
         -nodefaults -display none -no-reboot
         -kernel "$UNPACKED/boot/vmlinuz-$KERNEL" -initrd "$image"
         -append "console=ttyS0 quiet panic=-1 lab.guest=$guest $words"
@@ -53,8 +54,9 @@ start_guest() {
         status=0
         wait $! || status=$?
         rm -f "$WORK/$guest.pid"
-        echo "$guest|EXIT $status" >"$channels/events"
-    ) &
+        # Nobody listens any more when the guests are being stopped.
+        [ ! -p "$channels/events" ] || echo "$guest|EXIT $status" >"$channels/events"
+    ) 2>/dev/null &
     WATCHERS+=($!)
 }
 
@@ -66,7 +68,7 @@ stop_guests() {
     local file pid
     for file in "$WORK"/*.pid; do
         [ -e "$file" ] || continue
-        read -r pid <"$file" && kill -KILL "$pid" 2>/dev/null
+        read -r pid <"$file" && kill "$pid" 2>/dev/null
     done
     for pid in "${WATCHERS[@]}"; do wait "$pid" 2>/dev/null; done
     WATCHERS=()

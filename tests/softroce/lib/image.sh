@@ -17,7 +17,7 @@ pack() { (cd "$1" && find . | sort | busybox cpio -o -H newc -R 0:0 2>/dev/null)
 # where it looks for them. Usage: add_program TREE FILE DIR NAME
 add_program() {
     local tree=$1 file=$2 dir=$3 name=$4 library wanted
-    install -D -m 755 "$file" "$tree/$dir/$name"
+    install -D -m 755 "$file" "$tree/$dir/$name" || return 1
     # Symbols are of no use in the guest and cost it memory.
     if command -v strip >/dev/null; then strip --strip-debug "$tree/$dir/$name" 2>/dev/null || true; fi
     wanted=$(linked_libraries "$file") || return 1
@@ -83,6 +83,13 @@ add_providers() {
     install -D -m 644 "$UNPACKED/etc/libibverbs.d/rxe.driver" "$tree/etc/libibverbs.d/rxe.driver"
 }
 
+# glibc opens this library by name when a thread is cancelled or ends itself; no program names it.
+add_unwinder() {
+    local file
+    file=$(find /lib/x86_64-linux-gnu /usr/lib64 /usr/lib -maxdepth 1 -name libgcc_s.so.1 2>/dev/null | head -n 1)
+    [ -z "$file" ] || add_library "$1" "$file"
+}
+
 # Sets BASE_IMAGE.
 build_base() {
     local part program key
@@ -95,10 +102,13 @@ build_base() {
     install -m 755 "$UNPACKED/bin/busybox" "$part/bin/busybox"
     for program in "${GUEST_PROGRAMS[@]}"; do
         [ -f "$UNPACKED/$program" ] || continue
-        add_program "$part" "$UNPACKED/$program" bin "${program##*/}" || return 1
+        add_program "$part" "$UNPACKED/$program" bin "${program##*/}"
     done
-    add_modules "$part" && add_providers "$part" || return 1
-    pack "$part" "$BASE_IMAGE.part" && mv "$BASE_IMAGE.part" "$BASE_IMAGE"
+    add_modules "$part"
+    add_providers "$part"
+    add_unwinder "$part"
+    pack "$part" "$part.cpio"
+    mv "$part.cpio" "$BASE_IMAGE"
     rm -rf "$part"
 }
 
@@ -108,15 +118,14 @@ build_image() {
     local image=$1 part program dir name file
     shift
     part=$(mktemp -d "$WORK/image.XXXXXX")
-    install -D -m 755 "$LAB/guest/init" "$part/init"
-    install -D -m 644 "$LAB/guest/lib.sh" "$part/lab/lib.sh"
     mkdir -p "$part/lab/suites"
-    cp "$LAB"/guest/suites/*.sh "$part/lab/suites/"
+    install -m 755 "$LAB/guest/init" "$part/init" &&
+        install -m 644 "$LAB/guest/lib.sh" "$part/lab/lib.sh" &&
+        cp "$LAB"/guest/suites/*.sh "$part/lab/suites/" || return 1
     for program in "$@"; do
         IFS=: read -r dir name file <<<"$program"
         add_program "$part" "$file" "$dir" "$name" || return 1
     done
-    pack "$part" "$part.cpio"
-    cat "$BASE_IMAGE" "$part.cpio" >"$image"
+    pack "$part" "$part.cpio" && cat "$BASE_IMAGE" "$part.cpio" >"$image" || return 1
     rm -rf "$part" "$part.cpio"
 }

@@ -50,6 +50,8 @@ unpack_packages() {
     for deb in "$part"/debs/*.deb; do
         dpkg -x "$deb" "$part/tree" || { rm -rf "$part"; return 1; }
     done
-    mv "$part/tree" "$tree"
+    # Sets of other versions have served; a run beside this one may have been first with this set.
+    rm -rf "$CACHE"/packages-*
+    mv -T "$part/tree" "$tree" || [ -d "$tree" ] || return 1
     rm -rf "$part"
 }

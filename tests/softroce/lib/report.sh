@@ -1,20 +1,18 @@
 # shellcheck shell=bash
 # What the guests reported, and what they asked of the host.
 
-declare -A PASSED FAILED FIGURES
-SUITES_RUN=()
+pass() { PASSED[$1]=$((PASSED[$1] + 1)); say "  PASS $2"; }
+fail() { FAILED[$1]=$((FAILED[$1] + 1)); say "  FAIL $2"; }
 
-pass() { PASSED[$1]=$((${PASSED[$1]} + 1)); say "  PASS $2"; }
-fail() { FAILED[$1]=$((${FAILED[$1]} + 1)); say "  FAIL $2"; }
-
-# Follows the guests of a suite until all have ended or the time is up.
+# Follows the guests of a suite until all have ended or the time is up: the suite's own, which the
+# guest keeps, and that for booting and powering off.
 # Usage: follow SUITE GUESTS LIMIT-SECONDS LOG
 follow() {
-    local suite=$1 guests=$2 deadline=$((SECONDS + $3)) log=$4 line guest text left=$2
+    local suite=$1 guests=$2 limit=$3 log=$4 deadline=$((SECONDS + $3 + BOOT_LIMIT_S)) line guest text left=$2
     declare -A ended=() met=()
     while [ "$left" -gt 0 ]; do
         if [ "$SECONDS" -ge "$deadline" ] || ! read -r -t $((deadline - SECONDS)) -u "$EVENTS" line; then
-            fail "$suite" "$suite: not over after $3 s; stopped"
+            fail "$suite" "$suite: still running after $limit s and $BOOT_LIMIT_S s to boot; stopped"
             return
         fi
         line=${line%$'\r'}
@@ -25,13 +23,17 @@ follow() {
         'FAIL '*) fail "$suite" "${text#FAIL }" ;;
         'FIGURE '*)
             read -r _ key value <<<"$text"
-            FIGURES[$key]=$value
+            FIGURES["$key"]=$value
             say "  $key $value"
             ;;
         'HOST '*) obey "$guest" "$guests" "${text#HOST }" ;;
         'END '*)
             ended[$guest]=yes
-            [ "$text" = "END 0" ] || fail "$suite" "$suite: guest $guest ended with status ${text#END }"
+            case ${text#END } in
+            0) ;;
+            137 | 143) fail "$suite" "$suite: not over on guest $guest after $limit s" ;;
+            *) fail "$suite" "$suite: ended on guest $guest with status ${text#END }" ;;
+            esac
             ;;
         'EXIT '*)
             left=$((left - 1))

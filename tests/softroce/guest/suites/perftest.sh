@@ -1,3 +1,4 @@
+# shellcheck shell=dash
 # What perftest measures between two cores of one guest: the yardstick for the verbs link. The three
 # measurements take turns, so that a slow spell of the host falls on all of them.
 # limit: 120

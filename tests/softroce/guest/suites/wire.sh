@@ -1,3 +1,4 @@
+# shellcheck shell=dash
 # Two guests on one wire see each other by RDMA, and the host can cut the wire and the power. The
 # verbs link's fault suites follow this example.
 # guests: 2
