@@ -1,12 +1,12 @@
 # shellcheck shell=dash
 # What perftest measures between two cores of one guest: the yardstick for the verbs link. The three
 # measurements take turns, so that a slow spell of the host falls on all of them.
-# limit: 120
+# limit: 240
 
 rounds=5
 for round in $(seq "$rounds"); do
     for size in 64 8192; do
-        if perftest ib_send_lat -s "$size" -n 5000 >/tmp/out; then
+        if perftest ib_send_lat -s "$size" -n 3000 >/tmp/out; then
             line=$(perftest_line "$size" </tmp/out)
             echo "round $round send_lat $line"
             echo "$line" | awk '{ print $3 }' >>"/tmp/min_$size"
@@ -15,7 +15,7 @@ for round in $(seq "$rounds"); do
             cat /tmp/out /tmp/perftest-server
         fi
     done
-    if perftest ib_send_bw -s 8192 -n 5000 >/tmp/out; then
+    if perftest ib_send_bw -s 8192 -n 3000 >/tmp/out; then
         line=$(perftest_line 8192 </tmp/out)
         echo "round $round send_bw $line"
         echo "$line" | awk '{ print $5 * 1000000 }' >>/tmp/rate
