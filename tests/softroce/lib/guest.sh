@@ -33,12 +33,14 @@ network_of() {
 }
 
 # Usage: start_guest GUEST GUESTS LIMIT-SECONDS IMAGE LOGS KERNEL-WORDS
-# QEMU runs under timeout(1), so that it ends even if this script is killed. The process id of that
-# goes to a file, which is what the guest is stopped by; its end is an event like others.
+# QEMU runs under timeout(1), so that it ends even if this script is killed. A watcher tells of its end
+# as of other events, and stops it when it is told to stop itself.
 start_guest() {
     local guest=$1 guests=$2 limit=$3 image=$4 logs=$5 words=$6 channels=$WORK/channels mac=52:54:00:00:00:01
     [ "$guest" = b ] && mac=52:54:00:00:00:02
-    local -a command=(timeout -k 5 "$limit" "$QEMU" -accel "${PAGEWIRE_SOFTROCE_ACCEL:-tcg,thread=multi}" -cpu max -smp 2 -m "${PAGEWIRE_SOFTROCE_MEMORY:-1024}"
+    local -a command=(timeout -k 5 "$limit" "$QEMU"
+        -accel "${PAGEWIRE_SOFTROCE_ACCEL:-tcg,thread=multi}" -cpu max -smp 2
+        -m "${PAGEWIRE_SOFTROCE_MEMORY:-1024}"
         -nodefaults -display none -no-reboot
         -kernel "$UNPACKED/boot/vmlinuz-$KERNEL" -initrd "$image"
         -append "console=ttyS0 quiet panic=-1 lab.guest=$guest $words"
@@ -50,12 +52,10 @@ start_guest() {
         -device "virtserialport,chardev=report,name=lab")
     (
         "${command[@]}" </dev/null >"$logs/qemu-$guest.log" 2>&1 &
-        echo $! >"$WORK/$guest.pid"
+        trap 'kill $!; wait $!; exit' TERM
         status=0
         wait $! || status=$?
-        rm -f "$WORK/$guest.pid"
-        # Nobody listens any more when the guests are being stopped.
-        [ ! -p "$channels/events" ] || echo "$guest|EXIT $status" >"$channels/events"
+        echo "$guest|EXIT $status" >"$channels/events"
     ) 2>/dev/null &
     WATCHERS+=($!)
 }
@@ -63,14 +63,10 @@ start_guest() {
 monitor() { echo "$2" >"$WORK/channels/$1.monitor.in"; }
 answer() { echo "$2" >"$WORK/channels/$1.report.in"; }
 
-# Stops what is left of the guests, by their process ids, and collects the watchers.
+# Stops what is left of the guests; those whose watchers have ended are gone already.
 stop_guests() {
-    local file pid
-    for file in "$WORK"/*.pid; do
-        [ -e "$file" ] || continue
-        read -r pid <"$file" && kill "$pid" 2>/dev/null
-    done
-    for pid in "${WATCHERS[@]}"; do wait "$pid" 2>/dev/null; done
+    local watcher
+    for watcher in "${WATCHERS[@]}"; do kill "$watcher" 2>/dev/null || true; done
+    for watcher in "${WATCHERS[@]}"; do wait "$watcher" 2>/dev/null || true; done
     WATCHERS=()
-    return 0
 }
