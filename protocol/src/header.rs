@@ -295,6 +295,25 @@ impl SessionHeader {
         Ok(header)
     }
 
+    /// Reads a slot that has no CRC, because what carried it checks its bytes itself (verbs): every
+    /// field, the padding, and that the CRC's place is zero. The body is [`Body::of_slot`].
+    ///
+    /// # Errors
+    /// [`DecodeError`] when a field or the padding holds what no sender writes.
+    #[inline]
+    pub fn decode_slot_without_crc(slot: &[u8; FRAME_OFFSET_BYTES]) -> Result<Self, DecodeError> {
+        let header = Self::decode(slot)?;
+        let padding = &slot[HEADER_BYTES + usize::from(header.body_len)..];
+        if padding.iter().any(|byte| *byte != 0) {
+            return Err(wrong_padding(padding));
+        }
+        if slot[CRC_AT..HEADER_BYTES] != [0; 4] {
+            let (what, found) = ("CRC of a header that has none", slot[CRC_AT].into());
+            return Err(DecodeError::Field { what, found, expected: "0" });
+        }
+        Ok(header)
+    }
+
     /// Reads the header at the start of `bytes`, which may be followed by anything. Checks every
     /// field but not the CRC, which needs the body: see [`verify_crc`].
     ///

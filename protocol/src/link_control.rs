@@ -5,10 +5,10 @@
 //! without a sequence, never acknowledged, and never on verbs. The body:
 //!
 //! ```text
-//!   Offer, Accept    0    1     2     4         8     24     36    40
-//!                    +----+-----+-----+---------+-----+------+-----+
-//!                    |what| mtu | lid | attempt | gid | qpn  | psn |     qpn: small, page, bulk
-//!                    +----+-----+-----+---------+-----+------+-----+
+//!   Offer, Accept    0    1     2     4         8     24         36         48
+//!                    +----+-----+-----+---------+-----+----------+----------+
+//!                    |what| mtu | lid | attempt | gid | qpn, 3x4 | psn, 3x4 |   small, page, bulk
+//!                    +----+-----+-----+---------+-----+----------+----------+
 //!   Decline          0    1        2   4         8
 //!                    +----+--------+---+---------+
 //!                    |what| reason | - | attempt |
@@ -127,8 +127,8 @@ pub struct QueuePairs {
     pub gid: [u8; 16],
     /// Numbers of its queue pairs, by lane class.
     pub numbers: [u32; LaneClass::COUNT],
-    /// First packet sequence of each.
-    pub first_packet: u32,
+    /// Number of the first packet that each sends.
+    pub first_packets: [u32; LaneClass::COUNT],
 }
 
 /// What an end states when it moves to another link.
@@ -179,7 +179,7 @@ const OFFER: u8 = 1;
 const ACCEPT: u8 = 2;
 const DECLINE: u8 = 3;
 const SWITCH: u8 = 4;
-const OFFER_BYTES: usize = 40;
+const OFFER_BYTES: usize = 48;
 const DECLINE_BYTES: usize = 8;
 const SWITCH_BYTES: usize = 8 + 12 * Lane::COUNT;
 const _: () = assert!(SWITCH_BYTES <= BODY_BYTES_MAX);
@@ -289,7 +289,9 @@ fn put_offer(
     for (place, number) in bytes[24..36].chunks_exact_mut(4).zip(queue_pairs.numbers) {
         place.copy_from_slice(&number.to_le_bytes());
     }
-    bytes[36..40].copy_from_slice(&queue_pairs.first_packet.to_le_bytes());
+    for (place, packet) in bytes[36..48].chunks_exact_mut(4).zip(queue_pairs.first_packets) {
+        place.copy_from_slice(&packet.to_le_bytes());
+    }
     OFFER_BYTES
 }
 
@@ -305,11 +307,11 @@ fn get_queue_pairs(body: &[u8]) -> Result<QueuePairs, DecodeError> {
     if let Some(number) = numbers.into_iter().find(|number| *number > BITS_24) {
         return field("number of a queue pair", number.into(), "24 bits");
     }
-    let first_packet = u32_at(body, 36);
-    if first_packet > BITS_24 {
-        return field("first packet sequence", first_packet.into(), "24 bits");
+    let first_packets = [36, 40, 44].map(|at| u32_at(body, at));
+    if let Some(packet) = first_packets.into_iter().find(|packet| *packet > BITS_24) {
+        return field("number of a first packet", packet.into(), "24 bits");
     }
-    Ok(QueuePairs { mtu, lid: u16_at(body, 2), gid, numbers, first_packet })
+    Ok(QueuePairs { mtu, lid: u16_at(body, 2), gid, numbers, first_packets })
 }
 
 fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
@@ -341,7 +343,7 @@ mod tests {
             lid: 0x1234,
             gid: std::array::from_fn(|i| u8::try_from(i).unwrap()),
             numbers: [17, 18, BITS_24],
-            first_packet: 0x00AB_CDEF,
+            first_packets: [0, 1, 0x00AB_CDEF],
         };
         let statement = Statement {
             expected: [1, 2, 3, u64::MAX, 5].map(Sequence),

@@ -1,9 +1,9 @@
 //! Counters: always on, one writer each, readable from any thread while the endpoint runs.
 
-pub use crate::counter::Counter;
+pub use crate::counter::{Counter, Gauge};
 
 use crate::histogram::Histogram;
-use pagewire_protocol::{InstanceId, Lane};
+use pagewire_protocol::{InstanceId, Lane, LinkKind, TcpReason};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
@@ -42,9 +42,30 @@ pub struct PeerCounters {
     pub links_up: Counter,
     /// Links that went down.
     pub links_down: Counter,
+    /// What messages are on: 0 without a link, else [`LinkKind`] plus 1; see [`PeerCounters::on`].
+    pub(crate) link: Gauge,
+    /// Times that messages moved from TCP to verbs.
+    pub moves_to_verbs: Counter,
+    /// Times that they fell back.
+    pub falls_to_tcp: Counter,
+    /// How often verbs was not used or was given up for a reason of this end's
+    /// ([`TcpReason::index`]).
+    pub tcp_reasons: [Counter; TcpReason::ALL.len()],
+    /// The same for reasons of the peer's.
+    pub tcp_reasons_theirs: [Counter; TcpReason::ALL.len()],
 }
 
 impl PeerCounters {
+    /// What messages are on now; `None` without a link.
+    #[must_use]
+    pub fn on(&self) -> Option<LinkKind> {
+        match self.link.get() {
+            1 => Some(LinkKind::Tcp),
+            2 => Some(LinkKind::Verbs),
+            _ => None,
+        }
+    }
+
     /// Counts of `lane`.
     #[must_use]
     pub fn lane(&self, lane: Lane) -> &LaneCounters {

@@ -91,6 +91,9 @@ pub enum TransportError {
         /// What it may be.
         expected: &'static str,
     },
+    /// The configuration demands verbs, and this host cannot.
+    #[error("the configuration demands verbs: {0}; or allow TCP (`auto`)")]
+    Verbs(#[from] crate::link::verbs::VerbsError),
     /// The event queue of the operating system cannot be set up.
     #[error("cannot set up the poller: {0}")]
     Poller(#[from] io::Error),
@@ -150,6 +153,23 @@ pub enum LinkError {
     /// The message breaks the rules of the session.
     #[error("the peer broke the session: {0}")]
     Session(#[from] crate::session::Violation),
+    /// The queue pairs failed, or cannot be used.
+    #[error("verbs failed: {0}")]
+    Verbs(#[from] crate::link::verbs::VerbsError),
+    /// The two ends do not agree on what the link is on.
+    #[error("the ends of the link disagree: {0}")]
+    Switch(#[from] crate::endpoint::SwitchError),
+    /// The configuration demands verbs, and that is not to be had.
+    #[error(
+        "the configuration demands verbs, and with this peer it cannot be used ({reason}, {whose} \
+         end): mend that, or allow TCP (`auto`)"
+    )]
+    VerbsDemanded {
+        /// Why not.
+        reason: pagewire_protocol::TcpReason,
+        /// Which end it is about: "this" or "the other".
+        whose: &'static str,
+    },
     /// The link was replaced by a newer one of the same peer.
     #[error("the peer opened a new link")]
     Replaced,

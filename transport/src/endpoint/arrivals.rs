@@ -8,7 +8,8 @@ use crate::{
     link::Sink,
     session::{Disposition, Session},
 };
-use pagewire_protocol::{Body, InstanceId, SessionHeader};
+use pagewire_protocol::{Body, InstanceId, LinkControl, SessionHeader};
+use std::collections::VecDeque;
 
 /// Takes what a link hands over: the session judges it, the queue gets what is to be delivered.
 pub(super) struct Arrivals<'a> {
@@ -16,6 +17,8 @@ pub(super) struct Arrivals<'a> {
     pub(super) session: &'a mut Session,
     pub(super) counters: &'a PeerCounters,
     pub(super) events: &'a mut EventQueue,
+    /// What the peer says about the link.
+    pub(super) heard: &'a mut VecDeque<LinkControl>,
     /// Bit by bit, the lanes of which something came.
     pub(super) lanes: u32,
 }
@@ -47,5 +50,11 @@ impl Sink for Arrivals<'_> {
                 Ok(frame)
             }
         }
+    }
+
+    #[cold]
+    fn control(&mut self, said: LinkControl) -> Result<(), LinkError> {
+        self.heard.push_back(said);
+        Ok(())
     }
 }

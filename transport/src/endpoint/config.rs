@@ -1,6 +1,6 @@
 //! What an endpoint is told at start.
 
-use crate::{ClusterKey, TransportError};
+use crate::{ClusterKey, TransportError, link::verbs::Overrides};
 use pagewire_protocol::{ClusterId, Incarnation, InstanceId, Lane, hello::ProofKey};
 use std::{
     net::SocketAddr,
@@ -36,6 +36,18 @@ impl Default for LaneCredits {
     fn default() -> Self {
         Self([256, 128, 128, 32, 8])
     }
+}
+
+/// What messages may travel on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LinkPolicy {
+    /// Verbs with peers where both ends can, TCP with the others and whenever verbs fails.
+    #[default]
+    Auto,
+    /// Verbs; a peer with which it cannot be used gets no link. An error where this host cannot.
+    Verbs,
+    /// TCP.
+    Tcp,
 }
 
 /// What an endpoint is told at start.
@@ -76,6 +88,11 @@ pub struct EndpointConfig {
     pub shard: u16,
     /// Number of shards of the instance; the same on all instances.
     pub shards: u16,
+    /// What messages may travel on.
+    pub links: LinkPolicy,
+    /// Which RDMA device, port and address to use, where the address of the TCP connection does not
+    /// say.
+    pub verbs: Overrides,
     /// Seed of the jitter between dials; without one, from the system. For tests that repeat a run.
     pub jitter_seed: Option<u64>,
 }
@@ -104,6 +121,8 @@ impl EndpointConfig {
             cluster_key: None,
             shard: 0,
             shards: 1,
+            links: LinkPolicy::Auto,
+            verbs: Overrides::default(),
             jitter_seed: None,
         }
     }

@@ -109,8 +109,8 @@ impl Endpoint {
     pub(super) fn check_liveness(&mut self, now: Instant) {
         for slot in 0..self.peers.len() {
             let peer = &mut self.peers[slot];
-            if let Some(link) = &peer.link {
-                peer.liveness.look(link.traffic_bytes(), now);
+            if let Some(link) = &mut peer.link {
+                peer.liveness.look(link.tcp_mut().traffic_bytes(), now);
             }
             match self.due(slot, now) {
                 Due::In(_) => {}

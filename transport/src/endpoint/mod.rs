@@ -15,10 +15,12 @@ mod arrivals;
 mod backoff;
 mod config;
 mod connect;
+mod devices;
 mod event;
 mod events;
 mod liveness;
 mod log_limit;
+mod moving;
 mod observe;
 mod peer;
 mod receives;
@@ -28,9 +30,10 @@ mod token;
 mod waker;
 
 pub use crate::message::SendError;
-pub use config::{EndpointConfig, LaneCredits};
+pub use config::{EndpointConfig, LaneCredits, LinkPolicy};
 pub use event::Event;
 pub use observe::LaneState;
+pub use switch::SwitchError;
 pub use waker::Waker;
 
 use crate::{
@@ -42,13 +45,15 @@ use crate::{
 };
 use arrivals::Arrivals;
 use connect::{Gate, Incoming, MAX_INCOMING};
+use devices::Devices;
 use events::EventQueue;
-use mio::{Events, Poll, net::TcpListener};
+use mio::{Events, Poll, net::TcpListener, unix::SourceFd};
 use pagewire_protocol::{InstanceId, Lane};
 use peer::Peer;
 use std::{
     io,
     net::SocketAddr,
+    os::fd::AsRawFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -80,6 +85,7 @@ pub struct Endpoint {
     /// Position in `peers` by instance id; `u16::MAX` for none.
     slots: Vec<u16>,
     gate: Gate,
+    devices: Devices,
     incoming: Vec<Option<Incoming>>,
     /// Connections wait, but the last attempt to accept one failed.
     accept_again: bool,
@@ -113,6 +119,7 @@ impl Endpoint {
         config.check()?;
         let gate = Gate::new(&config)?;
         let os = Poll::new()?;
+        let devices = Devices::new(&config, &arena, os.registry())?;
         let mut listener = TcpListener::bind(config.listen).map_err(failed)?;
         let listen_address = listener.local_addr().map_err(failed)?;
         os.registry().register(&mut listener, LISTENER, mio::Interest::READABLE)?;
@@ -129,6 +136,7 @@ impl Endpoint {
             peers: Vec::new(),
             slots: Vec::new(),
             gate,
+            devices,
             incoming: (0..MAX_INCOMING).map(|_| None).collect(),
             accept_again: false,
             events: EventQueue::with_capacity(1024),
@@ -292,7 +300,7 @@ impl Endpoint {
         let peer = &mut self.peers[slot];
         while let Some(link) = &mut peer.link {
             if let Err(reason) = link.flush() {
-                self.link_down(slot, reason);
+                self.link_failed(slot, reason);
                 break;
             }
             if !peer.blocked || !peer.unblock() {
@@ -332,6 +340,7 @@ impl Endpoint {
     fn now_and_then(&mut self) {
         let now = Instant::now();
         self.timers(now);
+        self.tick_switches(now);
         self.check_liveness(now);
         if self.turn.is_multiple_of(TURNS_PER_QUIET) {
             // For lanes that wait while others are never quiet.
@@ -387,6 +396,7 @@ impl Endpoint {
             }
             let now = Instant::now();
             self.timers(now);
+            self.tick_switches(now);
             self.check_liveness(now);
         }
         self.poll()
@@ -415,6 +425,7 @@ impl Endpoint {
                 session,
                 counters: &peer.counters,
                 events: &mut self.events,
+                heard: &mut peer.heard,
                 lanes: 0,
             };
             let polled = link.poll(&mut arrivals);
@@ -424,7 +435,11 @@ impl Endpoint {
                 peer.arrived(lanes);
             }
             if let Err(reason) = polled {
-                self.link_down(slot, reason);
+                self.link_failed(slot, reason);
+            } else if !peer.heard.is_empty() {
+                self.hear(slot);
+            } else if peer.draining {
+                self.check_drained(slot);
             }
         }
     }
@@ -432,8 +447,11 @@ impl Endpoint {
     #[cold]
     fn link_down(&mut self, slot: usize, reason: LinkError) {
         let peer = &mut self.peers[slot];
-        if peer.link.take().is_none() {
-            return;
+        let Some(mut link) = peer.link.take() else { return };
+        if let Some(verbs) = link.take_verbs()
+            && let Some(fd) = verbs.events_fd()
+        {
+            let _ = self.os.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
         }
         if matches!(
             reason,

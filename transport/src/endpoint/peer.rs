@@ -1,14 +1,20 @@
 //! What an endpoint knows of one peer.
 
-use super::{backoff::Backoff, connect::attempt::Forming, liveness::Liveness, sampler::Sampler};
+use super::{
+    backoff::Backoff, connect::attempt::Forming, liveness::Liveness, sampler::Sampler,
+    switch::Switch,
+};
 use crate::{
     Arena,
     counters::PeerCounters,
-    link::{Link, Urgency, tcp::TcpLink},
+    link::{Link, Urgency, dual::DualLink},
     session::{AckDue, Session},
 };
-use pagewire_protocol::{Body, Incarnation, InstanceId, Lane, LaneClass, ProcessId};
+use pagewire_protocol::{
+    Body, Incarnation, InstanceId, Lane, LaneClass, LinkControl, ProcessId, TcpReason,
+};
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -26,7 +32,21 @@ pub(super) struct Peer {
     /// Process that the session is with: another one of the same incarnation is a duplicate.
     pub(super) process: Option<ProcessId>,
     pub(super) session: Option<Session>,
-    pub(super) link: Option<TcpLink>,
+    pub(super) link: Option<DualLink>,
+    /// What that link is on, and how it moves.
+    pub(super) switch: Option<Switch>,
+    /// No message is put on the link; see [`super::switch`].
+    pub(super) held: bool,
+    /// It is waited for that all that was sent is acknowledged.
+    pub(super) draining: bool,
+    /// What the peer has said about the link and is not yet judged.
+    pub(super) heard: VecDeque<LinkControl>,
+    /// Receives stated for the link that the session moves to.
+    pub(super) stated: [u32; Lane::COUNT],
+    /// Why verbs is not used, in words.
+    pub(super) why_tcp: String,
+    /// The reason that was told last, and whether it was the peer's.
+    pub(super) told_why_tcp: Option<(TcpReason, bool)>,
     /// A link whose connections are not all there yet.
     pub(super) forming: Option<Forming>,
     /// Receives that could not be posted for want of a frame, by class.
@@ -62,6 +82,13 @@ impl Peer {
             process: None,
             session: None,
             link: None,
+            switch: None,
+            held: false,
+            draining: false,
+            heard: VecDeque::with_capacity(4),
+            stated: [0; Lane::COUNT],
+            why_tcp: String::new(),
+            told_why_tcp: None,
             forming: None,
             owed_frames: [0; LaneClass::COUNT],
             stale: [0; Lane::COUNT],
@@ -81,6 +108,9 @@ impl Peer {
     #[inline]
     pub(super) fn pump(&mut self, lane: Lane, urgency: Urgency) -> bool {
         let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return false };
+        if self.held {
+            return false;
+        }
         let counters = self.counters.lane(lane);
         let mut any = false;
         while let Some((header, message)) = session.next_outgoing(lane) {
@@ -119,6 +149,15 @@ impl Peer {
     /// The link is gone, and with it all that was meant for it.
     pub(super) fn forget_link(&mut self) {
         self.owed_frames = [0; LaneClass::COUNT];
+        self.switch = None;
+        (self.held, self.draining) = (false, false);
+        self.heard.clear();
+        self.counters.link.set(0);
+        self.forget_sent();
+    }
+
+    /// What waited for the link, and what was sent on it.
+    pub(super) fn forget_sent(&mut self) {
         self.blocked = false;
         self.refused_acks = [false; Lane::COUNT];
         self.sampler.forget();
@@ -144,7 +183,11 @@ impl Peer {
 
     /// Says that this side is there.
     pub(super) fn keep_alive(&mut self) {
-        self.acknowledge_alone(Lane::Control);
+        let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return };
+        let header = session.ack_alone(Lane::Control);
+        if link.keep_alive(&header) {
+            self.counters.lane(Lane::Control).acks_alone.add(1);
+        }
     }
 
     fn acknowledge_alone(&mut self, lane: Lane) -> bool {
@@ -164,7 +207,7 @@ impl Peer {
     #[inline]
     pub(super) fn arrived(&mut self, mut lanes: u32) {
         if let Some(link) = &mut self.link {
-            let moved_bytes = link.take_moved_bytes();
+            let moved_bytes = link.tcp_mut().take_moved_bytes();
             if moved_bytes > 0 {
                 self.counters.moved_bytes.add(moved_bytes);
             }

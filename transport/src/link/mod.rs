@@ -9,11 +9,12 @@
 //!
 //! Threading: a link belongs to the thread of its endpoint.
 
+pub mod dual;
 pub mod tcp;
 pub mod verbs;
 
 use crate::{Frame, SharedFrame, error::LinkError};
-use pagewire_protocol::{Body, LaneClass, SessionHeader};
+use pagewire_protocol::{Body, LaneClass, LinkControl, SessionHeader};
 
 /// Where a link puts what has arrived: the session and the queue behind it.
 pub trait Sink {
@@ -28,6 +29,13 @@ pub trait Sink {
         body: Body,
         frame: Option<Frame>,
     ) -> Result<Option<Frame>, LinkError>;
+
+    /// The other end has said something about the link. What came behind it is handed over at the
+    /// next poll, because it may have to be read differently.
+    ///
+    /// # Errors
+    /// [`LinkError`] when no correct peer says this: the link is dead.
+    fn control(&mut self, said: LinkControl) -> Result<(), LinkError>;
 }
 
 /// How soon a message has to leave.

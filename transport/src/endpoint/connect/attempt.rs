@@ -25,9 +25,9 @@ impl Authenticated {
 
 /// Frames for the receives of a link that is about to be.
 #[derive(Debug)]
-pub(super) struct Posted {
-    pub(super) frames: Vec<(LaneClass, Frame)>,
-    pub(super) credits: [u32; Lane::COUNT],
+pub(in crate::endpoint) struct Posted {
+    pub(in crate::endpoint) frames: Vec<(LaneClass, Frame)>,
+    pub(in crate::endpoint) credits: [u32; Lane::COUNT],
 }
 
 /// See the module.

@@ -6,6 +6,7 @@ use crate::{
     error::LinkError,
     link::{
         Link, Urgency,
+        dual::DualLink,
         tcp::{CONNECTIONS, TcpLink},
     },
     session::Session,
@@ -23,7 +24,7 @@ impl Endpoint {
 
     /// Takes frames for the receives of a new link. Credit is given for receives that are posted,
     /// not for those that should be; those that lack a frame are posted later.
-    pub(super) fn post_receives(&mut self) -> Posted {
+    pub(in crate::endpoint) fn post_receives(&mut self) -> Posted {
         let mut credits = self.config.credits.0;
         let mut frames = Vec::new();
         for lane in Lane::ALL.into_iter().filter(|lane| lane.class().has_frame()) {
@@ -95,10 +96,12 @@ impl Endpoint {
             peer.owed_frames[lane.class().index()] = missing;
             self.owing |= missing > 0;
         }
-        peer.link = Some(link);
+        peer.link = Some(DualLink::new(link));
         (peer.incarnation, peer.process) = (Some(theirs.incarnation), Some(theirs.process));
         peer.connected();
         peer.counters.links_up.add(1);
+        self.begin_on_tcp(slot);
+        let peer = &mut self.peers[slot];
         for lane in Lane::ALL {
             peer.pump(lane, Urgency::Now);
         }

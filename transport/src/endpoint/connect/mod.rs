@@ -124,10 +124,17 @@ impl Endpoint {
             Place::Waker | Place::Nothing => {}
             Place::Incoming(place) => self.progress_incoming(place),
             Place::Dial(slot) => self.progress_dial(slot),
+            Place::Device => self.device_events(),
+            Place::Link(slot, LaneClass::Page) => {
+                let link = self.peers[slot].link.as_mut();
+                if let Some(verbs) = link.and_then(|link| link.verbs_mut()) {
+                    verbs.on_events();
+                }
+            }
             Place::Link(slot, class) => {
                 if let Some(link) = &mut self.peers[slot].link {
                     let ended = event.is_read_closed() || event.is_error();
-                    link.ready(class, event.is_readable(), event.is_writable(), ended);
+                    link.tcp_mut().ready(class, event.is_readable(), event.is_writable(), ended);
                 }
             }
         }
@@ -146,6 +153,7 @@ impl Endpoint {
         dials
             .chain(hellos)
             .chain(retry)
+            .chain(self.next_switch())
             .min()
             .map_or(Duration::from_secs(60), |at| at.saturating_duration_since(now))
             .max(Duration::from_millis(1))

@@ -104,7 +104,7 @@ impl Pair {
 
     fn queue_pairs(attempt: u32) -> QueuePairs {
         let numbers = [attempt; LaneClass::COUNT];
-        QueuePairs { mtu: 3, lid: 0, gid: [0; 16], numbers, first_packet: 0 }
+        QueuePairs { mtu: 3, lid: 0, gid: [0; 16], numbers, first_packets: numbers }
     }
 
     fn close(&mut self, me: usize) {

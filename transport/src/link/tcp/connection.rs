@@ -58,6 +58,10 @@ impl Connection {
         self.reader.post(frame);
     }
 
+    pub(super) fn take_receives(&mut self) -> Vec<Frame> {
+        self.reader.take_receives()
+    }
+
     pub(super) fn take_moved_bytes(&mut self) -> u64 {
         self.reader.take_moved_bytes()
     }
@@ -78,11 +82,11 @@ impl Connection {
 
     #[inline]
     pub(super) fn wants_read(&self) -> bool {
-        self.ready || !self.registered || self.hot_turns_left > 0
+        self.ready || !self.registered || self.hot_turns_left > 0 || self.reader.is_paused()
     }
 
     pub(super) fn may_sleep(&self) -> bool {
-        !self.ready
+        !self.ready && !self.reader.is_paused()
     }
 
     pub(super) fn heat(&mut self, registry: &Registry, token: Token) {
@@ -160,6 +164,12 @@ impl Connection {
     }
 
     fn read(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
+        if self.reader.is_paused() {
+            self.reader.parse(sink)?;
+            if self.reader.is_paused() {
+                return Ok(());
+            }
+        }
         for _ in 0..READ_BATCH {
             match self.reader.read(&self.stream) {
                 Ok(0) => return Err(LinkError::Closed),
@@ -167,7 +177,7 @@ impl Connection {
                     self.hot_turns_left = HOT_TURNS;
                     self.ready = self.ended || self.reader.filled_up();
                     self.reader.parse(sink)?;
-                    if !self.reader.reads_on() {
+                    if !self.reader.reads_on() || self.reader.is_paused() {
                         return Ok(());
                     }
                 }

@@ -24,6 +24,7 @@ use crate::{Frame, SharedFrame, error::LinkError};
 use connection::Connection;
 use mio::{Registry, Token, net::TcpStream};
 use pagewire_protocol::{Body, LaneClass, SessionHeader};
+use std::net::SocketAddr;
 
 /// The connections of a link, by the class that their hello names; pages go with the small
 /// messages.
@@ -77,6 +78,21 @@ impl TcpLink {
     pub fn cool_down(&mut self, registry: &Registry, token: impl Fn(LaneClass) -> Token) {
         self.main.cool_down(registry, token(LaneClass::Small));
         self.bulk.cool_down(registry, token(LaneClass::Bulk));
+    }
+
+    /// Takes the posted receives back, of a link on which no page can be on its way.
+    pub fn take_receives(&mut self) -> Vec<Frame> {
+        let mut frames = self.main.take_receives();
+        frames.extend(self.bulk.take_receives());
+        frames
+    }
+
+    /// The address of this end.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_address(&mut self) -> std::io::Result<SocketAddr> {
+        self.main.stream_mut().local_addr()
     }
 
     /// Bytes of pages that were read too far, because something else was expected, and had to be

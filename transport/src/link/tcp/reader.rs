@@ -20,7 +20,8 @@
 use super::Sink;
 use crate::{Frame, error::LinkError};
 use pagewire_protocol::{
-    Body, DecodeError, LaneClass, MessageKind, SessionHeader, crc32c, header::FRAME_OFFSET_BYTES,
+    Body, DecodeError, LaneClass, LinkControl, MessageKind, SessionHeader, crc32c,
+    header::FRAME_OFFSET_BYTES,
 };
 use rustix::{
     io::{Errno, readv},
@@ -52,6 +53,8 @@ pub(super) struct Reader {
     filled_up: bool,
     /// The last read asked for one slot.
     one_slot: bool,
+    /// The other end spoke of the link: what came behind that waits for the next turn.
+    paused: bool,
     moved_bytes: u64,
     read_bytes: u64,
 }
@@ -73,6 +76,7 @@ impl Reader {
             small_run: 1,
             filled_up: false,
             one_slot: false,
+            paused: false,
             moved_bytes: 0,
             read_bytes: 0,
         }
@@ -96,6 +100,18 @@ impl Reader {
     /// second read in the same turn would only find nothing.
     pub(super) fn reads_on(&self) -> bool {
         self.filled_up && (!self.one_slot || self.awaited.is_some())
+    }
+
+    /// There is more to parse than was parsed.
+    #[inline]
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Takes the posted receives back; none of their messages has begun to come.
+    pub(super) fn take_receives(&mut self) -> Vec<Frame> {
+        debug_assert!(self.awaited.is_none(), "a page is on its way");
+        self.landing.take().into_iter().chain(self.posted.drain(..)).collect()
     }
 
     pub(super) fn read_bytes(&self) -> u64 {
@@ -191,6 +207,7 @@ impl Reader {
     /// Hands over every message that is whole.
     #[inline]
     pub(super) fn parse(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
+        self.paused = false;
         loop {
             if let Some((header, body)) = self.awaited {
                 if !self.complete_frame()? {
@@ -217,6 +234,10 @@ impl Reader {
             self.check_connection(&header)?;
             if header.frame {
                 self.awaited = Some((header, body));
+            } else if header.kind == MessageKind::LINK {
+                self.small_run = self.small_run.saturating_add(1);
+                self.paused = true;
+                return sink.control(LinkControl::decode(body.as_slice())?);
             } else {
                 self.small_run = self.small_run.saturating_add(1);
                 sink.message(&header, body, None)?;

@@ -22,6 +22,7 @@ use std::{
     fmt, io,
     mem::zeroed,
     os::fd::{AsFd, BorrowedFd},
+    path::{Path, PathBuf},
     ptr::{self, NonNull},
     sync::Arc,
 };
@@ -310,6 +311,13 @@ impl Context {
         Ok(gids)
     }
 
+    /// False once the device has been removed. Nobody is told of that: traffic goes on, and the
+    /// removal waits until the device is closed (kernel 6.1, rxe).
+    #[must_use]
+    pub fn is_present(&self) -> bool {
+        device_file(self.as_ptr()).is_none_or(|file| file.exists())
+    }
+
     /// Readable when there is an asynchronous event; nonblocking, for registration with a poller.
     #[must_use]
     pub fn async_events_fd(&self) -> BorrowedFd<'_> {
@@ -403,6 +411,15 @@ fn interface_name(index: u32) -> Option<String> {
         return None;
     }
     CStr::from_bytes_until_nul(&name).ok()?.to_str().ok().map(str::to_owned)
+}
+
+/// The file by which a device is opened.
+fn device_file(context: *mut abi::ibv_context) -> Option<PathBuf> {
+    // SAFETY: the context is open, so its device is there; the kernel's name in it ends with a zero
+    // and does not change.
+    let name = unsafe { CStr::from_ptr((*(*context).device).dev_name.as_ptr()) };
+    let name = name.to_str().ok().filter(|name| !name.is_empty())?;
+    Some(Path::new("/dev/infiniband").join(name))
 }
 
 /// Makes reads of `fd` return instead of waiting.

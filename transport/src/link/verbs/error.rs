@@ -167,6 +167,20 @@ pub enum VerbsError {
         /// What the driver said.
         source: io::Error,
     },
+    /// The device was removed.
+    #[error("RDMA device {device} was removed")]
+    Removed {
+        /// Its name.
+        device: String,
+    },
+    /// The device reports that a queue pair or itself is dead.
+    #[error("RDMA device {device} reports {event:?}")]
+    Event {
+        /// Its name.
+        device: String,
+        /// What it reports.
+        event: super::event::AsyncEvent,
+    },
     /// A work request failed.
     #[error(transparent)]
     Completion(#[from] CompletionError),

@@ -27,6 +27,7 @@ pub mod domain;
 pub mod error;
 pub mod event;
 mod library;
+pub mod link;
 mod pinned;
 pub mod queue_pair;
 pub mod quirks;
@@ -43,6 +44,7 @@ pub use device::Context;
 pub use domain::{MemoryRegion, ProtectionDomain};
 pub use error::VerbsError;
 pub use event::AsyncEvent;
+pub use link::VerbsLink;
 pub use queue_pair::{
     Arrival, Capacity, QueuePair, QueuePairAddress, QueuePairOptions, Refused, RefusedReason,
     RemoteMemory, Sent,

@@ -1,0 +1,205 @@
+//! The RDMA devices of an endpoint: opened, with the arena registered, when they are first needed;
+//! let go when they vanish.
+
+use super::{EndpointConfig, config::LinkPolicy, token::DEVICE};
+use crate::{
+    Arena,
+    link::verbs::{
+        AsyncEvent, Choice, Context, MemoryRegion, Overrides, ProtectionDomain, VerbsError,
+        VerbsLink, device::open_all, pick,
+    },
+};
+use mio::{Interest, Registry, unix::SourceFd};
+use pagewire_protocol::{Lane, TcpReason};
+use std::{
+    net::IpAddr,
+    os::fd::AsRawFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Time between two looks whether a device is still there: one that is removed tells nobody, and the
+/// removal waits until every process has closed it.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Sends of pages that wait for their completion at most, in each class.
+const PAGE_SENDS: u32 = 128;
+
+/// Why verbs cannot be used, for the peer and in words.
+#[derive(Debug)]
+pub(super) struct Unusable {
+    pub(super) reason: TcpReason,
+    pub(super) words: String,
+}
+
+impl Unusable {
+    fn setup(error: &VerbsError) -> Self {
+        Self { reason: reason(error).unwrap_or(TcpReason::Setup), words: error.to_string() }
+    }
+}
+
+fn reason(error: &VerbsError) -> Option<TcpReason> {
+    Some(match error {
+        VerbsError::LibraryMissing { .. }
+        | VerbsError::LibraryLacks { .. }
+        | VerbsError::NoProvider { .. } => TcpReason::NoLibrary,
+        VerbsError::NoKernelSupport => TcpReason::NoKernelSupport,
+        VerbsError::NoDevice | VerbsError::List(_) | VerbsError::Open { .. } => TcpReason::NoDevice,
+        VerbsError::Choice(_) => TcpReason::NoPort,
+        VerbsError::Memory { .. } => TcpReason::NotRegistered,
+        _ => return None,
+    })
+}
+
+#[derive(Debug)]
+struct Device {
+    context: Arc<Context>,
+    region: Option<Arc<MemoryRegion>>,
+}
+
+impl Device {
+    fn region(&mut self, arena: &Arena) -> Result<Arc<MemoryRegion>, VerbsError> {
+        if let Some(region) = &self.region {
+            return Ok(Arc::clone(region));
+        }
+        let domain = ProtectionDomain::new(&self.context)?;
+        let region = MemoryRegion::new(&domain, arena, false)?;
+        self.region = Some(Arc::clone(&region));
+        Ok(region)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Devices {
+    policy: LinkPolicy,
+    overrides: Overrides,
+    open: Vec<Device>,
+    looked_at: Instant,
+}
+
+impl Devices {
+    /// Opens them, and registers the arena with the one that the listening address is on.
+    ///
+    /// # Errors
+    /// [`VerbsError`] when the configuration demands verbs and it is not to be had.
+    pub(super) fn new(
+        config: &EndpointConfig,
+        arena: &Arena,
+        registry: &Registry,
+    ) -> Result<Self, VerbsError> {
+        let mut devices = Self {
+            policy: config.links,
+            overrides: config.verbs.clone(),
+            open: Vec::new(),
+            looked_at: Instant::now(),
+        };
+        if config.links == LinkPolicy::Tcp {
+            return Ok(devices);
+        }
+        let ip = config.listen.ip();
+        let prepared = devices.open(registry).and_then(|()| {
+            if ip.is_unspecified() && config.verbs == Overrides::default() {
+                return Ok(());
+            }
+            devices.choose(ip, arena).map(|_| ())
+        });
+        match prepared {
+            Err(error) if config.links == LinkPolicy::Verbs => Err(error),
+            Err(error) => {
+                tracing::debug!("verbs: {error}");
+                Ok(devices)
+            }
+            Ok(()) => Ok(devices),
+        }
+    }
+
+    fn open(&mut self, registry: &Registry) -> Result<(), VerbsError> {
+        for context in open_all()? {
+            let fd = context.async_events_fd().as_raw_fd();
+            registry.register(&mut SourceFd(&fd), DEVICE, Interest::READABLE).map_err(
+                |source| VerbsError::Query {
+                    device: context.name().to_owned(),
+                    what: "events",
+                    source,
+                },
+            )?;
+            self.open.push(Device { context, region: None });
+        }
+        Ok(())
+    }
+
+    fn choose(
+        &mut self,
+        local: IpAddr,
+        arena: &Arena,
+    ) -> Result<(Choice, Arc<MemoryRegion>), VerbsError> {
+        let facts: Result<Vec<_>, _> = self.open.iter().map(|d| d.context.facts()).collect();
+        let choice = pick(&facts?, local, &self.overrides)?;
+        let device = self.open.iter_mut().find(|d| d.context.name() == choice.device);
+        let region = device.ok_or(VerbsError::NoDevice)?.region(arena)?;
+        Ok((choice, region))
+    }
+
+    /// Queue pairs for a peer that a TCP connection from `local` reaches.
+    pub(super) fn make(
+        &mut self,
+        local: IpAddr,
+        arena: &Arena,
+        credits: &[u32; Lane::COUNT],
+        registry: &Registry,
+    ) -> Result<VerbsLink, Unusable> {
+        if self.policy == LinkPolicy::Tcp {
+            let words = "the configuration says `tcp`".to_owned();
+            return Err(Unusable { reason: TcpReason::Configured, words });
+        }
+        if self.open.is_empty() {
+            self.open(registry).map_err(|error| Unusable::setup(&error))?;
+        }
+        let (choice, region) =
+            self.choose(local, arena).map_err(|error| Unusable::setup(&error))?;
+        VerbsLink::new(&region, &choice, credits, PAGE_SENDS)
+            .map_err(|error| Unusable::setup(&error))
+    }
+
+    /// What the devices report.
+    pub(super) fn events(&self) -> Vec<(String, AsyncEvent)> {
+        let mut events = Vec::new();
+        for device in &self.open {
+            let name = device.context.name();
+            loop {
+                match device.context.next_async_event() {
+                    Ok(Some(event)) => events.push((name.to_owned(), event)),
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::warn!("{error}");
+                        break;
+                    }
+                }
+            }
+        }
+        events
+    }
+
+    /// The devices that have vanished since the last look. Their queue pairs have to be closed.
+    pub(super) fn vanished(&mut self, now: Instant) -> Vec<String> {
+        if self.open.is_empty() || now.saturating_duration_since(self.looked_at) < LOOK_EVERY {
+            return Vec::new();
+        }
+        self.looked_at = now;
+        let gone = self.open.iter().filter(|device| !device.context.is_present());
+        gone.map(|device| device.context.name().to_owned()).collect()
+    }
+
+    /// Closes a device, once nothing uses it any more.
+    pub(super) fn let_go(&mut self, name: &str, registry: &Registry) {
+        for device in self.open.extract_if(.., |device| device.context.name() == name) {
+            let fd = device.context.async_events_fd().as_raw_fd();
+            let _ = registry.deregister(&mut SourceFd(&fd));
+        }
+    }
+
+    /// True when a look whether they are still there is due now and then.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        (!self.open.is_empty()).then(|| self.looked_at + LOOK_EVERY)
+    }
+}

@@ -1,0 +1,438 @@
+//! The verbs link: a queue pair for each lane class, and one completion queue for all three.
+//!
+//! ```text
+//!   small   send  slot{header, body}            receive  slot         posted again as it is taken
+//!   page    send  slot{header, body} + frame    receive  slot, frame  posted as the session posts
+//!   bulk    as page
+//! ```
+//! A page is one send of two segments, header and frame, and lands in one receive of the same shape;
+//! its frame is handed over as it is. There is no CRC: the ICRC of every packet covers all of it.
+//!
+//! Who owns what: a posted frame, and a frame that is being sent, belong to their queue pair until
+//! the completion is taken. A page asks for a completion of its own, so that its frame is free as soon
+//! as it is sent; small messages share one.
+//!
+//! Receives: those of the small queue pair are enough for the credits of its lanes, and for every
+//! acknowledgement that can be on its way alone: one needs a message to acknowledge or a receive to
+//! tell of, so there are at most twice as many as all credits. The queue pair never waits for a
+//! receive (RNR).
+//!
+//! Work per message: one work request; all that leave in one turn share a doorbell for each class;
+//! one packet for a small message; one completion for a page, one for several small messages.
+
+use super::{
+    Choice, CompletionBatch, CompletionChannel, CompletionQueue, MemoryRegion, QueuePair,
+    QueuePairAddress, QueuePairOptions, VerbsError, choice::Mtu, completion::Work,
+    queue_pair::Capacity,
+};
+use crate::{
+    Frame, SharedFrame,
+    error::LinkError,
+    link::{Link, Sink, Urgency},
+};
+use pagewire_protocol::{
+    Body, DecodeError, Lane, LaneClass, MessageKind, SessionHeader,
+    header::{FRAME_OFFSET_BYTES, HEADER_BYTES},
+    link_control::QueuePairs,
+};
+use std::{
+    net::Ipv6Addr,
+    os::fd::BorrowedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Sends of small messages that wait for their completion at most.
+const SMALL_SENDS: u32 = 512;
+/// Batches of completions in one poll turn at most, so that other links get theirs.
+const BATCHES: u32 = 4;
+/// Messages that are not urgent wait until there are this many.
+const LATER_MAX: usize = 64;
+/// Longest wait for queue pairs in state ERROR to give their work back.
+const DRAIN_MAX: Duration = Duration::from_millis(200);
+
+const _: () = assert!(super::queue_pair::SLOT_BYTES == FRAME_OFFSET_BYTES);
+
+/// See the module.
+#[derive(Debug)]
+pub struct VerbsLink {
+    queue_pairs: [QueuePair; LaneClass::COUNT],
+    completions: Arc<CompletionQueue>,
+    batch: CompletionBatch,
+    /// Something is queued and not posted.
+    queued: bool,
+    /// A message was turned away because a queue is full.
+    full: bool,
+    armed: bool,
+    /// There may be completions that were not looked at.
+    ready: bool,
+    /// Messages that nobody waits for; they stay in order with what comes behind them.
+    later: Vec<(SessionHeader, Body)>,
+}
+
+/// Receives of each class for these credits.
+fn receives(credits: &[u32; Lane::COUNT]) -> [u32; LaneClass::COUNT] {
+    let mut receives = [0u32; LaneClass::COUNT];
+    let mut all = 0u32;
+    for lane in Lane::ALL {
+        let credit = credits[lane.index()];
+        all = all.saturating_add(credit);
+        let class = &mut receives[lane.class().index()];
+        *class = class.saturating_add(credit);
+    }
+    let small = &mut receives[LaneClass::Small.index()];
+    *small = small.saturating_add(all.saturating_mul(2));
+    receives
+}
+
+impl VerbsLink {
+    /// Queue pairs with room for `credits` receives of ours, and as many pages of the peer's as it
+    /// may let us send; the receives of small messages are posted.
+    ///
+    /// # Errors
+    /// [`VerbsError`].
+    pub fn new(
+        region: &Arc<MemoryRegion>,
+        choice: &Choice,
+        credits: &[u32; Lane::COUNT],
+        page_sends: u32,
+    ) -> Result<Self, VerbsError> {
+        let receives = receives(credits);
+        let options = LaneClass::ALL.map(|class| QueuePairOptions {
+            tag: u16::try_from(class.index()).unwrap_or(0),
+            capacity: Capacity {
+                receives: receives[class.index()],
+                sends: if class == LaneClass::Small { SMALL_SENDS } else { page_sends },
+            },
+            carries_frames: class.has_frame(),
+            remote_reads: false,
+            inline: true,
+        });
+        let needed = options.iter().map(|o| o.capacity.completions()).fold(0, u32::saturating_add);
+        let context = region.domain().context();
+        let channel = CompletionChannel::new(context)?;
+        let completions = CompletionQueue::new(context, needed, Some(channel))?;
+        let [small, page, bulk] = options;
+        let make = |options| QueuePair::new(region, &completions, choice, options);
+        let mut link = Self {
+            queue_pairs: [make(small)?, make(page)?, make(bulk)?],
+            completions: Arc::clone(&completions),
+            batch: CompletionBatch::new(),
+            queued: false,
+            full: false,
+            armed: false,
+            ready: true,
+            later: Vec::with_capacity(LATER_MAX),
+        };
+        let small = &mut link.queue_pairs[LaneClass::Small.index()];
+        while small.queue_receive(None).is_ok() {}
+        small.post_receives()?;
+        Ok(link)
+    }
+
+    /// What the peer has to know.
+    #[must_use]
+    pub fn address(&self) -> QueuePairs {
+        let addresses = self.queue_pairs.each_ref().map(QueuePair::address);
+        let [small, ..] = addresses;
+        QueuePairs {
+            mtu: small.mtu.code(),
+            lid: small.lid,
+            gid: small.gid.octets(),
+            numbers: addresses.map(|address| address.queue_pair),
+            first_packets: addresses.map(|address| address.first_packet),
+        }
+    }
+
+    /// Connects with the peer's.
+    ///
+    /// # Errors
+    /// [`VerbsError`].
+    pub fn connect(&mut self, peer: &QueuePairs) -> Result<(), VerbsError> {
+        let problem = "its MTU is none that verbs has, expected 1 to 5";
+        let mtu = Mtu::from_code(peer.mtu.into()).ok_or(VerbsError::PeerAddress { problem })?;
+        for (queue_pair, class) in self.queue_pairs.iter_mut().zip(LaneClass::ALL) {
+            queue_pair.connect(&QueuePairAddress {
+                queue_pair: peer.numbers[class.index()],
+                first_packet: peer.first_packets[class.index()],
+                lid: peer.lid,
+                gid: Ipv6Addr::from(peer.gid),
+                mtu,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Name of the device they are on.
+    #[must_use]
+    pub fn device(&self) -> &str {
+        self.completions.context().name()
+    }
+
+    /// Becomes readable when completions have come while the link is armed.
+    #[must_use]
+    pub fn events_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.completions.events_fd()
+    }
+
+    /// The completion channel is readable.
+    pub fn on_events(&mut self) {
+        if let Err(error) = self.completions.take_events() {
+            // The next poll finds what is wrong.
+            tracing::debug!("{error}");
+        }
+        (self.armed, self.ready) = (false, true);
+    }
+
+    /// has to be polled once more before a sleep.
+    pub fn arm(&mut self) {
+        if self.armed {
+            return;
+        }
+        match self.completions.arm() {
+            Ok(()) => self.armed = true,
+            Err(error) => tracing::warn!("{error}"),
+        }
+        self.ready = true;
+    }
+
+    /// True when this is the number of one of its queue pairs.
+    #[must_use]
+    pub fn has_queue_pair(&self, number: u32) -> bool {
+        self.queue_pairs.iter().any(|queue_pair| queue_pair.number() == number)
+    }
+
+    /// Ends the link: takes the queue pairs to ERROR and hands what had arrived to `sink`. Frames
+    /// go back to the arena.
+    ///
+    /// # Errors
+    /// [`LinkError`] when `sink` says so; the link is ended all the same.
+    pub fn close(mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
+        let mut delivered = Ok(());
+        for queue_pair in &mut self.queue_pairs {
+            if let Err(error) = queue_pair.begin_drain() {
+                tracing::debug!("{error}");
+            }
+        }
+        let deadline = Instant::now() + DRAIN_MAX;
+        while !self.queue_pairs.iter().all(QueuePair::is_drained) && Instant::now() < deadline {
+            match self.completions.poll(&mut self.batch) {
+                Ok(_) if delivered.is_ok() => delivered = self.take_batch(sink, false),
+                Ok(_) => drop(self.take_batch(&mut Nobody, false)),
+                Err(_) => break,
+            }
+        }
+        delivered
+    }
+
+    /// Takes what the completions in the batch have brought. `repost`: receives of small messages
+    /// are queued again. An error of one completion does not keep the others from being taken.
+    #[inline]
+    fn take_batch(&mut self, sink: &mut impl Sink, repost: bool) -> Result<(), LinkError> {
+        let mut result = Ok(());
+        let Self { batch, queue_pairs, queued, full, .. } = self;
+        for completion in batch.drain() {
+            let Some(queue_pair) = queue_pairs.get_mut(usize::from(completion.tag())) else {
+                continue;
+            };
+            let ended = completion.result();
+            match completion.work() {
+                Work::Receive { .. } => {
+                    let took = take_receive(queue_pair, completion, ended.is_ok(), repost, sink);
+                    match took {
+                        Ok(reposted) => *queued |= reposted,
+                        Err(error) if result.is_ok() => result = Err(error),
+                        Err(_) => {}
+                    }
+                }
+                _ => {
+                    *full = false;
+                    if let Err(error) = queue_pair.take_sent(completion)
+                        && result.is_ok()
+                    {
+                        result = Err(error.into());
+                    }
+                }
+            }
+            if let (Err(error), true, true) = (ended, repost, result.is_ok()) {
+                result = Err(VerbsError::from(error).into());
+            }
+        }
+        result
+    }
+
+    fn queue(&mut self, header: &SessionHeader, body: &Body, frame: Option<&SharedFrame>) -> bool {
+        let class = if frame.is_some() { header.lane.class() } else { LaneClass::Small };
+        let queue_pair = &mut self.queue_pairs[class.index()];
+        let queued = queue_pair.queue_send(frame.cloned(), frame.is_some(), |slot| {
+            header.encode_into(slot, body, false);
+            HEADER_BYTES + body.as_slice().len()
+        });
+        self.queued |= queued.is_ok();
+        self.full |= queued.is_err();
+        queued.is_ok()
+    }
+}
+
+/// Takes one receive; true if it was queued again.
+#[inline]
+fn take_receive(
+    queue_pair: &mut QueuePair,
+    completion: super::Completion,
+    is_good: bool,
+    repost: bool,
+    sink: &mut impl Sink,
+) -> Result<bool, LinkError> {
+    let class = LaneClass::ALL[usize::from(completion.tag()).min(LaneClass::COUNT - 1)];
+    let arrival = queue_pair.take_receive(completion)?;
+    let mut unwanted = None;
+    if is_good {
+        let (header, body) = judge(class, &arrival)?;
+        unwanted = sink.message(&header, body, arrival.frame)?;
+    }
+    let again = repost && (class == LaneClass::Small || unwanted.is_some());
+    Ok(again && queue_pair.queue_receive(unwanted).is_ok())
+}
+
+/// Header and body of what has arrived on a queue pair of `class`, if a correct peer sent it.
+#[inline]
+fn judge(
+    class: LaneClass,
+    arrival: &super::Arrival<'_>,
+) -> Result<(SessionHeader, Body), LinkError> {
+    let field = |what, found: usize, expected| {
+        Err(DecodeError::Field { what, found: found as u64, expected }.into())
+    };
+    let header = SessionHeader::decode_slot_without_crc(arrival.message)?;
+    let (message_bytes, frame_bytes) = match &arrival.frame {
+        Some(frame) => (FRAME_OFFSET_BYTES, frame.len()),
+        None => (HEADER_BYTES + usize::from(header.body_len), 0),
+    };
+    if arrival.message_bytes != message_bytes {
+        let expected = "header and body, padded to 128 before a page";
+        return field("bytes of a message over verbs", arrival.message_bytes, expected);
+    }
+    if arrival.frame_bytes != frame_bytes {
+        return field("bytes of a page over verbs", arrival.frame_bytes, "a whole page");
+    }
+    if header.kind == MessageKind::LINK {
+        let expected = "on TCP, where all is said about the link";
+        return field("kind of a message over verbs", header.kind.0.into(), expected);
+    }
+    let fits = if header.frame { header.lane.class() == class } else { class == LaneClass::Small };
+    if !fits {
+        let expected = "that of the queue pair it came on";
+        return field("lane of a message over verbs", header.lane.index(), expected);
+    }
+    Ok((header, Body::of_slot(arrival.message, header.body_len)))
+}
+
+impl Link for VerbsLink {
+    fn post_receive(&mut self, class: LaneClass, frame: Frame) {
+        let queued = self.queue_pairs[class.index()].queue_receive(Some(frame));
+        debug_assert!(queued.is_ok(), "more receives than credits: {queued:?}");
+        self.queued = true;
+    }
+
+    #[inline]
+    fn send(
+        &mut self,
+        header: &SessionHeader,
+        body: &Body,
+        frame: Option<&SharedFrame>,
+        urgency: Urgency,
+    ) -> bool {
+        if urgency == Urgency::WhenQuiet && frame.is_none() && self.later.len() < LATER_MAX {
+            self.later.push((*header, *body));
+            return true;
+        }
+        if !self.later.is_empty() {
+            self.hurry();
+        }
+        self.later.is_empty() && self.queue(header, body, frame)
+    }
+
+    #[inline]
+    fn has_output(&self) -> bool {
+        self.queued || self.full
+    }
+
+    #[inline]
+    fn flush(&mut self) -> Result<(), LinkError> {
+        if self.queued {
+            self.queued = false;
+            // Receives first: what is sent may tell the peer of them.
+            for queue_pair in &mut self.queue_pairs {
+                queue_pair.post_receives()?;
+            }
+            for queue_pair in &mut self.queue_pairs {
+                queue_pair.post_sends()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hurry(&mut self) {
+        let later = std::mem::take(&mut self.later);
+        let mut left = later.iter();
+        let turned_away = left.find(|(header, body)| !self.queue(header, body, None));
+        let rest: Vec<_> = turned_away.into_iter().chain(left).copied().collect();
+        self.later = later;
+        self.later.clear();
+        self.later.extend(rest);
+    }
+
+    fn is_waiting_for_quiet(&self) -> bool {
+        !self.later.is_empty()
+    }
+
+    #[inline]
+    fn poll(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
+        self.ready = false;
+        for _ in 0..BATCHES {
+            if self.completions.poll(&mut self.batch)? == 0 {
+                return Ok(());
+            }
+            self.take_batch(sink, true)?;
+        }
+        self.ready = true;
+        Ok(())
+    }
+
+    fn is_hot(&self) -> bool {
+        true
+    }
+
+    fn may_sleep(&self) -> bool {
+        !self.ready && self.armed && !self.queued
+    }
+}
+
+/// Drops everything.
+struct Nobody;
+
+impl Sink for Nobody {
+    fn message(
+        &mut self,
+        _header: &SessionHeader,
+        _body: Body,
+        _frame: Option<Frame>,
+    ) -> Result<Option<Frame>, LinkError> {
+        Ok(None)
+    }
+
+    fn control(&mut self, _said: pagewire_protocol::LinkControl) -> Result<(), LinkError> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn receives_are_enough_for_all_credits_and_every_acknowledgement_alone() {
+        assert_eq!(receives(&[256, 128, 128, 32, 8]), [512 + 2 * 552, 32, 8]);
+        assert_eq!(receives(&[u32::MAX; 5]), [u32::MAX; 3]);
+    }
+}
