@@ -12,6 +12,7 @@ use pagewire_transport::{
     },
 };
 use std::{
+    collections::VecDeque,
     error::Error,
     fs,
     net::IpAddr,
@@ -28,6 +29,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 struct Pair {
     completions: Arc<CompletionQueue>,
     batch: CompletionBatch,
+    waiting: VecDeque<Completion>,
     ends: [QueuePair; 2],
 }
 
@@ -114,28 +116,35 @@ impl Pair {
         a.connect(&to_b)?;
         b.connect(&to_a)?;
         println!("{to_a:?} <-> {to_b:?}, inline {} B", a.inline_bytes_max());
-        Ok(Self { completions, batch: CompletionBatch::new(), ends: [a, b] })
+        Ok(Self {
+            completions,
+            batch: CompletionBatch::new(),
+            waiting: VecDeque::new(),
+            ends: [a, b],
+        })
     }
 
-    /// The next completion that `wanted` fits; others are taken from their queue pairs.
+    /// The next completion that `wanted` fits; sends before it are taken from their queue pairs,
+    /// the rest waits.
     fn until(&mut self, wanted: impl Fn(&Completion) -> bool) -> Outcome<Completion> {
         let deadline = Instant::now() + LIMIT;
-        let mut found = None;
-        while found.is_none() {
+        loop {
+            if let Some(at) = self.waiting.iter().position(&wanted) {
+                return self.waiting.remove(at).ok_or_else(|| "nothing".into());
+            }
+            while let Some(completion) = self.waiting.pop_front() {
+                let Work::Send { .. } = completion.work() else {
+                    return Err(format!("unexpected: {completion:?}").into());
+                };
+                self.ends[usize::from(completion.tag())].take_sent(completion)?;
+            }
             self.completions.poll(&mut self.batch)?;
             for completion in self.batch.drain() {
                 completion.result()?;
-                if found.is_none() && wanted(&completion) {
-                    found = Some(completion);
-                } else if let Work::Send { .. } = completion.work() {
-                    self.ends[usize::from(completion.tag())].take_sent(completion)?;
-                } else {
-                    return Err(format!("unexpected: {completion:?}").into());
-                }
+                self.waiting.push_back(completion);
             }
             expect(Instant::now() < deadline, "a completion comes in time")?;
         }
-        found.ok_or_else(|| "nothing".into())
     }
 
     fn receive(&mut self, frame: Option<Frame>) -> Outcome {
@@ -258,7 +267,7 @@ impl Pair {
         let deadline = Instant::now() + LIMIT;
         while !self.ends.iter().all(QueuePair::is_drained) {
             self.completions.poll(&mut self.batch)?;
-            for completion in self.batch.drain() {
+            for completion in self.waiting.drain(..).chain(self.batch.drain()) {
                 let end = &mut self.ends[usize::from(completion.tag())];
                 flushed += u32::from(completion.status() == Status::Flushed);
                 match completion.work() {
