@@ -49,7 +49,8 @@ fn devices() -> Result<(), String> {
         .map(|device| {
             let name = device.name().map(|name| name.to_string_lossy().into_owned());
             let guid = device.guid().map_err(text)?;
-            Ok((name.unwrap_or_default(), u64::from(guid)))
+            // Version 0.9.2 takes the number, which is big-endian, for one of the host.
+            Ok((name.unwrap_or_default(), u64::from_be(u64::from(guid))))
         })
         .collect::<Result<_, String>>()?;
     ours.sort();
@@ -91,7 +92,7 @@ fn gids() -> Result<(), String> {
         let mut theirs: Vec<Row> = context
             .gid_table()
             .iter()
-            .map(|it| (it.port_num, it.gid_index, address(it.gid), it.gid_type as u32))
+            .map(|it| (it.port_num, it.gid_index, address(it.gid), it.gid_type))
             .collect();
         theirs.sort();
         same(ours, theirs)?;
