@@ -222,10 +222,9 @@ impl Status {
             Self::LocalOperation => {
                 "see that the port and its network interface are up, then the kernel's log"
             }
-            Self::LocalProtection
-            | Self::BadResponse
-            | Self::General
-            | Self::Other(_) => "see the kernel's log for the device, and report it",
+            Self::LocalProtection | Self::BadResponse | Self::General | Self::Other(_) => {
+                "see the kernel's log for the device, and report it"
+            }
         }
     }
 }
