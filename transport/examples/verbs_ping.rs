@@ -12,6 +12,7 @@ use pagewire_transport::{
     },
 };
 use std::{
+    collections::VecDeque,
     error::Error,
     fs,
     net::IpAddr,
@@ -28,6 +29,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 struct Pair {
     completions: Arc<CompletionQueue>,
     batch: CompletionBatch,
+    waiting: VecDeque<Completion>,
     ends: [QueuePair; 2],
 }
 
@@ -75,6 +77,12 @@ fn run(address: IpAddr, device: Option<String>) -> Outcome {
         drop(pair);
         expect(arena.free_frames() == arena.frames(), "every frame is back in the arena")?;
     }
+    let mut pair = Pair::new(&region, &choice, true)?;
+    pair.read_with_wrong_key(&arena, &region)?;
+    drop(pair);
+    let pair = Pair::new(&region, &choice, true)?;
+    pair.peer_gone(&arena)?;
+    expect(arena.free_frames() == arena.frames(), "every frame is back after failures, too")?;
     let after = packets(context, choice.port);
     println!("packets sent and received: {before:?} before, {after:?} after");
     if let (Some(before), Some(after)) = (before, after) {
@@ -114,28 +122,35 @@ impl Pair {
         a.connect(&to_b)?;
         b.connect(&to_a)?;
         println!("{to_a:?} <-> {to_b:?}, inline {} B", a.inline_bytes_max());
-        Ok(Self { completions, batch: CompletionBatch::new(), ends: [a, b] })
+        Ok(Self {
+            completions,
+            batch: CompletionBatch::new(),
+            waiting: VecDeque::new(),
+            ends: [a, b],
+        })
     }
 
-    /// The next completion that `wanted` fits; others are taken from their queue pairs.
+    /// The next completion that `wanted` fits; sends before it are taken from their queue pairs,
+    /// the rest waits.
     fn until(&mut self, wanted: impl Fn(&Completion) -> bool) -> Outcome<Completion> {
         let deadline = Instant::now() + LIMIT;
-        let mut found = None;
-        while found.is_none() {
+        loop {
+            if let Some(at) = self.waiting.iter().position(&wanted) {
+                return self.waiting.remove(at).ok_or_else(|| "nothing".into());
+            }
+            while let Some(completion) = self.waiting.pop_front() {
+                let Work::Send { .. } = completion.work() else {
+                    return Err(format!("unexpected: {completion:?}").into());
+                };
+                self.ends[usize::from(completion.tag())].take_sent(completion)?;
+            }
             self.completions.poll(&mut self.batch)?;
             for completion in self.batch.drain() {
                 completion.result()?;
-                if found.is_none() && wanted(&completion) {
-                    found = Some(completion);
-                } else if let Work::Send { .. } = completion.work() {
-                    self.ends[usize::from(completion.tag())].take_sent(completion)?;
-                } else {
-                    return Err(format!("unexpected: {completion:?}").into());
-                }
+                self.waiting.push_back(completion);
             }
             expect(Instant::now() < deadline, "a completion comes in time")?;
         }
-        found.ok_or_else(|| "nothing".into())
     }
 
     fn receive(&mut self, frame: Option<Frame>) -> Outcome {
@@ -223,6 +238,57 @@ impl Pair {
         }
     }
 
+    /// The first completion that is a failure.
+    fn failure(&mut self) -> Outcome<Completion> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            self.completions.poll(&mut self.batch)?;
+            if let Some(failed) = self.batch.drain().find(|c| c.result().is_err()) {
+                return Ok(failed);
+            }
+            expect(Instant::now() < deadline, "a failure is reported in time")?;
+        }
+    }
+
+    /// A read with a key that the peer never gave is refused by it, and says so.
+    fn read_with_wrong_key(&mut self, arena: &Arena, region: &Arc<MemoryRegion>) -> Outcome {
+        let frame = arena.take().ok_or("no free frame")?;
+        let address = frame.as_ptr().addr().try_into()?;
+        let from = RemoteMemory { address, key: region.remote_key() ^ 0x00FF_FF00 };
+        self.ends[0].queue_read(frame, from).map_err(|refused| format!("{refused:?}"))?;
+        self.ends[0].post_sends()?;
+        let failed = self.failure()?;
+        println!("expected failure: {}", failed.result().err().ok_or("none")?);
+        expect(failed.status() == Status::RemoteAccess, "the peer refuses the access")?;
+        let sent = self.ends[0].take_sent(failed)?;
+        expect(sent.read.is_some(), "the frame of a failed read comes back")
+    }
+
+    /// What is sent to a queue pair that is gone fails in time. This pair is dropped with receives
+    /// posted and a send that nobody took back, whose frames come back all the same.
+    fn peer_gone(self, arena: &Arena) -> Outcome {
+        let Self { completions, mut batch, waiting, ends: [mut ours, mut theirs] } = self;
+        theirs.queue_receive(arena.take()).map_err(|refused| format!("{refused:?}"))?;
+        theirs.post_receives()?;
+        drop(theirs);
+        let page = arena.take().map(Frame::freeze);
+        ours.queue_send(page, false, |_| 64).map_err(|refused| format!("{refused:?}"))?;
+        ours.post_sends()?;
+        let started = Instant::now();
+        let failed = loop {
+            completions.poll(&mut batch)?;
+            let ours = batch.drain().find(|c| c.tag() == 0);
+            if let Some(completion) = ours {
+                break completion;
+            }
+            expect(started.elapsed() < LIMIT, "a lost peer is noticed in time")?;
+        };
+        let error = failed.result().err().ok_or("a send to nobody succeeded")?;
+        println!("expected failure after {} ms: {error}", started.elapsed().as_millis());
+        drop((waiting, ours));
+        expect(failed.status() == Status::RetryExceeded, "the peer does not acknowledge")
+    }
+
     /// An armed queue makes its channel readable.
     fn sleep(&mut self, arena: &Arena, carries_frames: bool) -> Outcome {
         self.completions.take_events()?;
@@ -258,7 +324,7 @@ impl Pair {
         let deadline = Instant::now() + LIMIT;
         while !self.ends.iter().all(QueuePair::is_drained) {
             self.completions.poll(&mut self.batch)?;
-            for completion in self.batch.drain() {
+            for completion in self.waiting.drain(..).chain(self.batch.drain()) {
                 let end = &mut self.ends[usize::from(completion.tag())];
                 flushed += u32::from(completion.status() == Status::Flushed);
                 match completion.work() {

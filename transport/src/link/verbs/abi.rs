@@ -20,7 +20,7 @@
     missing_docs,
     reason = "the C header and the manual pages of its functions document these"
 )]
-#![allow(clippy::pub_underscore_fields, reason = "as above")]
+#![allow(missing_debug_implementations, reason = "mutexes and unions show nothing of use")]
 
 use std::{
     ffi::{c_char, c_int, c_uint, c_void},

@@ -218,11 +218,13 @@ impl Status {
             }
             Self::Fatal => "see the kernel's log; the device has to be reset",
             Self::RemoteOperation | Self::RemoteAborted => "see the peer's log",
-            Self::LocalOperation
-            | Self::LocalProtection
-            | Self::BadResponse
-            | Self::General
-            | Self::Other(_) => "see the kernel's log for the device, and report it",
+            // What rxe says when its network interface is down.
+            Self::LocalOperation => {
+                "see that the port and its network interface are up, then the kernel's log"
+            }
+            Self::LocalProtection | Self::BadResponse | Self::General | Self::Other(_) => {
+                "see the kernel's log for the device, and report it"
+            }
         }
     }
 }

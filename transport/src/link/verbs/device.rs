@@ -27,9 +27,9 @@ use std::{
     sync::Arc,
 };
 
-/// Entries of a table of addresses that are read at most: more than any device of today has in use
-/// on all of its ports.
-const GIDS_MAX: usize = 4096;
+/// Entries of the table of addresses that are asked for. The kernel takes no more than 65535 bytes
+/// of 32 each (`ib_uverbs_attr.len` has 16 bits), and answers EINVAL.
+const GIDS_MAX: usize = 2000;
 
 /// Names of the devices that the library can open, in its order.
 ///
@@ -302,8 +302,14 @@ impl Context {
         };
         let Ok(count) = usize::try_from(returned) else {
             let errno = i32::try_from(returned.unsigned_abs()).unwrap_or(libc::EIO);
+            // More are in use than fit into one answer: sysfs has them one by one.
+            let gids = sysfs::gids(&self.name);
             let source = io::Error::from_raw_os_error(errno);
-            return Err(self.unanswered("GID table", source));
+            return if gids.is_empty() {
+                Err(self.unanswered("GID table", source))
+            } else {
+                Ok(gids)
+            };
         };
         let mut gids: Vec<_> =
             entries.iter().take(count).map(|entry| (entry.port_num, gid(entry))).collect();

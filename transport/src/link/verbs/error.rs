@@ -51,6 +51,7 @@ pub enum VerbsError {
     #[error("cannot list the RDMA devices: {0}")]
     List(#[source] io::Error),
     /// A device cannot be opened.
+    // The library reports a device file that may not be opened as one that is not there.
     #[error(
         "cannot open RDMA device {device}: {source}; expected that this user may read and write \
          /dev/infiniband/uverbs* (mode 0666 by rdma-core's udev rules; in a container pass the \

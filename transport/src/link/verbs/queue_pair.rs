@@ -47,8 +47,8 @@ pub use super::slots::SLOT_BYTES;
 const BITS_24: u32 = 0x00FF_FFFF;
 /// An acknowledgement is awaited for 4.096 us x 2^14 = 67 ms.
 const ACKNOWLEDGE_TIMEOUT: u8 = 14;
-/// Tries after the first: the peer is given up after about half a second (some drivers: two). 7 is
-/// for ever in rxe.
+/// Tries after the first: the peer is given up after about half a second (some drivers: two). Not 7:
+/// rxe takes that for "for ever" (Linux 6.1, rxe_comp.c), so that a peer that is gone is never noticed.
 const RETRIES: u8 = 6;
 /// Tries when the peer has no receive posted. Credits forbid that, so that few are enough; 7 would
 /// mean for ever.

@@ -342,4 +342,21 @@ mod tests {
         assert_eq!(queue.segments.index_of(request.sg_list), Some(0));
         assert_eq!(queue.segments.get(0).length, 48);
     }
+
+    #[test]
+    fn no_round_of_queue_post_and_take_allocates() {
+        let arena = Arena::new(&ArenaConfig { huge_pages: false, ..ArenaConfig::new(4) }).unwrap();
+        let mut queue = queue(4);
+        let counted = allocation_counter::measure(|| {
+            for _ in 0..100 {
+                while queue.next_slot().is_some() {
+                    let held = arena.take().map_or(Held::Nothing, |f| Held::Sent(f.freeze()));
+                    queue.queue(&send(64, false), held);
+                }
+                queue.chain_posted(None);
+                assert!(queue.take(3).is_some());
+            }
+        });
+        assert_eq!(counted.count_total, 0);
+    }
 }
