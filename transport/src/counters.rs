@@ -30,6 +30,21 @@ pub struct LaneCounters {
     pub round_trip: Histogram,
 }
 
+/// What queue pairs have had to do.
+#[derive(Debug, Default)]
+pub struct VerbsCounters {
+    /// Send requests: one a message.
+    pub sends: Counter,
+    /// Calls that handed send requests to a device: one for all of a class that leave in one turn.
+    pub send_doorbells: Counter,
+    /// Receive requests: one a message that may come.
+    pub receives: Counter,
+    /// Calls that handed receive requests to a device.
+    pub receive_doorbells: Counter,
+    /// Completions taken: one a message received, one a page sent, one for many small messages sent.
+    pub completions: Counter,
+}
+
 /// Counts of one peer.
 #[derive(Debug, Default)]
 pub struct PeerCounters {
@@ -44,6 +59,8 @@ pub struct PeerCounters {
     pub links_down: Counter,
     /// What messages are on: 0 without a link, else [`LinkKind`] plus 1; see [`PeerCounters::on`].
     pub(crate) link: Gauge,
+    /// What its queue pairs have had to do.
+    pub verbs: Arc<VerbsCounters>,
     /// Times that messages moved from TCP to verbs.
     pub moves_to_verbs: Counter,
     /// Times that they fell back.

@@ -82,7 +82,10 @@ pub use pagewire_protocol as protocol;
 
 pub use arena::{Arena, ArenaConfig, Frame, FrameIndex, SharedFrame};
 pub use cluster_key::{ClusterKey, ClusterKeyError};
-pub use endpoint::{Endpoint, EndpointConfig, Event, LaneCredits, LaneState, SendError, Waker};
+pub use endpoint::{
+    Endpoint, EndpointConfig, Event, LaneCredits, LaneState, LinkPolicy, SendError, Waker,
+};
 pub use error::TransportError;
+pub use link::verbs::Overrides;
 pub use message::{Message, Received};
 pub use transfer::{Assembly, Transfer};

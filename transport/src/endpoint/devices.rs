@@ -4,6 +4,7 @@
 use super::{EndpointConfig, config::LinkPolicy, token::DEVICE};
 use crate::{
     Arena,
+    counters::VerbsCounters,
     link::verbs::{
         AsyncEvent, Choice, Context, MemoryRegion, Overrides, ProtectionDomain, VerbsError,
         VerbsLink, device::open_all, pick,
@@ -147,6 +148,7 @@ impl Devices {
         arena: &Arena,
         credits: &[u32; Lane::COUNT],
         registry: &Registry,
+        counters: &Arc<VerbsCounters>,
     ) -> Result<VerbsLink, Unusable> {
         if self.policy == LinkPolicy::Tcp {
             let words = "the configuration says `tcp`".to_owned();
@@ -157,7 +159,7 @@ impl Devices {
         }
         let (choice, region) =
             self.choose(local, arena).map_err(|error| Unusable::setup(&error))?;
-        VerbsLink::new(&region, &choice, credits, PAGE_SENDS)
+        VerbsLink::new(&region, &choice, credits, PAGE_SENDS, counters)
             .map_err(|error| Unusable::setup(&error))
     }
 

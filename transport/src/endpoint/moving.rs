@@ -209,7 +209,8 @@ impl Endpoint {
         let Some(link) = &mut peer.link else { return Err(TcpReason::Setup) };
         let local = link.tcp_mut().local_address().map_err(|_| TcpReason::Setup)?;
         let registry = self.os.registry();
-        let made = self.devices.make(local.ip(), &self.arena, &self.config.credits.0, registry);
+        let (credits, counters) = (&self.config.credits.0, &peer.counters.verbs);
+        let made = self.devices.make(local.ip(), &self.arena, credits, registry, counters);
         let verbs = made.map_err(|unusable| {
             peer.why_tcp = unusable.words;
             unusable.reason

@@ -7,10 +7,10 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 
-use pagewire_protocol::{Body, ClusterId, Epoch, InstanceId, Lane, MessageKind};
+use pagewire_protocol::{Body, ClusterId, Epoch, InstanceId, Lane, LinkKind, MessageKind};
 use pagewire_transport::{
-    Arena, ArenaConfig, Endpoint, EndpointConfig, Event, Frame, LaneCredits, Message, Received,
-    SendError,
+    Arena, ArenaConfig, Endpoint, EndpointConfig, Event, Frame, LaneCredits, LinkPolicy, Message,
+    Overrides, Received, SendError,
 };
 use std::{
     collections::VecDeque,
@@ -32,7 +32,26 @@ pub(crate) fn arena(frames: u32) -> Arena {
 pub(crate) fn config(id: u16) -> EndpointConfig {
     let listen = "127.0.0.1:0".parse().unwrap();
     let config = EndpointConfig::new(CLUSTER, InstanceId(id), listen);
-    EndpointConfig { credits: CREDITS, ..config }
+    let config = EndpointConfig { credits: CREDITS, ..config };
+    match verbs() {
+        Some(verbs) => EndpointConfig { links: LinkPolicy::Verbs, verbs, ..config },
+        None => config,
+    }
+}
+
+/// The RDMA device, port and GID index that PAGEWIRE_TEST_VERBS names, as in `rxe0/1/1`: tests then
+/// run over them instead of TCP.
+pub(crate) fn verbs() -> Option<Overrides> {
+    let named = std::env::var("PAGEWIRE_TEST_VERBS").ok()?;
+    let parts: Vec<_> = named.split('/').collect();
+    let [device, port, gid_index] = parts[..] else {
+        panic!("PAGEWIRE_TEST_VERBS is {named:?}, expected DEVICE/PORT/GID-INDEX");
+    };
+    Some(Overrides {
+        device: Some(device.to_owned()),
+        port: Some(port.parse().expect("a port's number")),
+        gid_index: Some(gid_index.parse().expect("an index")),
+    })
 }
 
 /// An address on which nobody listens.
@@ -90,6 +109,12 @@ impl Node {
         self.endpoint.is_linked(InstanceId(peer))
     }
 
+    /// True when messages with `peer` are on this kind of link.
+    pub(crate) fn is_on(&self, peer: u16, kind: LinkKind) -> bool {
+        let counters = self.endpoint.peer_counters(InstanceId(peer));
+        counters.is_some_and(|counters| counters.on() == Some(kind))
+    }
+
     pub(crate) fn has_event(&self, wanted: impl Fn(&Event) -> bool) -> bool {
         self.events.iter().any(wanted)
     }
@@ -126,7 +151,11 @@ pub(crate) fn cluster(count: u16) -> Vec<Node> {
 pub(crate) fn link_all(nodes: &mut [Node]) {
     let ids: Vec<u16> = nodes.iter().map(|node| node.id().0).collect();
     pump(nodes, "all are linked", |nodes| {
-        let linked = |node: &Node| ids.iter().all(|&id| id == node.id().0 || node.is_linked(id));
+        let wanted = |node: &Node, id| match node.endpoint.config().links {
+            LinkPolicy::Verbs => node.is_on(id, LinkKind::Verbs),
+            _ => node.is_linked(id),
+        };
+        let linked = |node: &Node| ids.iter().all(|&id| id == node.id().0 || wanted(node, id));
         nodes.iter().all(linked)
     });
 }

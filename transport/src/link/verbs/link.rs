@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     Frame, SharedFrame,
+    counters::VerbsCounters,
     error::LinkError,
     link::{Link, Sink, Urgency},
 };
@@ -59,8 +60,10 @@ pub struct VerbsLink {
     queue_pairs: [QueuePair; LaneClass::COUNT],
     completions: Arc<CompletionQueue>,
     batch: CompletionBatch,
-    /// Something is queued and not posted.
-    queued: bool,
+    /// Sends and receives that are queued and not posted, by class.
+    queued_sends: [bool; LaneClass::COUNT],
+    queued_receives: [bool; LaneClass::COUNT],
+    counters: Arc<VerbsCounters>,
     /// A message was turned away because a queue is full.
     full: bool,
     armed: bool,
@@ -96,6 +99,7 @@ impl VerbsLink {
         choice: &Choice,
         credits: &[u32; Lane::COUNT],
         page_sends: u32,
+        counters: &Arc<VerbsCounters>,
     ) -> Result<Self, VerbsError> {
         let receives = receives(credits);
         let options = LaneClass::ALL.map(|class| QueuePairOptions {
@@ -118,15 +122,20 @@ impl VerbsLink {
             queue_pairs: [make(small)?, make(page)?, make(bulk)?],
             completions: Arc::clone(&completions),
             batch: CompletionBatch::new(),
-            queued: false,
+            queued_sends: [false; LaneClass::COUNT],
+            queued_receives: [false; LaneClass::COUNT],
+            counters: Arc::clone(counters),
             full: false,
             armed: false,
             ready: true,
             later: Vec::with_capacity(LATER_MAX),
         };
         let small = &mut link.queue_pairs[LaneClass::Small.index()];
-        while small.queue_receive(None).is_ok() {}
+        while small.queue_receive(None).is_ok() {
+            counters.receives.add(1);
+        }
         small.post_receives()?;
+        counters.receive_doorbells.add(1);
         Ok(link)
     }
 
@@ -230,17 +239,20 @@ impl VerbsLink {
     #[inline]
     fn take_batch(&mut self, sink: &mut impl Sink, repost: bool) -> Result<(), LinkError> {
         let mut result = Ok(());
-        let Self { batch, queue_pairs, queued, full, .. } = self;
+        let Self { batch, queue_pairs, queued_receives, counters, full, .. } = self;
         for completion in batch.drain() {
-            let Some(queue_pair) = queue_pairs.get_mut(usize::from(completion.tag())) else {
-                continue;
-            };
+            counters.completions.add(1);
+            let class = usize::from(completion.tag());
+            let Some(queue_pair) = queue_pairs.get_mut(class) else { continue };
             let ended = completion.result();
             match completion.work() {
                 Work::Receive { .. } => {
                     let took = take_receive(queue_pair, completion, ended.is_ok(), repost, sink);
                     match took {
-                        Ok(reposted) => *queued |= reposted,
+                        Ok(reposted) => {
+                            queued_receives[class] |= reposted;
+                            counters.receives.add(u64::from(reposted));
+                        }
                         Err(error) if result.is_ok() => result = Err(error),
                         Err(_) => {}
                     }
@@ -261,6 +273,11 @@ impl VerbsLink {
         result
     }
 
+    #[inline]
+    fn is_queued(&self) -> bool {
+        self.queued_sends.contains(&true) || self.queued_receives.contains(&true)
+    }
+
     fn queue(&mut self, header: &SessionHeader, body: &Body, frame: Option<&SharedFrame>) -> bool {
         let class = if frame.is_some() { header.lane.class() } else { LaneClass::Small };
         let queue_pair = &mut self.queue_pairs[class.index()];
@@ -268,8 +285,12 @@ impl VerbsLink {
             header.encode_into(slot, body, false);
             HEADER_BYTES + body.as_slice().len()
         });
-        self.queued |= queued.is_ok();
-        self.full |= queued.is_err();
+        if queued.is_ok() {
+            self.queued_sends[class.index()] = true;
+            self.counters.sends.add(1);
+        } else {
+            self.full = true;
+        }
         queued.is_ok()
     }
 }
@@ -331,7 +352,8 @@ impl Link for VerbsLink {
     fn post_receive(&mut self, class: LaneClass, frame: Frame) {
         let queued = self.queue_pairs[class.index()].queue_receive(Some(frame));
         debug_assert!(queued.is_ok(), "more receives than credits: {queued:?}");
-        self.queued = true;
+        self.queued_receives[class.index()] = true;
+        self.counters.receives.add(1);
     }
 
     #[inline]
@@ -354,19 +376,22 @@ impl Link for VerbsLink {
 
     #[inline]
     fn has_output(&self) -> bool {
-        self.queued || self.full
+        self.is_queued() || self.full
     }
 
     #[inline]
     fn flush(&mut self) -> Result<(), LinkError> {
-        if self.queued {
-            self.queued = false;
-            // Receives first: what is sent may tell the peer of them.
-            for queue_pair in &mut self.queue_pairs {
+        // Receives first: what is sent may tell the peer of them.
+        for (queue_pair, queued) in self.queue_pairs.iter_mut().zip(&mut self.queued_receives) {
+            if std::mem::take(queued) {
                 queue_pair.post_receives()?;
+                self.counters.receive_doorbells.add(1);
             }
-            for queue_pair in &mut self.queue_pairs {
+        }
+        for (queue_pair, queued) in self.queue_pairs.iter_mut().zip(&mut self.queued_sends) {
+            if std::mem::take(queued) {
                 queue_pair.post_sends()?;
+                self.counters.send_doorbells.add(1);
             }
         }
         Ok(())
@@ -404,7 +429,7 @@ impl Link for VerbsLink {
     }
 
     fn may_sleep(&self) -> bool {
-        !self.ready && self.armed && !self.queued
+        !self.ready && self.armed && !self.is_queued()
     }
 }
 
