@@ -94,6 +94,22 @@ pub enum TransportError {
     /// The configuration demands verbs, and this host cannot.
     #[error("the configuration demands verbs: {0}; or allow TCP (`auto`)")]
     Verbs(#[from] crate::link::verbs::VerbsError),
+    /// The arena has not even a frame to receive into for each peer and lane.
+    #[error(
+        "the arena has {frames} frames for {peers} peers, expected at least {least} to receive at \
+         all and {wanted} to receive and send without waiting: ask for a larger arena or lower the \
+         credits"
+    )]
+    FramesForPeers {
+        /// Frames of the arena.
+        frames: u32,
+        /// Peers, the new one included.
+        peers: u32,
+        /// Fewest frames that work.
+        least: u32,
+        /// Frames that the credits call for.
+        wanted: u32,
+    },
     /// The event queue of the operating system cannot be set up.
     #[error("cannot set up the poller: {0}")]
     Poller(#[from] io::Error),

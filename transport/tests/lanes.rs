@@ -84,7 +84,9 @@ fn control_overtakes_a_bulk_lane_that_is_always_full() {
     let total: u64 = before.iter().sum();
     // Behind the window each of them would have seen up to 128 frames first. What they do see is
     // what one turn reads beside them.
-    let limit = before.len() as u64 * u64::from(BULK) / 4;
+    // (A soft device works its queue pairs off in turn.)
+    let part = if common::verbs().is_some() { 2 } else { 4 };
+    let limit = before.len() as u64 * u64::from(BULK) / part;
     assert!(total <= limit, "{total} frames in front of {} messages", before.len());
     let bulk = nodes[0].endpoint.peer_counters(id(1)).unwrap().lane(Lane::Bulk);
     assert!(bulk.sent.get() > 4 * u64::from(BULK), "the bulk lane stood still");
@@ -354,6 +356,44 @@ fn a_busy_peer_does_not_keep_every_frame_from_another_one() {
     });
 }
 
+#[test]
+fn lanes_and_peers_that_are_quiet_do_not_keep_the_last_frames_from_a_busy_one() {
+    let wide = |id| EndpointConfig { credits: LaneCredits::default(), ..config(id) };
+    // From the fewest that there may be, to more than the receives of one peer.
+    for frames in [4, 5, 8, 16, 41] {
+        let mut nodes: Vec<_> = (1..=3).map(|id| Node::new(wide(id), 512)).collect();
+        nodes[0] = Node::new(wide(1), frames);
+        introduce(&mut nodes, 0, 1);
+        introduce(&mut nodes, 0, 2);
+        pump(&mut nodes, "both are linked", |nodes| {
+            nodes[0].is_linked(2) && nodes[0].is_linked(3) && nodes[1].is_linked(1)
+        });
+        // Bulk of the one and all of the other stay quiet.
+        let mut busy = Flow::new(1, 0);
+        pump(&mut nodes, "all pages have arrived", |nodes| {
+            busy.send(nodes, Lane::Pages, 500);
+            busy.take(nodes);
+            busy.got[Lane::Pages.index()] == 500
+        });
+        let mut other = Flow::new(2, 0);
+        pump(&mut nodes, "the quiet one's turn has come", |nodes| {
+            other.send(nodes, Lane::Bulk, 50);
+            other.take(nodes);
+            other.got[Lane::Bulk.index()] == 50
+        });
+    }
+}
+
+#[test]
+fn a_peer_that_no_frame_is_left_for_is_refused_with_what_it_takes() {
+    let mut node = Node::new(EndpointConfig { credits: LaneCredits::default(), ..config(1) }, 3);
+    node.knows(2, common::nobody());
+    let refused = node.endpoint.add_peer(id(3), common::nobody()).unwrap_err().to_string();
+    for part in ["3 frames for 2 peers", "at least 4", "and 160 to", "larger arena"] {
+        assert!(refused.contains(part), "{refused:?} lacks {part:?}");
+    }
+}
+
 // ---- sums --------------------------------------------------------------------------------------
 
 /// For what `from` sends to `to` on `lane`: each term is a small number, and they add up.
@@ -370,7 +410,8 @@ fn assert_credits(nodes: &[Node], from: usize, to: usize, lane: Lane) {
     assert!(terms.iter().all(|&term| term <= window), "{}", context());
     assert_eq!(terms.iter().sum::<u32>(), window, "{}", context());
     assert!(ours.session.kept <= ours.session.window, "{}", context());
-    assert!(ours.session.waiting <= left, "{}", context());
+    // Over verbs the credits of a new link may follow it.
+    assert!(ours.session.waiting <= left + returning, "{}", context());
 }
 
 /// Every frame of the arena is in one of the places it can be in.

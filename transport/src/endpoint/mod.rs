@@ -59,6 +59,8 @@ use std::{
 };
 use token::{LISTENER, WAKER, link_token};
 
+/// Frames that an arena must have for each peer: one to receive into for each lane that carries them.
+const FRAMES_PER_PEER_MIN: u32 = 2;
 /// Turns between two questions to the operating system while connections are hot.
 const TURNS_PER_OS_POLL: u32 = 64;
 /// Turns between two looks at the clock.
@@ -97,8 +99,11 @@ pub struct Endpoint {
     owing: bool,
     /// The arena had no frame for some of them: all that wait take turns.
     short_of_frames: bool,
+    /// Receives of each lane that may be posted at once for a peer.
+    shares: [u32; Lane::COUNT],
     /// Whose turn it is, in peers times lanes.
     owed_turn: usize,
+    warned_of_frames: bool,
     turn: u32,
     /// Turns since the last sleep.
     awake_turns: u32,
@@ -125,6 +130,7 @@ impl Endpoint {
         os.registry().register(&mut listener, LISTENER, mio::Interest::READABLE)?;
         config.warn_if_open();
         let waker = Waker::new(mio::Waker::new(os.registry(), WAKER)?);
+        let shares = config.credits.0;
         Ok(Self {
             config,
             arena,
@@ -144,7 +150,9 @@ impl Endpoint {
             hot: false,
             owing: false,
             short_of_frames: false,
+            shares,
             owed_turn: 0,
+            warned_of_frames: false,
             turn: 0,
             awake_turns: 0,
             quiet_turns: 0,
@@ -185,7 +193,8 @@ impl Endpoint {
     /// Makes `peer` known; from now on the two try to reach each other.
     ///
     /// # Errors
-    /// [`TransportError::Peer`] when it is this instance itself or known already.
+    /// [`TransportError::Peer`] when it is this instance itself or known already,
+    /// [`TransportError::FramesForPeers`] when the arena has too few frames to receive from it, too.
     pub fn add_peer(
         &mut self,
         peer: InstanceId,
@@ -201,6 +210,7 @@ impl Endpoint {
         let Ok(slot) = u16::try_from(self.peers.len()) else {
             return refused("is one peer too many");
         };
+        self.check_frames_for(self.peers.len() + 1)?;
         let id = usize::from(peer.0);
         if self.slots.len() <= id {
             self.slots.resize(id + 1, u16::MAX);
@@ -209,6 +219,28 @@ impl Endpoint {
         let counters = self.counters.add_peer(peer);
         let seed = self.gate.seed_for(peer);
         self.peers.push(Peer::new(peer, address, counters, self.config.instance, seed));
+        self.divide_frames();
+        Ok(())
+    }
+
+    /// Refuses peers that nothing could be received from, and warns of those that wait for frames.
+    fn check_frames_for(&mut self, peers: usize) -> Result<(), TransportError> {
+        let frames = self.arena.frames();
+        let peers = u32::try_from(peers).unwrap_or(u32::MAX);
+        let wanted = self.config.credits.frames_per_peer().saturating_mul(peers);
+        let least = FRAMES_PER_PEER_MIN.saturating_mul(peers);
+        if frames < least {
+            return Err(TransportError::FramesForPeers { frames, peers, least, wanted });
+        }
+        if frames < wanted && !self.warned_of_frames {
+            self.warned_of_frames = true;
+            tracing::warn!(
+                "the arena has {frames} frames, expected {wanted} for receiving from and sending to \
+                 {peers} peers at once ({} a peer): with fewer, pages wait for frames; ask for a \
+                 larger arena or lower the credits",
+                self.config.credits.frames_per_peer()
+            );
+        }
         Ok(())
     }
 

@@ -271,7 +271,7 @@ impl Endpoint {
 
     /// Posts receives on the next link, then says that this end moves there.
     fn say_switch(&mut self, slot: usize, attempt: u32, to: LinkKind, tcp_still_receives: bool) {
-        let mut credits = self.config.credits.0;
+        let mut credits = self.shares;
         if tcp_still_receives {
             for lane in Lane::ALL.into_iter().filter(|lane| lane.class().has_frame()) {
                 credits[lane.index()] = 0;

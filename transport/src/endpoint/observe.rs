@@ -48,6 +48,13 @@ impl Endpoint {
         self.session(peer).map_or(0, |session| session.room(lane))
     }
 
+    /// Messages that `peer` has not acknowledged yet, on all lanes. When it is 0, everything that was
+    /// sent has arrived: whoever wants to stop polling waits for that.
+    #[must_use]
+    pub fn unacknowledged(&self, peer: InstanceId) -> usize {
+        self.session(peer).map_or(0, Session::unacknowledged)
+    }
+
     /// Which incarnation of `peer` the session is with; `None` without a session.
     #[must_use]
     pub fn incarnation_of(&self, peer: InstanceId) -> Option<Incarnation> {

@@ -23,6 +23,16 @@ use std::{
 /// How long the instance with the lesser id waits for the other one to dial.
 const LESSER_WAITS: Duration = Duration::from_millis(500);
 
+/// What came of posting a receive that is owed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Post {
+    Done,
+    /// None is owed, or the lane has its share.
+    Nothing,
+    /// The arena has no free frame.
+    NoFrame,
+}
+
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) id: InstanceId,
@@ -226,31 +236,30 @@ impl Peer {
         }
     }
 
-    /// Posts receives of `lane` that are owed. False: not all of them, the arena has no free frame.
+    /// Posts receives of `lane` that are owed, as far as there are frames, and no more than `share`.
     #[inline]
-    pub(super) fn post_owed(&mut self, lane: Lane, arena: &Arena) -> bool {
-        while self.owed_frames[lane.class().index()] > 0 {
-            if !self.post_one_owed(lane, arena) {
-                return false;
-            }
-        }
-        true
+    pub(super) fn post_owed(&mut self, lane: Lane, arena: &Arena, share: u32) {
+        while self.post_one_owed(lane, arena, share) == Post::Done {}
     }
 
-    /// Posts one of them. False: the arena has no free frame.
+    /// Posts one receive of `lane` that is owed. With no more than `share` of them posted at once, a
+    /// quiet lane keeps nobody from the frames of an arena that has too few for all.
     #[inline]
-    pub(super) fn post_one_owed(&mut self, lane: Lane, arena: &Arena) -> bool {
+    pub(super) fn post_one_owed(&mut self, lane: Lane, arena: &Arena, share: u32) -> Post {
         let owed = &mut self.owed_frames[lane.class().index()];
         let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else {
             // The next link posts its own.
             *owed = 0;
-            return true;
+            return Post::Nothing;
         };
-        let Some(frame) = arena.take() else { return false };
+        if *owed == 0 || session.unused_receives(lane) >= share {
+            return Post::Nothing;
+        }
+        let Some(frame) = arena.take() else { return Post::NoFrame };
         link.post_receive(lane.class(), frame);
         session.posted(lane);
         *owed -= 1;
-        true
+        Post::Done
     }
 
     pub(super) fn retry_soon(&mut self, now: Instant) {

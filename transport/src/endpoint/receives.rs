@@ -5,7 +5,10 @@
 //!                                                                     message of the lane or alone
 //! ```
 
-use super::{Endpoint, peer::Peer};
+use super::{
+    Endpoint, FRAMES_PER_PEER_MIN,
+    peer::{Peer, Post},
+};
 use crate::{link::Link, session::AckDue};
 use pagewire_protocol::Lane;
 use std::time::{Duration, Instant};
@@ -28,7 +31,7 @@ impl Endpoint {
             peer.owed_frames[lane.class().index()] += 1;
             // Others that wait are not overtaken: a busy peer would take every frame.
             if !self.short_of_frames && peer.ack_due(lane) == AckDue::Now {
-                peer.post_owed(lane, &self.arena);
+                peer.post_owed(lane, &self.arena, self.shares[lane.index()]);
                 peer.acknowledge_if(lane, AckDue::Now);
             }
             self.owing = true;
@@ -70,6 +73,23 @@ impl Endpoint {
         }
     }
 
+    /// How many receives each lane may have posted at once, for every peer: all that are configured
+    /// if the arena has frames for them; else one, and its part of what is left. The sum is never
+    /// more than there are.
+    pub(super) fn divide_frames(&mut self) {
+        let credits = self.config.credits;
+        let (frames, peers) = (u64::from(self.arena.frames()), self.peers.len() as u64);
+        let wanted = u64::from(credits.frames_per_peer() / 2) * peers;
+        let left = frames.saturating_sub(u64::from(FRAMES_PER_PEER_MIN) * peers);
+        self.shares = Lane::ALL.map(|lane| {
+            let all = credits.of(lane);
+            if frames >= wanted || !lane.class().has_frame() {
+                return all;
+            }
+            u32::try_from(1 + u64::from(all) * left / wanted).unwrap_or(all).min(all)
+        });
+    }
+
     fn acknowledge(&mut self, at_least: AckDue) {
         for peer in &mut self.peers {
             for lane in Lane::ALL {
@@ -87,14 +107,11 @@ impl Endpoint {
         let mut idle = 0;
         while idle < places {
             let (slot, lane) = (self.owed_turn / LANES.len(), LANES[self.owed_turn % LANES.len()]);
-            let peer = &mut self.peers[slot];
-            let class = lane.class();
-            if peer.owed_frames[class.index()] == 0 {
-                idle += 1;
-            } else if peer.post_one_owed(lane, &self.arena) {
-                idle = 0;
-            } else {
-                break;
+            let share = self.shares[lane.index()];
+            match self.peers[slot].post_one_owed(lane, &self.arena, share) {
+                Post::Nothing => idle += 1,
+                Post::Done => idle = 0,
+                Post::NoFrame => break,
             }
             self.owed_turn = (self.owed_turn + 1) % places;
         }

@@ -238,6 +238,12 @@ impl LaneState {
         Ok(Disposition::Deliver)
     }
 
+    /// Receives that are posted and that nothing has come for.
+    #[inline]
+    pub(super) fn unused_receives(&self) -> u32 {
+        self.granted.wrapping_sub(self.received)
+    }
+
     #[inline]
     pub(super) fn posted(&mut self) {
         self.granted = self.granted.wrapping_add(1);

@@ -313,6 +313,13 @@ impl Session {
         self.lane(lane).posted();
     }
 
+    /// Receives of `lane` that are posted and that nothing has come for.
+    #[inline]
+    #[must_use]
+    pub fn unused_receives(&self, lane: Lane) -> u32 {
+        self.lanes[lane.index()].unused_receives()
+    }
+
     /// How soon `lane` has to acknowledge or give credits.
     #[inline]
     #[must_use]

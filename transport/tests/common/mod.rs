@@ -115,6 +115,13 @@ impl Node {
         counters.is_some_and(|counters| counters.on() == Some(kind))
     }
 
+    /// True when each lane to `peer` would take as many messages as it has credits.
+    pub(crate) fn has_all_room(&self, peer: u16) -> bool {
+        let credits = self.endpoint.config().credits;
+        let room = |lane| self.endpoint.room(InstanceId(peer), lane);
+        Lane::ALL.into_iter().all(|lane| room(lane) == u64::from(credits.of(lane)))
+    }
+
     pub(crate) fn has_event(&self, wanted: impl Fn(&Event) -> bool) -> bool {
         self.events.iter().any(wanted)
     }
@@ -152,7 +159,7 @@ pub(crate) fn link_all(nodes: &mut [Node]) {
     let ids: Vec<u16> = nodes.iter().map(|node| node.id().0).collect();
     pump(nodes, "all are linked", |nodes| {
         let wanted = |node: &Node, id| match node.endpoint.config().links {
-            LinkPolicy::Verbs => node.is_on(id, LinkKind::Verbs),
+            LinkPolicy::Verbs => node.is_on(id, LinkKind::Verbs) && node.has_all_room(id),
             _ => node.is_linked(id),
         };
         let linked = |node: &Node| ids.iter().all(|&id| id == node.id().0 || wanted(node, id));
@@ -190,6 +197,14 @@ pub(crate) fn settle(nodes: &mut [Node], linked_peers: u32) {
         })
     });
     turns(nodes, 500);
+    if verbs().is_some() {
+        // The device works beside the turns.
+        let ids: Vec<u16> = nodes.iter().map(|node| node.id().0).collect();
+        pump(nodes, "all credits are back", |nodes| {
+            let linked = |node: &Node, id| id != node.id().0 && node.is_linked(id);
+            nodes.iter().all(|n| ids.iter().all(|&id| !linked(n, id) || n.has_all_room(id)))
+        });
+    }
 }
 
 /// Content of page `number`: not the same in any two neighbouring ones, and different at each end.

@@ -25,7 +25,7 @@ impl Endpoint {
     /// Takes frames for the receives of a new link. Credit is given for receives that are posted,
     /// not for those that should be; those that lack a frame are posted later.
     pub(in crate::endpoint) fn post_receives(&mut self) -> Posted {
-        let mut credits = self.config.credits.0;
+        let mut credits = self.shares;
         let mut frames = Vec::new();
         for lane in Lane::ALL.into_iter().filter(|lane| lane.class().has_frame()) {
             let wanted = credits[lane.index()];
@@ -33,7 +33,7 @@ impl Endpoint {
             let taken = (0..wanted).map_while(|_| self.arena.take());
             frames.extend(taken.map(|frame| (lane.class(), frame)));
             let got = u32::try_from(frames.len() - before).unwrap_or(wanted);
-            if got < wanted {
+            if got < self.config.credits.of(lane) {
                 self.counters.out_of_frames.add(1);
             }
             credits[lane.index()] = got;

@@ -125,6 +125,8 @@ pub struct Context {
     guid: u64,
     attributes: abi::ibv_device_attr,
     quirks: Quirks,
+    /// By which it is opened; gone once the device is removed.
+    file: Option<PathBuf>,
 }
 
 // SAFETY: libibverbs serialises what needs it; the pointer is owned by this value alone.
@@ -156,10 +158,12 @@ impl Context {
         let attributes: abi::ibv_device_attr = unsafe { zeroed() };
         let quirks = Quirks::of(None, name);
         // From here on dropping it closes the device.
-        let mut context = Self { raw, library, name: name.to_owned(), guid, attributes, quirks };
+        let file = device_file(raw.as_ptr());
+        let name = name.to_owned();
+        let mut context = Self { raw, library, name, guid, attributes, quirks, file };
         context.check_functions()?;
         context.query()?;
-        context.quirks = Quirks::of(context.provider().as_deref(), name);
+        context.quirks = Quirks::of(context.provider().as_deref(), &context.name);
         set_nonblocking(context.async_events_fd()).map_err(opening)?;
         Ok(Arc::new(context))
     }
@@ -321,7 +325,7 @@ impl Context {
     /// removal waits until the device is closed (kernel 6.1, rxe).
     #[must_use]
     pub fn is_present(&self) -> bool {
-        device_file(self.as_ptr()).is_none_or(|file| file.exists())
+        self.file.as_ref().is_none_or(|file| file.exists())
     }
 
     /// Readable when there is an asynchronous event; nonblocking, for registration with a poller.
