@@ -344,7 +344,7 @@ fn a_busy_peer_does_not_keep_every_frame_from_another_one() {
     pump(&mut nodes, "the second is linked", |nodes| {
         nodes[0].is_linked(3) && nodes[2].is_linked(1)
     });
-    assert_eq!(nodes[0].endpoint.lane_state(id(2), Lane::Pages).unwrap().owed, 4);
+    assert!(nodes[0].endpoint.lane_state(id(2), Lane::Pages).unwrap().owed > 0);
     let (mut busy, mut other) = (Flow::new(1, 0), Flow::new(2, 0));
     pump(&mut nodes, "both have delivered", |nodes| {
         for flow in [&mut busy, &mut other] {
@@ -411,7 +411,8 @@ fn assert_credits(nodes: &[Node], from: usize, to: usize, lane: Lane) {
     assert_eq!(terms.iter().sum::<u32>(), window, "{}", context());
     assert!(ours.session.kept <= ours.session.window, "{}", context());
     // Over verbs the credits of a new link may follow it.
-    assert!(ours.session.waiting <= left + returning, "{}", context());
+    let to_come = if common::verbs().is_some() { window } else { 0 };
+    assert!(ours.session.waiting <= left + to_come, "{}", context());
 }
 
 /// Every frame of the arena is in one of the places it can be in.
@@ -554,7 +555,7 @@ fn credits_and_frames_add_up_across_links_that_are_cut() {
     link_all(&mut nodes);
     let mut turn = 0;
     random_load(&mut nodes, 8, 20_000, |nodes| {
-        turn += u64::from(nodes.iter().all(|node| node.is_linked(3 - node.id().0)));
+        turn += u64::from(nodes.iter().all(|node| node.may_send_to(3 - node.id().0)));
         if turn == 10 {
             turn = 0;
             cutter.cut();

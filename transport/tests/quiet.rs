@@ -53,7 +53,16 @@ fn a_page_overtakes_what_nobody_waits_for_and_its_own_lane_never_does() {
         (Lane::Control, 3),
         (Lane::Pages, 2),
     ];
-    assert_eq!(arrivals(&mut nodes, 5), expected);
+    let mut arrived = arrivals(&mut nodes, 5);
+    if common::verbs().is_some() {
+        // Pages have a queue pair of their own, which overtakes as it likes.
+        arrived.sort_by_key(|(lane, _)| lane.index());
+        let control = [1, 2, 3].map(|number| (Lane::Control, number));
+        let pages = [1, 2].map(|number| (Lane::Pages, number));
+        assert_eq!(arrived, [&control[..], &pages[..]].concat());
+        return;
+    }
+    assert_eq!(arrived, expected);
 }
 
 #[test]

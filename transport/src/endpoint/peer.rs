@@ -194,7 +194,8 @@ impl Peer {
     /// Says that this side is there.
     pub(super) fn keep_alive(&mut self) {
         let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return };
-        let header = session.ack_alone(Lane::Control);
+        // While messages are on verbs nobody reads what it says.
+        let header = session.keep_alive(Lane::Control);
         if link.keep_alive(&header) {
             self.counters.lane(Lane::Control).acks_alone.add(1);
         }

@@ -14,6 +14,7 @@ use pagewire_transport::{
 };
 use std::{
     collections::VecDeque,
+    fmt::Write as _,
     net::{SocketAddr, TcpListener},
     time::{Duration, Instant},
 };
@@ -115,6 +116,14 @@ impl Node {
         counters.is_some_and(|counters| counters.on() == Some(kind))
     }
 
+    /// True when messages to `peer` go on a link, and do not wait for it to move to verbs.
+    pub(crate) fn may_send_to(&self, peer: u16) -> bool {
+        match self.endpoint.config().links {
+            LinkPolicy::Verbs => self.is_on(peer, LinkKind::Verbs),
+            _ => self.is_linked(peer),
+        }
+    }
+
     /// True when each lane to `peer` would take as many messages as it has credits.
     pub(crate) fn has_all_room(&self, peer: u16) -> bool {
         let credits = self.endpoint.config().credits;
@@ -158,13 +167,18 @@ pub(crate) fn cluster(count: u16) -> Vec<Node> {
 pub(crate) fn link_all(nodes: &mut [Node]) {
     let ids: Vec<u16> = nodes.iter().map(|node| node.id().0).collect();
     pump(nodes, "all are linked", |nodes| {
-        let wanted = |node: &Node, id| match node.endpoint.config().links {
-            LinkPolicy::Verbs => node.is_on(id, LinkKind::Verbs) && node.has_all_room(id),
-            _ => node.is_linked(id),
-        };
-        let linked = |node: &Node| ids.iter().all(|&id| id == node.id().0 || wanted(node, id));
+        let linked = |node: &Node| ids.iter().all(|&id| id == node.id().0 || node.may_send_to(id));
         nodes.iter().all(linked)
     });
+    if verbs().is_some() {
+        // Credits of pages follow, as far as there are frames.
+        for _ in 0..20_000 {
+            if nodes.iter().all(|n| ids.iter().all(|&id| id == n.id().0 || n.has_all_room(id))) {
+                break;
+            }
+            nodes.iter_mut().for_each(Node::poll);
+        }
+    }
 }
 
 /// Polls all nodes in turn until `done`.
@@ -176,10 +190,26 @@ pub(crate) fn pump(nodes: &mut [Node], what: &str, mut done: impl FnMut(&mut [No
     while !done(nodes) {
         if Instant::now() > deadline {
             let events: Vec<_> = nodes.iter().map(|node| (node.id().0, &node.events)).collect();
-            panic!("waited {PATIENCE:?} in vain until {what}; events: {events:?}");
+            let lanes = lane_states(nodes);
+            panic!("waited {PATIENCE:?} in vain until {what}; events: {events:?}; lanes: {lanes}");
         }
         nodes.iter_mut().for_each(Node::poll);
     }
+}
+
+fn lane_states(nodes: &[Node]) -> String {
+    let ids: Vec<u16> = nodes.iter().map(|node| node.id().0).collect();
+    let mut text = String::new();
+    for node in nodes {
+        for id in &ids {
+            for lane in Lane::ALL {
+                if let Some(state) = node.endpoint.lane_state(InstanceId(*id), lane) {
+                    let _ = write!(text, "\n{} to {id} on {lane:?}: {state:?}", node.id());
+                }
+            }
+        }
+    }
+    text
 }
 
 /// Polls all nodes so often that acknowledgements which wait for a quiet lane have gone out.

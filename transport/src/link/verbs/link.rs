@@ -64,12 +64,12 @@ pub struct VerbsLink {
     queued_sends: [bool; LaneClass::COUNT],
     queued_receives: [bool; LaneClass::COUNT],
     counters: Arc<VerbsCounters>,
-    /// A message was turned away because a queue is full.
+    /// A message was turned away because a queue is full, and nobody has tried again yet.
     full: bool,
     armed: bool,
     /// There may be completions that were not looked at.
     ready: bool,
-    /// Messages that nobody waits for; they stay in order with what comes behind them.
+    /// Messages that nobody waits for; those of one lane stay in order.
     later: Vec<(SessionHeader, Body)>,
 }
 
@@ -239,7 +239,7 @@ impl VerbsLink {
     #[inline]
     fn take_batch(&mut self, sink: &mut impl Sink, repost: bool) -> Result<(), LinkError> {
         let mut result = Ok(());
-        let Self { batch, queue_pairs, queued_receives, counters, full, .. } = self;
+        let Self { batch, queue_pairs, queued_receives, counters, .. } = self;
         for completion in batch.drain() {
             counters.completions.add(1);
             let class = usize::from(completion.tag());
@@ -258,7 +258,6 @@ impl VerbsLink {
                     }
                 }
                 _ => {
-                    *full = false;
                     if let Err(error) = queue_pair.take_sent(completion)
                         && result.is_ok()
                     {
@@ -271,6 +270,20 @@ impl VerbsLink {
             }
         }
         result
+    }
+
+    /// Hands what is queued to the device. True if there was any.
+    #[inline]
+    fn post_sends(&mut self) -> Result<bool, VerbsError> {
+        let mut any = false;
+        for (queue_pair, queued) in self.queue_pairs.iter_mut().zip(&mut self.queued_sends) {
+            if std::mem::take(queued) {
+                queue_pair.post_sends()?;
+                self.counters.send_doorbells.add(1);
+                any = true;
+            }
+        }
+        Ok(any)
     }
 
     #[inline]
@@ -368,10 +381,15 @@ impl Link for VerbsLink {
             self.later.push((*header, *body));
             return true;
         }
-        if !self.later.is_empty() {
+        // What nobody waits for keeps the order of its own lane.
+        let waits = |later: &(SessionHeader, Body)| later.0.lane == header.lane;
+        if frame.is_none() && self.later.iter().any(waits) {
             self.hurry();
+            if !self.later.is_empty() {
+                return false;
+            }
         }
-        self.later.is_empty() && self.queue(header, body, frame)
+        self.queue(header, body, frame)
     }
 
     #[inline]
@@ -381,6 +399,8 @@ impl Link for VerbsLink {
 
     #[inline]
     fn flush(&mut self) -> Result<(), LinkError> {
+        // Whoever was turned away tries again after this.
+        self.full = false;
         // Receives first: what is sent may tell the peer of them.
         for (queue_pair, queued) in self.queue_pairs.iter_mut().zip(&mut self.queued_receives) {
             if std::mem::take(queued) {
@@ -388,11 +408,10 @@ impl Link for VerbsLink {
                 self.counters.receive_doorbells.add(1);
             }
         }
-        for (queue_pair, queued) in self.queue_pairs.iter_mut().zip(&mut self.queued_sends) {
-            if std::mem::take(queued) {
-                queue_pair.post_sends()?;
-                self.counters.send_doorbells.add(1);
-            }
+        if self.post_sends()? && !self.later.is_empty() {
+            // What nobody waits for leaves behind what is urgent.
+            self.hurry();
+            self.post_sends()?;
         }
         Ok(())
     }
