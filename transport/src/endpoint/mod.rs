@@ -484,6 +484,7 @@ impl Endpoint {
             && let Some(fd) = verbs.events_fd()
         {
             let _ = self.os.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
+            verbs.discard();
         }
         if matches!(
             reason,

@@ -260,6 +260,8 @@ impl Endpoint {
             if let Err(error) = verbs.close(&mut arrivals) {
                 self.link_down(slot, error);
             }
+        } else {
+            verbs.discard();
         }
     }
 

@@ -161,7 +161,9 @@ impl Link for DualLink {
         if let Some(verbs) = &mut self.verbs {
             verbs.poll(sink)?;
         }
-        self.tcp.poll(&mut ControlOnly(sink))
+        // When the other end falls back, its first pages may be there before it has said so: they
+        // have a connection of their own.
+        self.tcp.poll_main(&mut ControlOnly(sink))
     }
 
     #[inline]

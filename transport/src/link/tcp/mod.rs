@@ -80,6 +80,15 @@ impl TcpLink {
         self.bulk.cool_down(registry, token(LaneClass::Bulk));
     }
 
+    /// As [`Link::poll`], of the small messages' connection alone. What comes on the other one stays in
+    /// its socket.
+    ///
+    /// # Errors
+    /// As [`Link::poll`].
+    pub fn poll_main(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
+        self.main.poll(sink)
+    }
+
     /// Takes the posted receives back, of a link on which no page can be on its way.
     pub fn take_receives(&mut self) -> Vec<Frame> {
         let mut frames = self.main.take_receives();
