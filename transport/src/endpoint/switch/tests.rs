@@ -421,6 +421,35 @@ fn what_does_not_fit_is_an_error_that_says_where_this_end_was() {
     }
 }
 
+#[test]
+fn a_leader_whose_switch_is_declined_stays_on_tcp_and_goes_on_at_once() {
+    let now = Instant::now();
+    let mut steps = Vec::new();
+    let mut leader = Switch::new(true, true, now);
+    leader.tick(now, &mut steps).unwrap();
+    leader.connected(Ok(()), now, &mut steps);
+    leader.drained(now, &mut steps);
+    steps.clear();
+    let reason = TcpReason::Timeout;
+    leader.heard(LinkControl::Decline { attempt: 1, reason }, now, &mut steps).unwrap();
+    let told = Step::OnTcp { reason, theirs: true };
+    assert_eq!(steps, [Step::Close, Step::Release, told]);
+    assert_eq!(leader.next_tick(), Some(now + RETRY_FIRST), "and offers again later");
+}
+
+#[test]
+fn an_offer_is_answered_once() {
+    let now = Instant::now();
+    let mut steps = Vec::new();
+    let mut follower = Switch::new(false, true, now);
+    let offer = |attempt| LinkControl::Offer { attempt, queue_pairs: Pair::queue_pairs(attempt) };
+    follower.heard(offer(2), now, &mut steps).unwrap();
+    follower.made(Err(TcpReason::Setup), now, &mut steps);
+    assert!(follower.heard(offer(2), now, &mut steps).is_err(), "the same again");
+    assert!(follower.heard(offer(1), now, &mut steps).is_err(), "an earlier one");
+    assert!(follower.heard(offer(3), now, &mut steps).is_ok());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
