@@ -155,7 +155,7 @@ fn measure(args: &Args, control: &mut Control, core: CoreId) -> Result<(), Bench
             let paired = conduct(control, core, |switch, turn| {
                 latency::ask(&mut end, plan, effort, switch, turn)
             })?;
-            latency::Figures::new(plan, rounds, &paired, &over).print(args.common.run.json);
+            latency::Figures::new(plan, rounds, &paired, &over).print(args.common.run.json)
         }
         Benchmark::Rate(plan) => {
             let (ours, sockets) = meet(control, cluster, &benchmark, &plan.setup)?;
@@ -163,10 +163,9 @@ fn measure(args: &Args, control: &mut Control, core: CoreId) -> Result<(), Bench
             let figures = conduct(control, core, |switch, turn| {
                 rate::send(&mut end, plan, rounds, switch, turn)
             })?;
-            rate::Figures::new(plan, rounds, &figures, &over).print(args.common.run.json);
+            rate::Figures::new(plan, rounds, &figures, &over).print(args.common.run.json)
         }
     }
-    Ok(())
 }
 
 /// Says hello, and has an endpoint that knows the server's, and the bare connections.
