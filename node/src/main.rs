@@ -163,7 +163,9 @@ struct LedgerOptions {
 fn main() -> ExitCode {
     // Standard output belongs to results; logs go to standard error.
     let filter = log_filter(std::env::var("PAGEWIRE_LOG").ok());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Whoever reads it may have gone, and there is nobody else to tell.
+    log.log_internal_errors(false).init();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
