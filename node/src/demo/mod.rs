@@ -60,7 +60,7 @@ pub fn run(options: &DemoOptions) -> Result<bool, DemoError> {
     let transfers = reports.iter().map(|report| report.transfers).sum();
     let found = stage.judge(transfers)?;
     let report = DemoReport::new(stage.setting(), elapsed, &reports, &found);
-    print(&report, options.json).map_err(io_error("print the outcome"))?;
+    print(&report, options.json).map_err(DemoError::Output)?;
     match out {
         Some(out) if report.passed() => out.write(&stage.prepared, &cleanup)?,
         Some(_) => eprintln!("pagewire: --out is not written: the result is not verified"),
