@@ -53,7 +53,7 @@ fn a_configuration_that_is_none_is_refused_with_the_key_and_the_line() {
         (with("instance = 0", "instance = -1"), vec!["line 2", "instance is -1", "0 to 63"]),
         (with("instance = 0", "instance = 64"), vec!["members", "list with this instance's id"]),
         (with("cluster = 4711", ""), vec!["missing field", "cluster"]),
-        (with("cluster = 4711", "cluster = 4711\ncluster = 4712"), vec!["line 2", "duplicate"]),
+        (with("cluster = 4711", "cluster = 4711\ncluster = 4712"), vec!["line 2", "a second `cluster`", "take one out"]),
         (with("cluster = 4711", "cluster = "), vec!["line 1"]),
         (with(":7400", ""), vec!["line 3", "socket address"]),
         (with(":7400", ":74000"), vec!["line 3", "socket address"]),
@@ -120,7 +120,7 @@ fn a_configuration_file_that_is_missing_is_named() {
     let line = run.end().refused();
     assert_tells(&line, &["/nowhere/node.toml", "No such file", "name an existing TOML file"]);
     let run = Process::pagewire(["node", "--config", "/proc"]);
-    assert_tells(&run.end().refused(), &["/proc", "directory"]);
+    assert_tells(&run.end().refused(), &["/proc", "found a directory", "expected a regular file"]);
 }
 
 #[test]
