@@ -35,8 +35,10 @@
 mod check;
 mod error;
 mod file;
+mod warnings;
 
 pub use error::ConfigError;
+pub use warnings::CacheExcess;
 
 use crate::{
     file_kind,

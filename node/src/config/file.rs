@@ -33,7 +33,7 @@ pub(super) const RANGES: &[(&str, &str)] = &[
 ];
 
 /// The numbers that are taken, as [`RANGES`] has them in words.
-const ARENA_MB: RangeInclusive<u32> = 1..=1 << 20;
+pub(super) const ARENA_MB: RangeInclusive<u32> = 1..=1 << 20;
 const SHARDS: RangeInclusive<u16> = 1..=64;
 /// A second: who wants to spin for longer wants a thread that never sleeps.
 const SPIN_US: RangeInclusive<u64> = 0..=1_000_000;

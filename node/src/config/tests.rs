@@ -225,3 +225,35 @@ fn one_peer_is_not_1_peers() {
     assert!(error("[1, 2]").contains(" for 1 peer: raise"), "{}", error("[1, 2]"));
     assert!(error("[1, 2, 3]").contains(" for 2 peers: raise"));
 }
+
+#[test]
+fn what_is_not_used_as_it_is_written_is_told() {
+    let warnings = |more: &str| parse(&format!("{GOOD}{more}")).unwrap().warnings();
+    assert_eq!(warnings("cache_pages = 4000\nshards = 2\npoller_cores = [0, 1]\n"), [""; 0]);
+    let room = parse(GOOD).unwrap().cache_room();
+    assert_eq!(warnings(&format!("cache_pages = {room}\n")), [""; 0]);
+    for shards in [1, 3] {
+        let config = |more: &str| parse(&format!("{GOOD}shards = {shards}\n{more}")).unwrap();
+        let room = config("").cache_room();
+        let [told] = &config("cache_pages = 100000\n").warnings()[..] else { panic!("one") };
+        let found = format!("cache_pages is 100000, the arena has room for {room}");
+        assert!(told.starts_with(&found) && told.contains("lower `cache_pages`"), "{told}");
+        let (_, needed) = told.rsplit_once("`arena_mb` to ").unwrap();
+        assert_eq!(
+            config(&format!("cache_pages = 100000\narena_mb = {needed}\n")).warnings(),
+            [""; 0]
+        );
+        let less = needed.parse::<u32>().unwrap() - 1;
+        let less = format!("cache_pages = 100000\narena_mb = {less}\n");
+        assert_eq!(config(&less).warnings().len(), 1, "the least that will do is named");
+    }
+    let [most] = &warnings("cache_pages = 4294967295\n")[..] else { panic!("one") };
+    assert!(most.ends_with(": lower `cache_pages`"), "no arena has room for so many: {most}");
+    let spare = warnings("poller_cores = [0, 0]\n");
+    let told = "poller_cores names 2 cores, shards is 1: those beyond are not used; name as many as \
+                `shards`";
+    assert_eq!(spare, [told]);
+    let shared = warnings("shards = 3\npoller_cores = [4, 5, 4, 5]\n");
+    assert_eq!(shared.len(), 2, "{shared:?}");
+    assert!(shared[1].contains("names core 4 for shards 0, 2"), "{shared:?}");
+}
