@@ -82,6 +82,9 @@ pub(crate) enum BenchError {
     /// The program to compare with is missing, or did not do what it should.
     #[error("{0}")]
     Tool(String),
+    /// What came out cannot be printed.
+    #[error("cannot write to standard output: {0}; check where it goes")]
+    Output(io::Error),
     /// A thread panicked.
     #[error("the thread of the {0} panicked")]
     Panicked(&'static str),

@@ -99,8 +99,7 @@ struct AnsweringEnd {
 /// [`BenchError`].
 pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
     let paired = measure(args)?;
-    Figures::new(args, &paired).print(args.run.json);
-    Ok(())
+    Figures::new(args, &paired).print(args.run.json)
 }
 
 fn measure(args: &Args) -> Result<Paired<{ LEGS.len() }>, BenchError> {

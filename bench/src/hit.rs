@@ -121,8 +121,7 @@ pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
         lookup.round(&order, |at| map.get(&tags[at]).map_or(0, |&found| bytes[found]));
         write.round(&order, |at| hit_write(&handle, tags[at]));
     }
-    Figures { args, read, write, lookup }.print(args.run.json);
-    Ok(())
+    Figures { args, read, write, lookup }.print(args.run.json)
 }
 
 fn hit_read(handle: &Handle, tag: BufferTag) -> u8 {

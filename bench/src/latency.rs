@@ -76,8 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
     let effort = Effort { rounds: run.rounds, samples_per_round: args.samples_per_round };
     let plan = args.plan();
     let paired = measure(&plan, effort)?;
-    Figures::new(&plan, run.rounds, &paired, "loopback TCP").print(run.json);
-    Ok(())
+    Figures::new(&plan, run.rounds, &paired, "loopback TCP").print(run.json)
 }
 
 fn measure(plan: &Plan, effort: Effort) -> Result<Paired<{ LEGS.len() }>, BenchError> {

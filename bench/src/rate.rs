@@ -73,8 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
     let plan = Plan::new(args.size, args.messages_per_round, args.batch, setup);
     let run = args.common.run;
     let figures = measure(&plan, run.rounds)?;
-    Figures::new(&plan, run.rounds, &figures, "loopback TCP").print(run.json);
-    Ok(())
+    Figures::new(&plan, run.rounds, &figures, "loopback TCP").print(run.json)
 }
 
 fn measure(plan: &Plan, rounds: u32) -> Result<Rounds<{ LEGS.len() }>, BenchError> {

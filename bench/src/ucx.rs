@@ -73,8 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
             output::figure(&lines, args.test.figure())
         }
     })?;
-    Figures { args, count, rounds }.print(args.common.run.json);
-    Ok(())
+    Figures { args, count, rounds }.print(args.common.run.json)
 }
 
 fn count(args: &Args) -> u32 {

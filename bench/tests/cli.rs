@@ -336,3 +336,20 @@ fn a_hit_allocates_nothing() {
     assert_eq!(json["allocations"], 0);
     assert_eq!(json["write"]["allocations"], 0);
 }
+
+#[test]
+fn figures_and_lines_that_cannot_be_printed_are_an_error() {
+    let few = ["--rounds", "1", "--samples-per-round", "50", "--frames", "3"];
+    let cases = [[&["latency"], &few[..]].concat(), vec!["serve", "--listen", "127.0.0.1:0"]];
+    for args in cases {
+        let script = "exec \"$@\" >/dev/full";
+        let output = run(Command::new("/bin/sh").args(["-c", script, "sh", BENCH]).args(&args));
+        if one_core_only(&output) {
+            return;
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), text.lines().count()), (Some(1), 1), "{text}");
+        let told = "pagewire-bench: cannot write to standard output: No space left on device";
+        assert!(text.starts_with(told) && text.contains("; check where it goes"), "{text}");
+    }
+}

@@ -35,16 +35,22 @@
 mod check;
 mod error;
 mod file;
+mod warnings;
 
 pub use error::ConfigError;
+pub use warnings::CacheExcess;
 
-use crate::view::{View, ViewError};
+use crate::{
+    file_kind,
+    view::{View, ViewError},
+};
 use pagewire_protocol::{ClusterId, Epoch, Incarnation, InstanceId, PageSize};
 use pagewire_transport::{ArenaConfig, ClusterKey, ClusterKeyError, EndpointConfig, LaneCredits};
 use std::{
-    fs::File,
-    io::{self, Read},
+    fs::{self, Metadata, OpenOptions},
+    io::Read,
     net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -156,16 +162,10 @@ impl NodeConfig {
     /// Reads a TOML file.
     ///
     /// # Errors
-    /// [`ConfigError`]: no such file, not TOML, an unknown or missing key, a value out of range.
+    /// [`ConfigError`]: no such file, no regular one, not TOML, an unknown or missing key, a value
+    /// out of range.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let read = |source| ConfigError::Read { path: path.to_owned(), source };
-        // A device would never end.
-        let mut file = File::open(path).map_err(read)?.take(FILE_MAX_BYTES + 1);
-        let mut text = String::new();
-        if file.read_to_string(&mut text).map_err(read)? as u64 > FILE_MAX_BYTES {
-            return Err(read(io::ErrorKind::FileTooLarge.into()));
-        }
-        Self::parse(&text, path)
+        Self::parse(&read(path)?, path)
     }
 
     /// The membership view that the member list makes.
@@ -217,6 +217,34 @@ impl NodeConfig {
             ..EndpointConfig::new(self.cluster, self.instance, self.listen)
         })
     }
+}
+
+/// The text of the file at `path`. Nothing is opened that is no regular file: opening a device may
+/// do something, and a FIFO would wait for a writer.
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let refused = |source| ConfigError::Read { path: path.to_owned(), source };
+    let check = |about: Metadata| match about.is_file() {
+        true => Ok(()),
+        false => {
+            let found = file_kind::in_words(about.file_type());
+            Err(ConfigError::NotAFile { path: path.to_owned(), found })
+        }
+    };
+    check(fs::metadata(path).map_err(refused)?)?;
+    // Should it have become something else since: this does not wait.
+    let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = open.map_err(refused)?;
+    check(file.metadata().map_err(refused)?)?;
+    let mut bytes = Vec::new();
+    file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(refused)?;
+    if bytes.len() as u64 > FILE_MAX_BYTES {
+        return Err(ConfigError::TooLarge { path: path.to_owned(), most_bytes: FILE_MAX_BYTES });
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let text = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = text.iter().filter(|byte| **byte == b'\n').count() + 1;
+        ConfigError::NotText { path: path.to_owned(), line }
+    })
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod agent;
 pub mod config;
 pub mod demo;
 pub mod doctor;
+mod file_kind;
 pub mod grd;
 pub mod instance;
 pub mod latency;

@@ -68,7 +68,8 @@ Verdict, the last line of the table (`verdict` in JSON):
                    taken and comes back unharmed, but nothing moved; exit status 0
   NOT VERIFIED     something was lost or damaged, told line by line; exit status 1
 
-Ctrl-C and SIGTERM stop all instances and remove every file; exit status 130 or 143.
+Ctrl-C and SIGTERM stop all instances and remove every file; exit status 130 or 143. What a demo
+that was killed left in TMPDIR is removed when another one starts.
 
 {ENVIRONMENT}"
     )
@@ -163,7 +164,12 @@ struct LedgerOptions {
 fn main() -> ExitCode {
     // Standard output belongs to results; logs go to standard error.
     let filter = log_filter(std::env::var("PAGEWIRE_LOG").ok());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Whoever reads it may have gone, and there is nobody else to tell.
+    log.log_internal_errors(false).init();
+    if let Err(error) = demo::cleanup::survive_file_size_limit() {
+        tracing::info!("a file at its size limit will end this process: {error}");
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

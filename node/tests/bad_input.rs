@@ -53,7 +53,10 @@ fn a_configuration_that_is_none_is_refused_with_the_key_and_the_line() {
         (with("instance = 0", "instance = -1"), vec!["line 2", "instance is -1", "0 to 63"]),
         (with("instance = 0", "instance = 64"), vec!["members", "list with this instance's id"]),
         (with("cluster = 4711", ""), vec!["missing field", "cluster"]),
-        (with("cluster = 4711", "cluster = 4711\ncluster = 4712"), vec!["line 2", "duplicate"]),
+        (
+            with("cluster = 4711", "cluster = 4711\ncluster = 4712"),
+            vec!["line 2", "a second `cluster`", "take one out"],
+        ),
         (with("cluster = 4711", "cluster = "), vec!["line 1"]),
         (with(":7400", ""), vec!["line 3", "socket address"]),
         (with(":7400", ":74000"), vec!["line 3", "socket address"]),
@@ -120,7 +123,7 @@ fn a_configuration_file_that_is_missing_is_named() {
     let line = run.end().refused();
     assert_tells(&line, &["/nowhere/node.toml", "No such file", "name an existing TOML file"]);
     let run = Process::pagewire(["node", "--config", "/proc"]);
-    assert_tells(&run.end().refused(), &["/proc", "directory"]);
+    assert_tells(&run.end().refused(), &["/proc", "found a directory", "expected a regular file"]);
 }
 
 #[test]
@@ -218,7 +221,7 @@ fn instances_that_do_not_fit_end_and_the_cluster_carries_on() {
             Config { page_size: 4096, ..newcomer() },
             ["pages of 8192", "this one of 4096", "the same page size"],
         ),
-        (more, ["has member list", "this one", "the same members"]),
+        (more, ["has member list", "the same members", "members of instance 1 are [0, 1, 2, 3]"]),
         (stranger, ["instance 0 has no peer 7", "add it there", "mend the id"]),
         (
             crossed,
@@ -292,6 +295,22 @@ fn instances_that_have_each_other_wait_for_the_right_third_when_a_wrong_one_came
 fn of_a_pair_with_different_clusters_one_ends_and_both_say_why() {
     let words = ["of cluster 8", "of cluster 4711", "the same cluster id"];
     one_of_a_pair_ends(words, |_, configs| configs[1].cluster = 8);
+}
+
+#[test]
+fn of_a_pair_with_different_member_lists_both_show_theirs() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut configs = Config::three(folder.path());
+    configs[0].members = vec![0, 1];
+    configs[0].peers.retain(|(id, _)| *id == 1);
+    let path = |at: usize| folder.path().join(format!("{at}.toml"));
+    let mut nodes: Vec<_> = (0..2).map(|at| configs[at].run(&path(at))).collect();
+    wait_for("the end of one", || nodes.iter_mut().any(|node| !node.is_running()));
+    for (node, members) in nodes.iter_mut().zip(["0 are [0, 1]", "1 are [0, 1, 2]"]) {
+        // The last word of one that goes, a warning of one that stays.
+        let told = format!("the members of instance {members}");
+        node.complaint("its member list", |line| line.contains(&told));
+    }
 }
 
 #[test]

@@ -436,7 +436,8 @@ fn an_instance_that_is_killed_ends_the_demo_in_one_line() {
     let processes = children(demo.process.id());
     assert_eq!(processes.len(), 3);
     signal("KILL", victim);
-    assert_ends_with(demo, &processes, &["instance 1 ended early (signal: 9", "'progress'"]);
+    let words = ["instance 1 ended early (signal: 9", "'progress'", "it left no word"];
+    assert_ends_with(demo, &processes, &words);
 }
 
 #[test]
@@ -457,6 +458,25 @@ fn instances_do_not_outlive_a_demo_that_is_killed() {
     assert_eq!(processes.len(), 3);
     demo.process.kill();
     wait_for("the end of the instances", || !processes.iter().any(|id| is_there(*id)));
+    // Nor do its files outlive the start of the next one.
+    let entries = || fs::read_dir(demo.folder.path()).expect("the folder").count();
+    assert_eq!(entries(), 1);
+    let mut next = Process::command(["demo", "--seconds", "1", "--nodes", "2"]);
+    Process::start(next.env("TMPDIR", demo.folder.path())).end().succeeded();
+    assert_eq!(entries(), 0);
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_ends_the_demo_in_one_line_and_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // In blocks of 512 or 1024 bytes: less than the relation has.
+    let script = "ulimit -f 1000 && exec \"$@\"";
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_pagewire"), "demo"]);
+    let ended = Process::start(command.env("TMPDIR", folder.path())).end();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.refused().contains("File too large"));
+    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::{
 use support::{
     demo::{Demo, children, is_there, signal},
     pages::{full_page, sound_page},
-    process::{Ended, wait_for},
+    process::{Ended, Process, wait_for},
 };
 
 // ---- signals -------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ fn a_signal_while_the_pages_are_prepared_leaves_nothing() {
         fs::read_dir(demo.folder.path())
             .expect("the folder")
             .flatten()
-            .any(|entry| fs::read_dir(entry.path()).is_ok_and(|mut inside| inside.next().is_some()))
+            .any(|entry| entry.path().join("storage").exists())
     });
     signal("INT", demo.process.id());
     assert_eq!(demo.end().status.code(), Some(130));
@@ -184,6 +184,25 @@ fn a_result_that_cannot_be_kept_does_not_cost_the_table() {
             stderr.contains("cannot write --out") && stderr.contains("No such file"),
             "{stderr}"
         );
+    }
+}
+
+#[test]
+fn an_outcome_that_cannot_be_printed_says_so_of_standard_output() {
+    for (script, why) in [
+        ("\"$@\" >/dev/full; echo $? >&2", "No space left on device"),
+        // The reader goes at once.
+        ("{ \"$@\"; echo $? >&2; } | :", "Broken pipe"),
+    ] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_pagewire")]);
+        command.args(["demo", "--seconds", "1", "--nodes", "2"]);
+        let stderr = Process::start(command.env("TMPDIR", folder.path())).end().stderr;
+        let told = format!("pagewire: cannot write to standard output: {why}");
+        assert!(stderr.starts_with(&told) && stderr.contains("check where it goes"), "{stderr}");
+        assert_eq!(stderr.lines().skip(1).collect::<Vec<_>>(), ["1"], "its exit status");
+        assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);
     }
 }
 

@@ -442,8 +442,15 @@ fn each_shard_needs_a_port_and_a_core_and_its_share_of_the_arena() {
     assert_tells(&one(&crowd, "pollers"), Level::Note, &["5 that sleep", "lower `shards`"]);
     let spare = of("arena_mb = 16\npoller_cores = [1, 2]\n");
     assert_tells(&one(&spare, "poller_cores"), Level::Note, &["as many as `shards`, 1"]);
-    let shared = of("arena_mb = 16\nshards = 2\nspin_us = 50\npoller_cores = [1, 1]\n");
-    assert_tells(&one(&shared, "pollers"), Level::Note, &["each core once"]);
+    for more in ["", "spin_us = 50\n"] {
+        let shared = of(&format!("arena_mb = 16\nshards = 2\n{more}poller_cores = [1, 1]\n"));
+        assert_tells(&one(&shared, "pollers"), Level::Note, &["each core once"]);
+    }
+    let excess = of("arena_mb = 16\ncache_pages = 100000\n");
+    let words = ["100000: the arena has room for", "lower `cache_pages`, or raise `arena_mb` to"];
+    assert_tells(&one(&excess, "cache_pages"), Level::Note, &words);
+    let none = of("arena_mb = 16\n");
+    assert_tells(&one(&none, "cache_pages"), Level::Ok, &["as many as there is room for"]);
 }
 
 #[test]

@@ -151,6 +151,19 @@ fn instances_of_several_shards_say_their_ports_and_who_goes_and_comes() {
 }
 
 #[test]
+fn what_is_not_used_as_it_is_written_is_warned_of_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut config = Config { members: vec![0], ..Config::new(0, folder.path()) };
+    config.more.push_str("shards = 2\ncache_pages = 100000\npoller_cores = [0, 0, 0]\n");
+    let mut node = config.run(&folder.path().join("node.toml"));
+    node.complaint("word of the cache", |line| line.contains("cache_pages is 100000"));
+    node.complaint("word of spare cores", |line| line.contains("poller_cores names 3 cores"));
+    node.complaint("word of a shared core", |line| line.contains("core 0 for shards 0, 1"));
+    node.line("that it listens", |line| line.starts_with("instance 0 of cluster"));
+    assert_eq!(node.history().matches("cache_pages").count(), 2, "{}", node.history());
+}
+
+#[test]
 fn a_log_level_that_is_none_is_told_and_does_not_stop_anything() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let config = Config { members: vec![0], ..Config::new(0, folder.path()) };

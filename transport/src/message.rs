@@ -42,16 +42,33 @@ pub struct Received {
 }
 
 /// Why [`Endpoint::send`](crate::Endpoint::send) did not take a message; it is handed back.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
     /// The lane has no credit or its window is full: back-pressure, try again after a poll.
+    #[error(
+        "the lane has no credit or its window is full, expected the peer to take what was sent \
+         before: poll and try again"
+    )]
     NoCredit(Message),
     /// The lane needs a frame and there is none, or the other way round; or the kind is reserved.
+    #[error(
+        "the message is of kind {} and has {} frame, expected a kind other than {} and a frame on \
+         the lanes of pages and bulk only: send it on a lane that fits",
+        .0.kind.0, if .0.frame.is_some() { "a" } else { "no" }, MessageKind::ACK_ONLY.0
+    )]
     WrongLane(Message),
     /// There is no session with that instance.
+    #[error(
+        "there is no session with that instance, expected one: make it known with `add_peer` and \
+         poll until `Event::Up`"
+    )]
     NoSession(Message),
     /// The frame is of another arena, with pages of another size.
+    #[error(
+        "the frame has {found_bytes} bytes, expected {expected_bytes}, the size of this endpoint's \
+         pages: take it from the endpoint's own arena"
+    )]
     WrongPageSize {
         /// The message, unsent.
         message: Message,
@@ -69,6 +86,28 @@ impl SendError {
         match self {
             Self::NoCredit(m) | Self::WrongLane(m) | Self::NoSession(m) => m,
             Self::WrongPageSize { message, .. } => message,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_sent_is_told_with_what_to_do() {
+        let message = || Message::new(MessageKind(7), Body::EMPTY);
+        let size =
+            |message| SendError::WrongPageSize { message, found_bytes: 4096, expected_bytes: 8192 };
+        for (error, words) in [
+            (SendError::NoCredit(message()), ["no credit", "poll and try again"]),
+            (SendError::WrongLane(message()), ["kind 7 and has no frame", "a lane that fits"]),
+            (SendError::NoSession(message()), ["no session", "`Event::Up`"]),
+            (size(message()), ["4096 bytes, expected 8192", "own arena"]),
+        ] {
+            let error: Box<dyn std::error::Error> = Box::new(error);
+            let text = error.to_string();
+            assert!(words.iter().all(|word| text.contains(word)), "{words:?} in: {text}");
         }
     }
 }

@@ -28,6 +28,8 @@ const BUSY_AFTER: Duration = Duration::from_secs(3);
 const BUSY_MAX: Duration = Duration::from_secs(180);
 /// Longest wait for the server to turn to another leg.
 const TURN_MAX: Duration = Duration::from_secs(30);
+/// Pause between two looks whether there is a session, in which the server is listened to.
+const SESSION_PAUSE: Duration = Duration::from_millis(1);
 /// Wait for the server's reason when something failed here.
 const REASON_MAX: Duration = Duration::from_secs(1);
 
@@ -155,7 +157,7 @@ fn measure(args: &Args, control: &mut Control, core: CoreId) -> Result<(), Bench
             let paired = conduct(control, core, |switch, turn| {
                 latency::ask(&mut end, plan, effort, switch, turn)
             })?;
-            latency::Figures::new(plan, rounds, &paired, &over).print(args.common.run.json);
+            latency::Figures::new(plan, rounds, &paired, &over).print(args.common.run.json)
         }
         Benchmark::Rate(plan) => {
             let (ours, sockets) = meet(control, cluster, &benchmark, &plan.setup)?;
@@ -163,13 +165,12 @@ fn measure(args: &Args, control: &mut Control, core: CoreId) -> Result<(), Bench
             let figures = conduct(control, core, |switch, turn| {
                 rate::send(&mut end, plan, rounds, switch, turn)
             })?;
-            rate::Figures::new(plan, rounds, &figures, &over).print(args.common.run.json);
+            rate::Figures::new(plan, rounds, &figures, &over).print(args.common.run.json)
         }
     }
-    Ok(())
 }
 
-/// Says hello, and has an endpoint that knows the server's, and the bare connections.
+/// Says hello, and has an endpoint with a session with the server's, and the bare connections.
 fn meet<const N: usize>(
     control: &mut Control,
     cluster: u64,
@@ -195,7 +196,25 @@ fn meet<const N: usize>(
         ticketed(bare, cluster, place - 1)
     });
     let sockets: Result<Vec<_>, _> = sockets.into_iter().collect();
-    Ok((ours, sockets?.try_into().map_err(|_| BenchError::NoFrame)?))
+    let sockets = sockets?.try_into().map_err(|_| BenchError::NoFrame)?;
+    ours.establish_watching(|| still_there(control))?;
+    Ok((ours, sockets))
+}
+
+/// An error when the server has gone, or says why it goes: it has nothing else to say before it is
+/// asked for a turn.
+fn still_there(control: &mut Control) -> Result<(), BenchError> {
+    if !control.is_heard(SESSION_PAUSE) {
+        return Ok(());
+    }
+    let has_left = control.has_left(SESSION_PAUSE);
+    match control.reply(REASON_MAX) {
+        Ok(other) => Err(unexpected(&other, "nothing before a turn")),
+        Err(BenchError::Control(why)) if has_left => {
+            Err(BenchError::Control(format!("{why}: the server is gone; start it again")))
+        }
+        Err(reason) => Err(reason),
+    }
 }
 
 /// The server's answer to the hello, which it gives when it is done with its other clients.
@@ -259,6 +278,7 @@ fn conduct<T: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
 
     #[test]
     fn an_address_without_a_port_gets_the_usual_one() {
@@ -268,5 +288,35 @@ mod tests {
         assert_eq!(of("::1").unwrap(), "[::1]:7410");
         assert_eq!(of("[::1]:80").unwrap(), "[::1]:80");
         assert!(of("127.0.0.1:99999").unwrap_err().to_string().contains("no HOST:PORT"));
+    }
+
+    /// What an end is told whose server does `then` while the session is being set up.
+    fn while_set_up(then: impl FnOnce(TcpStream)) -> BenchError {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut control = Control::new(client).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        assert!(still_there(&mut control).is_ok(), "it has not said anything");
+        let setup = Setup { frames: 2, keep: 0, page_crc: true, credits: None };
+        let ip = "127.0.0.1".parse().unwrap();
+        let mut ours = Ours::new(InstanceId(1), ClusterId(1), ip, &setup).unwrap();
+        // Accepts, and never answers.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        ours.add_peer(silent.local_addr().unwrap()).unwrap();
+        then(server);
+        ours.establish_watching(|| still_there(&mut control)).unwrap_err()
+    }
+
+    #[test]
+    fn a_server_that_goes_while_the_session_is_set_up_ends_the_wait() {
+        let error = while_set_up(drop).to_string();
+        assert!(error.contains("closed the control connection"), "{error}");
+        assert!(error.contains("the server is gone"), "{error}");
+        let reason = b"{\"say\":\"error\",\"text\":\"out of luck\"}\n";
+        let error = while_set_up(|mut server| server.write_all(reason).unwrap());
+        assert!(matches!(&error, BenchError::Remote(text) if text == "out of luck"), "{error}");
+        let early = b"{\"say\":\"turned\",\"leg\":1}\n";
+        let error = while_set_up(|mut server| server.write_all(early).unwrap()).to_string();
+        assert!(error.contains("expected nothing before a turn"), "{error}");
     }
 }

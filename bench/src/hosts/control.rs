@@ -199,6 +199,15 @@ impl Control {
         }
     }
 
+    /// Waits up to `limit` for the other host to say something or to close the connection, which
+    /// whoever reads next finds. True if it has done either.
+    pub(super) fn is_heard(&mut self, limit: Duration) -> bool {
+        match self.fill(limit) {
+            Ok(_) => true,
+            Err(e) => !is_timeout(&e) && e.kind() != ErrorKind::Interrupted,
+        }
+    }
+
     /// Waits for the other host to close the connection, or to say something, up to `limit`. True
     /// if it has closed it.
     pub(super) fn has_left(&mut self, limit: Duration) -> bool {

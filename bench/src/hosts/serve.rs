@@ -13,7 +13,7 @@ use core_affinity::CoreId;
 use pagewire_protocol::{ClusterId, InstanceId};
 use serde_json::Value;
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{ErrorKind, Read},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
@@ -44,7 +44,7 @@ pub(crate) struct Args {
 /// Serves until it is stopped, or `clients` were served.
 ///
 /// # Errors
-/// [`BenchError`] when it cannot listen; what goes wrong with one client is printed.
+/// [`BenchError`] when it cannot listen or print; what goes wrong with one client is printed.
 pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
     // Before any thread is pinned.
     let core = cores::one(cores::Side::Answerer)?;
@@ -55,17 +55,16 @@ pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
              uses it"
         ))
     })?;
-    say(&format!("listening on {}", listener.local_addr()?));
-    std::io::stdout().flush()?;
+    say(&format!("listening on {}", listener.local_addr()?))?;
     let mut served = 0;
     while args.clients != Some(served) {
         let (stream, client) = listener.accept()?;
         served = served.saturating_add(1);
         match Control::new(stream).map_err(BenchError::from).and_then(|c| serve(c, core)) {
-            Ok(()) => say(&format!("served {client}")),
+            Ok(()) => say(&format!("served {client}"))?,
+            Err(error @ BenchError::Output(_)) => return Err(error),
             Err(error) => eprintln!("pagewire-bench: client {client}: {error}"),
         }
-        std::io::stdout().flush()?;
     }
     Ok(())
 }
@@ -83,8 +82,7 @@ fn serve(mut control: Control, core: CoreId) -> Result<(), BenchError> {
 fn serve_client(control: &mut Control, core: CoreId) -> Result<(), BenchError> {
     let Some((cluster, client_endpoint, benchmark)) = hello(control)? else { return Ok(()) };
     benchmark.check()?;
-    say(&format!("serving {}", control.peer()));
-    std::io::stdout().flush()?;
+    say(&format!("serving {}", control.peer()))?;
     let ip = control.local()?.ip();
     let setup = match &benchmark {
         Benchmark::Latency(plan) => &plan.setup,

@@ -26,6 +26,9 @@ use std::{
 /// Message type of the round trips; no layer above gives it a meaning.
 const KIND: MessageKind = MessageKind(200);
 
+/// What is waited for before anything is measured.
+const SESSION: &str = "the session between the two endpoints";
+
 /// Longest sleep before the end looks whether the other one is still there.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
@@ -43,6 +46,8 @@ pub(crate) struct Ours {
     /// Received pages that are kept, the oldest first, so that each lands in another frame.
     kept: VecDeque<Frame>,
     keep: usize,
+    /// The session has begun.
+    is_up: bool,
     /// Frames that the bare loop receives into: as many as this endpoint posts.
     landing_frames: u32,
 }
@@ -77,6 +82,7 @@ impl Ours {
             pages,
             kept: VecDeque::new(),
             keep: keep as usize,
+            is_up: false,
             landing_frames,
         })
     }
@@ -114,18 +120,45 @@ impl Ours {
 
     /// Polls until the session with the other end has begun.
     pub(crate) fn establish(&mut self, switch: &Switch) -> Result<(), BenchError> {
-        let mut patience = Patience::new(switch, "the session between the two endpoints");
-        loop {
-            self.endpoint.poll();
-            while let Some(event) = self.endpoint.next_event() {
-                match event {
-                    Event::Up { .. } => return Ok(()),
-                    Event::Down { reason, .. } => return Err(BenchError::LinkDown(reason)),
-                    _ => {}
-                }
-            }
+        let mut patience = Patience::new(switch, SESSION);
+        while !self.is_established()? {
             patience.spin()?;
         }
+        Ok(())
+    }
+
+    /// Polls until the session has begun, with a call of `watch` between two polls: it may wait a
+    /// little, and its error ends this.
+    pub(crate) fn establish_watching(
+        &mut self,
+        mut watch: impl FnMut() -> Result<(), BenchError>,
+    ) -> Result<(), BenchError> {
+        let switch = Switch::new();
+        let mut patience = Patience::new(&switch, SESSION);
+        while !self.is_established()? {
+            watch()?;
+            patience.check()?;
+        }
+        Ok(())
+    }
+
+    /// One turn towards a session; true when there is one.
+    fn is_established(&mut self) -> Result<bool, BenchError> {
+        if self.is_up {
+            return Ok(true);
+        }
+        self.endpoint.poll();
+        while let Some(event) = self.endpoint.next_event() {
+            match event {
+                Event::Up { .. } => {
+                    self.is_up = true;
+                    return Ok(true);
+                }
+                Event::Down { reason, .. } => return Err(BenchError::LinkDown(reason)),
+                _ => {}
+            }
+        }
+        Ok(false)
     }
 
     /// The message of `size` that carries `number`, and its lane.

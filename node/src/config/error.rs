@@ -18,6 +18,42 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// It is no regular file. Others may never end, or keep a reader waiting for good.
+    #[error(
+        "configuration {}: found {found}, expected a regular file with TOML text (or a link to \
+         one): name that",
+        path.display()
+    )]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+    /// It is far larger than a configuration can be.
+    #[error(
+        "configuration {}: found more than {most_bytes} bytes, expected a TOML file of at most so \
+         many: check that it is the right file",
+        path.display()
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Most bytes that are read.
+        most_bytes: u64,
+    },
+    /// It holds something else than text.
+    #[error(
+        "configuration {}: line {line}: found bytes that are not UTF-8, expected TOML text: check \
+         that it is the right file, or save it as UTF-8",
+        path.display()
+    )]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// The line with the first such byte.
+        line: usize,
+    },
     /// The text is no configuration.
     #[error("configuration {}: {problem}", path.display())]
     Parse {
@@ -29,8 +65,8 @@ pub enum ConfigError {
     /// The arena is too small for the frames that have to be there.
     #[error(
         "configuration {}: arena_mb is {found_mb}, that is {frames} frames of {page_bytes} bytes, \
-         expected at least {needed} for {peers} peers{}: raise `arena_mb` to {needed_mb}",
-        path.display(), of_shards(*shards)
+         expected at least {needed} for {peers} {}{}: raise `arena_mb` to {needed_mb}",
+        path.display(), if *peers == 1 { "peer" } else { "peers" }, of_shards(*shards)
     )]
     ArenaTooSmall {
         /// The file.

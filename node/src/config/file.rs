@@ -33,7 +33,7 @@ pub(super) const RANGES: &[(&str, &str)] = &[
 ];
 
 /// The numbers that are taken, as [`RANGES`] has them in words.
-const ARENA_MB: RangeInclusive<u32> = 1..=1 << 20;
+pub(super) const ARENA_MB: RangeInclusive<u32> = 1..=1 << 20;
 const SHARDS: RangeInclusive<u16> = 1..=64;
 /// A second: who wants to spin for longer wants a thread that never sleeps.
 const SPIN_US: RangeInclusive<u64> = 0..=1_000_000;
@@ -62,6 +62,19 @@ fn out_of_range(text: &str, line: usize, message: &str) -> Option<String> {
     let (key, range) = RANGES.iter().find(|(known, _)| *known == key.trim())?;
     let found = rest.split('#').next().unwrap_or(rest).trim();
     Some(format!("{key} is {found}, expected {range}"))
+}
+
+/// What is said of a key that is there twice; `found` is the second one, as it is written.
+fn second_key(found: &str, message: &str) -> Option<String> {
+    if !message.contains("duplicate key") {
+        return None;
+    }
+    let found = found.trim();
+    let peer = match found {
+        "instance" | "address" => ", or begin another peer above it with [[peers]]",
+        _ => "",
+    };
+    Some(format!("found a second `{found}`, expected each key once: take one out{peer}"))
 }
 
 /// Reads an address, and says what one is when it is none.
@@ -120,7 +133,10 @@ impl FileConfig {
                 before.iter().filter(|b| **b == b'\n').count() + 1
             });
             let message = error.message().replace('\n', " ");
-            let problem = out_of_range(text, line, &message).unwrap_or(message);
+            let span = error.span().and_then(|span| text.get(span)).unwrap_or_default();
+            let problem = second_key(span, &message)
+                .or_else(|| out_of_range(text, line, &message))
+                .unwrap_or(message);
             let problem = format!("line {line}: {problem}");
             ConfigError::Parse { path: path.to_owned(), problem }
         })

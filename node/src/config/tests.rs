@@ -176,7 +176,84 @@ fn memory_and_liveness_reach_the_transport() {
 }
 
 #[test]
-fn a_file_without_an_end_is_refused() {
-    let error = NodeConfig::load(Path::new("/dev/zero")).unwrap_err().to_string();
-    assert!(error.contains("/dev/zero") && error.contains("too large"), "{error}");
+fn what_is_no_file_of_text_is_refused_for_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    // Nobody writes there: who opened it would wait for good.
+    let made = std::process::Command::new("mkfifo").arg(path("fifo")).status();
+    assert!(made.unwrap().success());
+    std::os::unix::fs::symlink(path("fifo"), path("link-to-fifo")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+    fs::write(path("huge"), "# none\n".repeat(1 << 18)).unwrap();
+    fs::write(path("latin-1"), b"cluster = 7\n# f\xfcr alle\n").unwrap();
+    for (path, words) in [
+        (path("fifo"), ["found a FIFO", "expected a regular file"]),
+        (path("link-to-fifo"), ["found a FIFO", "expected a regular file"]),
+        (path("socket"), ["found a socket", "expected a regular file"]),
+        (path(""), ["found a directory", "expected a regular file"]),
+        ("/dev/zero".into(), ["found a device", "expected a regular file"]),
+        (path("huge"), ["more than 1048576 bytes", "the right file"]),
+        (path("latin-1"), ["line 2: found bytes that are not UTF-8", "save it as UTF-8"]),
+        (path("missing"), ["No such file", "name an existing TOML file"]),
+    ] {
+        let error = NodeConfig::load(&path).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{words:?} in: {error}");
+    }
+    fs::write(path("good"), GOOD).unwrap();
+    std::os::unix::fs::symlink(path("good"), path("link")).unwrap();
+    assert_eq!(NodeConfig::load(&path("link")).unwrap().cluster, ClusterId(7));
+}
+
+#[test]
+fn a_key_that_is_there_twice_is_named_with_what_to_do() {
+    let error = parse(&format!("{GOOD}instance = 1\n")).unwrap_err();
+    let told = "line 5: found a second `instance`, expected each key once: take one out, or begin \
+                another peer above it with [[peers]]";
+    assert!(error.contains(told), "{error}");
+    let error = parse(&format!("{GOOD}arena_mb = 8\narena_mb = 9\n")).unwrap_err();
+    assert!(error.ends_with("found a second `arena_mb`, expected each key once: take one out"));
+    let peer = "[[peers]]\ninstance = 4\naddress = \"127.0.0.1:9\"\naddress = \"127.0.0.1:8\"\n";
+    let error = parse(&format!("{GOOD}{peer}")).unwrap_err();
+    assert!(error.contains("line 8: found a second `address`"), "{error}");
+}
+
+#[test]
+fn one_peer_is_not_1_peers() {
+    let error = |members| {
+        parse(&format!("{GOOD}members = {members}\npage_size = 32768\narena_mb = 1\n")).unwrap_err()
+    };
+    assert!(error("[1, 2]").contains(" for 1 peer: raise"), "{}", error("[1, 2]"));
+    assert!(error("[1, 2, 3]").contains(" for 2 peers: raise"));
+}
+
+#[test]
+fn what_is_not_used_as_it_is_written_is_told() {
+    let warnings = |more: &str| parse(&format!("{GOOD}{more}")).unwrap().warnings();
+    assert_eq!(warnings("cache_pages = 4000\nshards = 2\npoller_cores = [0, 1]\n"), [""; 0]);
+    let room = parse(GOOD).unwrap().cache_room();
+    assert_eq!(warnings(&format!("cache_pages = {room}\n")), [""; 0]);
+    for shards in [1, 3] {
+        let config = |more: &str| parse(&format!("{GOOD}shards = {shards}\n{more}")).unwrap();
+        let room = config("").cache_room();
+        let [told] = &config("cache_pages = 100000\n").warnings()[..] else { panic!("one") };
+        let found = format!("cache_pages is 100000, the arena has room for {room}");
+        assert!(told.starts_with(&found) && told.contains("lower `cache_pages`"), "{told}");
+        let (_, needed) = told.rsplit_once("`arena_mb` to ").unwrap();
+        assert_eq!(
+            config(&format!("cache_pages = 100000\narena_mb = {needed}\n")).warnings(),
+            [""; 0]
+        );
+        let less = needed.parse::<u32>().unwrap() - 1;
+        let less = format!("cache_pages = 100000\narena_mb = {less}\n");
+        assert_eq!(config(&less).warnings().len(), 1, "the least that will do is named");
+    }
+    let [most] = &warnings("cache_pages = 4294967295\n")[..] else { panic!("one") };
+    assert!(most.ends_with(": lower `cache_pages`"), "no arena has room for so many: {most}");
+    let spare = warnings("poller_cores = [0, 0]\n");
+    let told = "poller_cores names 2 cores, shards is 1: those beyond are not used; name as many as \
+                `shards`";
+    assert_eq!(spare, [told]);
+    let shared = warnings("shards = 3\npoller_cores = [4, 5, 4, 5]\n");
+    assert_eq!(shared.len(), 2, "{shared:?}");
+    assert!(shared[1].contains("names core 4 for shards 0, 2"), "{shared:?}");
 }

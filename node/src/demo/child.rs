@@ -1,6 +1,7 @@
 //! The demo's child processes: started, told, listened to, and never left behind.
 //!
-//! Threads: one reader per child feeds one channel; the coordinator's thread does all the rest.
+//! Threads: one reader per child feeds one channel, another passes on what it writes to standard
+//! error; the coordinator's thread does all the rest.
 //!
 //! Invariants: every wait has a deadline and notices the death of any child; a child is killed and
 //! reaped when its handle is dropped, on every path.
@@ -10,10 +11,14 @@ use crate::agent::lines::{Command as Order, Event};
 use pagewire_protocol::InstanceId;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     os::unix::process::CommandExt,
-    process::{ChildStdin, Command, ExitStatus, Stdio},
-    sync::mpsc::{self, Receiver, Sender},
+    process::{ChildStderr, ChildStdin, Command, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, Sender},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -24,6 +29,8 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_millis(300);
 /// A working agent tells its progress far more often: one that is silent for so long has stopped.
 const SILENCE: Duration = Duration::from_secs(10);
+/// How long the last lines of a child that has ended may take to be passed on.
+const COMPLAINTS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often an exit is looked for: the standard library has no wait with a deadline.
 const EXIT_POLL: Duration = Duration::from_millis(2);
 /// After this event an agent exits.
@@ -45,7 +52,8 @@ pub enum ChildError {
     },
     /// It ended early.
     #[error(
-        "instance {instance} ended early ({status}), expected '{expected}' from it; see its last lines above"
+        "instance {instance} ended early ({status}), expected '{expected}' from it; {}",
+        look(*has_lines)
     )]
     Died {
         /// The instance.
@@ -54,6 +62,8 @@ pub enum ChildError {
         status: String,
         /// What it should have told.
         expected: &'static str,
+        /// It wrote lines to standard error.
+        has_lines: bool,
     },
     /// It reported an error.
     #[error("instance {instance} failed: {message}")]
@@ -109,6 +119,50 @@ pub enum ChildError {
     },
 }
 
+/// Where to look for the reason of an early end.
+fn look(has_lines: bool) -> &'static str {
+    if has_lines {
+        "see its last lines above"
+    } else {
+        "it left no word: look for who ended it (kernel log, out of memory)"
+    }
+}
+
+/// What a child writes to standard error, passed on line by line by a thread of its own.
+#[derive(Debug)]
+struct Complaints {
+    any: Arc<AtomicBool>,
+    /// Closed when all is passed on.
+    end: Receiver<()>,
+}
+
+impl Complaints {
+    fn pass_on(source: Option<ChildStderr>) -> Self {
+        let any = Arc::<AtomicBool>::default();
+        let (at_end, end) = mpsc::channel();
+        let noted = Arc::clone(&any);
+        thread::spawn(move || {
+            let _at_end: Sender<()> = at_end;
+            let Some(mut source) = source.map(BufReader::new) else { return };
+            let mut line = Vec::new();
+            while source.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+                noted.store(true, Ordering::Relaxed);
+                // Nobody may be there to read it.
+                let _ = io::stderr().write_all(&line);
+                line.clear();
+            }
+        });
+        Self { any, end }
+    }
+
+    /// True when there were lines. Of a child that has ended, all are passed on then.
+    fn any_at_end(&self) -> bool {
+        // Only what the child has started could keep it open for longer.
+        let _ = self.end.recv_timeout(COMPLAINTS_TIMEOUT);
+        self.any.load(Ordering::Relaxed)
+    }
+}
+
 /// A process that does not outlive its handle.
 #[derive(Debug)]
 struct Guarded {
@@ -137,14 +191,19 @@ impl Guarded {
     }
 }
 
+impl Guarded {
+    /// Ends it, if it has not ended yet.
+    fn end(&self) {
+        let mut child = lock(&self.child);
+        // Both fail only for a child that is reaped already.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
 impl Drop for Guarded {
     fn drop(&mut self) {
-        {
-            let mut child = lock(&self.child);
-            // Both fail only for a child that is reaped already.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.end();
         self.cleanup.forget_child(&self.child);
     }
 }
@@ -159,6 +218,15 @@ enum Incoming {
 struct Member {
     process: Guarded,
     input: Option<ChildStdin>,
+    complaints: Complaints,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.process.end();
+        // They come before what the coordinator says.
+        self.complaints.any_at_end();
+    }
 }
 
 /// The agents of all instances.
@@ -190,13 +258,14 @@ impl Fleet {
     /// # Errors
     /// [`ChildError::Start`].
     pub fn start(&mut self, instance: InstanceId, command: &mut Command) -> Result<(), ChildError> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let process = Guarded::start(command, &format!("instance {instance}"), &self.cleanup)?;
-        let (input, output) = {
+        let (input, output, errors) = {
             let mut child = lock(&process.child);
-            (child.stdin.take(), child.stdout.take())
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
         };
-        self.members.insert(instance, Member { process, input });
+        let complaints = Complaints::pass_on(errors);
+        self.members.insert(instance, Member { process, input, complaints });
         let sender = self.sender.clone();
         thread::spawn(move || {
             for line in output.into_iter().flat_map(|output| BufReader::new(output).lines()) {
@@ -345,8 +414,10 @@ impl Fleet {
     fn death(&mut self, instance: InstanceId, expected: &'static str) -> ChildError {
         let deadline = Instant::now() + EXIT_TIMEOUT;
         let member = self.members.get_mut(&instance);
-        let status = tell(member.and_then(|member| member.process.wait(deadline)));
-        ChildError::Died { instance, status, expected }
+        let (status, has_lines) = member.map_or((None, false), |member| {
+            (member.process.wait(deadline), member.complaints.any_at_end())
+        });
+        ChildError::Died { instance, status: tell(status), expected, has_lines }
     }
 }
 

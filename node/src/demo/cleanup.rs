@@ -118,6 +118,17 @@ fn remove(path: &Path) {
     }
 }
 
+/// From now on a file that would grow beyond the limit on its size (`ulimit -f`) fails to be written,
+/// as on a full disk, where the signal would end the process and leave everything behind. What this
+/// process starts has to ask for it, too.
+///
+/// # Errors
+/// When the system has no room for a handler.
+pub fn survive_file_size_limit() -> io::Result<()> {
+    // Any handler will do: the write that it interrupts fails with EFBIG.
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::default()).map(drop)
+}
+
 /// True when this process was started with `signal` ignored.
 fn is_ignored(signal: i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -67,6 +67,9 @@ pub enum DemoError {
         /// What the system said.
         source: io::Error,
     },
+    /// The outcome cannot be printed.
+    #[error("cannot write to standard output: {0}; check where it goes")]
+    Output(io::Error),
     /// The verifier printed no verdict.
     #[error(
         "the verifier ended with {status} and no verdict, expected one; its error stands above"

@@ -10,13 +10,15 @@
 //! and prints the outcome ([`report`]).
 //!
 //! Invariants: the source of `--pages` is only read; the temporary folder and every child are gone
-//! when [`run`] returns, or a signal ended it ([`cleanup`]); what can be refused is refused before
+//! when [`run`] returns, or a signal ended it ([`cleanup`]), and a folder that a demo had to leave is
+//! gone when another one starts ([`folder`]); what can be refused is refused before
 //! anything is started; what came out is printed before it is kept ([`out`]), so that a result that
 //! cannot be written costs nobody the table.
 
 pub mod child;
 pub mod cleanup;
 mod error;
+mod folder;
 mod options;
 mod out;
 mod progress;
@@ -30,6 +32,7 @@ pub use options::{DemoOptions, Transport};
 use crate::ledger::relation;
 use cleanup::Cleanup;
 use error::io_error;
+use folder::Folder;
 use options::PAGES_PER_WORKER;
 use out::Out;
 use report::DemoReport;
@@ -52,15 +55,14 @@ pub fn run(options: &DemoOptions) -> Result<bool, DemoError> {
     cleanup.at_signals().map_err(io_error("wait for signals"))?;
     let out = check_files(options, &cleanup)?;
     let seed = options.seed.unwrap_or_else(fresh_seed);
-    let make =
-        || tempfile::Builder::new().prefix("pagewire-demo-").tempdir().map(tempfile::TempDir::keep);
-    let folder = cleanup.enter(make).map_err(io_error("make a temporary folder"))?;
+    let folder = Folder::make(&cleanup).map_err(io_error("make a temporary folder"))?;
+    folder.remove_orphans();
     let stage = Stage::set(options, seed, folder.path(), cleanup.clone())?;
     let (elapsed, reports) = stage.play()?;
     let transfers = reports.iter().map(|report| report.transfers).sum();
     let found = stage.judge(transfers)?;
     let report = DemoReport::new(stage.setting(), elapsed, &reports, &found);
-    print(&report, options.json).map_err(io_error("print the outcome"))?;
+    print(&report, options.json).map_err(DemoError::Output)?;
     match out {
         Some(out) if report.passed() => out.write(&stage.prepared, &cleanup)?,
         Some(_) => eprintln!("pagewire: --out is not written: the result is not verified"),

@@ -7,11 +7,14 @@ use super::{
     cleanup::{Cleanup, Entered},
     error::DemoError,
 };
-use crate::ledger::relation::{self, Prepared};
+use crate::{
+    file_kind,
+    ledger::relation::{self, Prepared},
+};
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -48,7 +51,9 @@ impl Out {
         match fs::metadata(&target) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(refused(error)),
-            Ok(about) if !about.is_file() => return Err(not_a_file(kind(about.file_type()))),
+            Ok(about) if !about.is_file() => {
+                return Err(not_a_file(file_kind::in_words(about.file_type())));
+            }
             Ok(about) => {
                 let identity = |about: fs::Metadata| (about.dev(), about.ino());
                 let source = pages.and_then(|pages| fs::metadata(pages).ok()).map(identity);
@@ -94,17 +99,5 @@ impl Out {
         }
         let place = fs::rename(&self.beside, &self.target);
         place.and_then(|()| File::open(&self.folder)?.sync_all()).map_err(refused)
-    }
-}
-
-fn kind(file_type: fs::FileType) -> &'static str {
-    if file_type.is_dir() {
-        "a directory"
-    } else if file_type.is_fifo() {
-        "a FIFO"
-    } else if file_type.is_socket() {
-        "a socket"
-    } else {
-        "a device"
     }
 }

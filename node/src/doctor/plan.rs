@@ -4,7 +4,7 @@
 //! sockets that are closed again. A cluster key is taken in as a start would, so that both say the
 //! same, and forgotten at once.
 
-use crate::NodeConfig;
+use crate::{NodeConfig, config::CacheExcess};
 use pagewire_protocol::PageSize;
 use pagewire_transport::ClusterKey;
 use std::{
@@ -36,6 +36,12 @@ pub struct Plan {
     pub spin_us: u64,
     /// Cores that the configuration names for pollers, in the order of the shards.
     pub poller_cores: Vec<usize>,
+    /// Pages that there is room for in the caches of all shards.
+    pub cache_room: u32,
+    /// Pages that the configuration caches at most, if it says so.
+    pub cache_pages: Option<u32>,
+    /// More pages to cache than there is room for.
+    pub cache_excess: Option<CacheExcess>,
     /// What only a configuration has; `None`: none was given, and the rest are defaults.
     pub trial: Option<Trial>,
 }
@@ -112,6 +118,9 @@ impl Plan {
             shards: config.shards,
             spin_us: config.spin_us,
             poller_cores: config.poller_cores.clone(),
+            cache_room: config.cache_room(),
+            cache_pages: config.cache_pages,
+            cache_excess: config.cache_excess(),
             trial: None,
         }
     }

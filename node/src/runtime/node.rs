@@ -34,6 +34,7 @@ impl Node {
     /// [`NodeError`] with what was found, what was expected and what to do.
     pub fn start(config: &NodeConfig) -> Result<Self, NodeError> {
         let mut shards = Shards::open(config)?;
+        config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         for peer in &config.peers {
             shards.add_peer(peer.instance, peer.address)?;
         }

@@ -26,6 +26,9 @@ use std::{
 /// How long a refusal must have been repeated: peers that are being started are told of each other
 /// one after the other, and a death is noticed a moment after it.
 const STANDS: Duration = Duration::from_secs(2);
+/// A refusal that this instance does not go for is told after so long: whoever goes says so as its
+/// last word, and no more. Longer than the pauses between two attempts and [`STANDS`].
+const LASTS: Duration = Duration::from_secs(5);
 /// An instance that is refused for the first time this soon after its start came last.
 const NEWCOMER: Duration = Duration::from_secs(10);
 
@@ -35,6 +38,7 @@ struct Standing {
     detail: String,
     first: Instant,
     last: Instant,
+    is_told: bool,
 }
 
 /// See the module.
@@ -63,7 +67,7 @@ impl Refusals {
                 false
             }
             _ => {
-                let standing = Standing { refusal, detail, first: now, last: now };
+                let standing = Standing { refusal, detail, first: now, last: now, is_told: false };
                 self.by_peer.insert(peer, standing);
                 true
             }
@@ -87,6 +91,21 @@ impl Refusals {
             }
         };
         self.by_peer.values().find(is_final).map(|s| s.detail.as_str())
+    }
+
+    /// Refusals that are to be told now, each once: at once where this instance has a session with
+    /// somebody, otherwise when it turns out not to go.
+    pub(super) fn untold(&mut self, has_session: bool, now: Instant) -> Vec<String> {
+        if self.verdict(has_session).is_some() {
+            return Vec::new();
+        }
+        let is_due =
+            |s: &&mut Standing| !s.is_told && (has_session || now.duration_since(s.first) >= LASTS);
+        let tell = |s: &mut Standing| {
+            s.is_told = true;
+            s.detail.clone()
+        };
+        self.by_peer.values_mut().filter(is_due).map(tell).collect()
     }
 
     /// Any refusal, final or not, in words.
@@ -141,6 +160,28 @@ mod tests {
     fn an_instance_whose_later_life_was_seen_goes_at_once() {
         assert!(goes(Refusal::Ended, 90_000, 90_000, true));
         assert!(goes(Refusal::NoReturn, 90_000, 90_000, true));
+    }
+
+    #[test]
+    fn a_refusal_that_it_does_not_go_for_is_told_once() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let note = |refusals: &mut Refusals, ms| {
+            refusals.note(PEER, Refusal::View, "why".to_owned(), at(ms));
+        };
+        let mut refusals = Refusals::new(start);
+        note(&mut refusals, 100);
+        assert_eq!(refusals.untold(false, at(5000)), [""; 0], "it may go yet");
+        assert_eq!(refusals.untold(false, at(5100)), ["why"]);
+        note(&mut refusals, 5200);
+        assert_eq!(refusals.untold(true, at(5300)), [""; 0], "told");
+        let mut refusals = Refusals::new(start);
+        note(&mut refusals, 100);
+        assert_eq!(refusals.untold(true, at(100)), ["why"], "it does not go when it has others");
+        let mut refusals = Refusals::new(start);
+        note(&mut refusals, 100);
+        note(&mut refusals, 2100);
+        assert_eq!(refusals.untold(false, at(9000)), [""; 0], "its last word says it");
     }
 
     #[test]

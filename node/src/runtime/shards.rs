@@ -221,11 +221,14 @@ impl Driver {
                 Control::Flush(reply) => shard.flush(reply),
                 #[cfg(test)]
                 Control::Panic(words, _asker) => panic!("{words}"),
-                Control::Status(reply) => drop(reply.send(Status {
-                    missing: shard.peers_missing(),
-                    refusal: shard.refusal().map(str::to_owned),
-                    any_refusal: shard.any_refusal().map(str::to_owned),
-                })),
+                Control::Status(reply) => {
+                    shard.tell_refusals();
+                    drop(reply.send(Status {
+                        missing: shard.peers_missing(),
+                        refusal: shard.refusal().map(str::to_owned),
+                        any_refusal: shard.any_refusal().map(str::to_owned),
+                    }));
+                }
             }
         }
     }

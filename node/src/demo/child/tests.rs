@@ -51,6 +51,14 @@ fn a_child_that_dies_is_named_with_its_status() {
     let error = fleet.wait_all("listening").expect_err("instance 1 died").to_string();
     assert!(error.starts_with("instance 1 ended early (exit status: 7)"), "{error}");
     assert!(error.contains("expected 'listening'"), "{error}");
+    assert!(error.contains("it left no word") && !error.contains("above"), "{error}");
+}
+
+#[test]
+fn a_child_that_dies_with_last_words_is_told_to_have_had_them() {
+    let mut fleet = long(&["read forever", "echo 'a test that speaks' >&2; kill -9 $$"]);
+    let error = fleet.wait_all("listening").expect_err("instance 1 died").to_string();
+    assert!(error.contains("signal: 9") && error.contains("see its last lines above"), "{error}");
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub(super) fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
             let mut findings = vec![
                 judge_storage(storage, storage_use),
                 judge_listen(*listen, plan.shards, listen_error.as_ref()),
+                cache_pages(plan),
                 poller_cores(facts, plan),
                 pollers(facts, plan),
             ];
@@ -75,6 +76,22 @@ fn judge_listen(
     }
 }
 
+fn cache_pages(plan: &Plan) -> Finding {
+    let found = match plan.cache_pages {
+        None => "none: as many as there is room for".to_owned(),
+        Some(found) => found.to_string(),
+    };
+    let finding = Finding::new(AREA, "cache_pages")
+        .found(found)
+        .expected(format!("at most {}, which the arena has room for", plan.cache_room));
+    match &plan.cache_excess {
+        None => finding,
+        Some(excess) => finding
+            .found(format!("{}: {}", excess.found, excess.used()))
+            .note_if(true, excess.change()),
+    }
+}
+
 fn poller_cores(facts: &HostFacts, plan: &Plan) -> Finding {
     let allowed = &facts.cpu.allowed;
     let finding = Finding::new(AREA, "poller_cores");
@@ -117,6 +134,10 @@ fn pollers(facts: &HostFacts, plan: &Plan) -> Finding {
         .note_if(
             !spins && shards > cores,
             "lower `shards` or allow more cores: pollers that share a core wait for each other",
+        )
+        .note_if(
+            !spins && distinct.len() < first.len(),
+            "name each core once in poller_cores: pollers that share a core wait for each other",
         )
         .note_if(
             spins && distinct.len() < first.len(),

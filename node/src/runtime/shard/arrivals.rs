@@ -5,7 +5,7 @@ use crate::{
     grd::{AcquireError, Event as Input, WaiterId},
     runtime::{command::Command, io::IoDone},
 };
-use pagewire_protocol::{Pcm, pcm::Verdict};
+use pagewire_protocol::{Pcm, hello::Refusal, pcm::Verdict};
 use pagewire_transport::{Event, Received};
 use std::time::Instant;
 
@@ -40,18 +40,33 @@ impl Shard {
                 self.linked.remove(&peer);
             }
             Event::Refused { peer, refusal, detail, .. } => {
-                // It is repeated with every attempt, and told once.
+                let detail = self.with_members(refusal, detail);
                 let told = detail.clone();
-                if self.refusals.note(peer, refusal, detail, Instant::now()) {
-                    if self.up.is_empty() {
-                        tracing::info!("refused: {told}");
-                    } else {
-                        tracing::warn!("refused: {told}");
-                    }
+                // It is repeated with every attempt, and told once.
+                if self.refusals.note(peer, refusal, detail, Instant::now()) && self.up.is_empty() {
+                    tracing::info!("refused: {told}");
                 }
+                self.tell_refusals();
             }
             _ => {}
         }
+    }
+
+    /// Warns of refusals that this instance does not go for; to be called now and then.
+    pub(in crate::runtime) fn tell_refusals(&mut self) {
+        for detail in self.refusals.untold(!self.up.is_empty(), Instant::now()) {
+            tracing::warn!("refused: {detail}");
+        }
+    }
+
+    /// `detail` of a refusal; where the member lists differ, of which it has but hashes, with this
+    /// instance's own: that and what the other one says show the difference.
+    fn with_members(&self, refusal: Refusal, detail: String) -> String {
+        if refusal != Refusal::View {
+            return detail;
+        }
+        let members: Vec<_> = self.grd.view().members().iter().map(|id| id.0).collect();
+        format!("{detail}; the members of instance {} are {members:?}", self.me)
     }
 
     fn on_message(&mut self, received: Received) {

@@ -1,0 +1,85 @@
+//! What of a configuration is taken, but not used as it is written.
+
+use super::{CACHE_PAGES_MIN, NodeConfig, file::ARENA_MB};
+use std::collections::BTreeMap;
+
+impl NodeConfig {
+    /// What a start tells the operator, once: what was found, what is used and what to do.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let cache = self.cache_excess().map(|excess| {
+            format!("cache_pages is {}, {}: {}", excess.found, excess.used(), excess.change())
+        });
+        cache.into_iter().chain(self.spare_cores()).chain(self.shared_cores()).collect()
+    }
+
+    /// Pages that the instance has room for in its cache, in all shards together.
+    pub(crate) fn cache_room(&self) -> u32 {
+        let of_shard = self.frames_of_shard().saturating_sub(self.frames_beside_cache());
+        of_shard.saturating_mul(self.shards.max(1).into())
+    }
+
+    /// `cache_pages`, if the arena cannot hold so many.
+    pub(crate) fn cache_excess(&self) -> Option<CacheExcess> {
+        let (found, room) = (self.cache_pages?, self.cache_room());
+        if found <= room {
+            return None;
+        }
+        let shards = u64::from(self.shards.max(1));
+        let of_shard = u64::from(found).div_ceil(shards).max(CACHE_PAGES_MIN.into());
+        let frames = (of_shard + u64::from(self.frames_beside_cache())) * shards;
+        let needed_mb = (frames * self.page_size.bytes() as u64).div_ceil(1 << 20);
+        let needed_mb = u32::try_from(needed_mb).ok().filter(|mb| ARENA_MB.contains(mb));
+        Some(CacheExcess { found, room, needed_mb })
+    }
+
+    fn spare_cores(&self) -> Option<String> {
+        let (found, shards) = (self.poller_cores.len(), usize::from(self.shards));
+        (found > shards).then(|| {
+            format!(
+                "poller_cores names {found} cores, shards is {shards}: those beyond are not used; \
+                 name as many as `shards`"
+            )
+        })
+    }
+
+    /// Cores that several shards are to run on. Where they spin, the pollers tell it themselves.
+    fn shared_cores(&self) -> Vec<String> {
+        let mut shards_of = BTreeMap::<usize, Vec<String>>::new();
+        for (shard, core) in self.poller_cores.iter().take(self.shards.into()).enumerate() {
+            shards_of.entry(*core).or_default().push(shard.to_string());
+        }
+        let is_shared = |shards: &Vec<String>| shards.len() > 1 && self.spin_us == 0;
+        let told = |(core, shards): (usize, Vec<String>)| {
+            format!(
+                "poller_cores names core {core} for shards {}: they wait for each other; name each \
+                 core once",
+                shards.join(", ")
+            )
+        };
+        shards_of.into_iter().filter(|(_, shards)| is_shared(shards)).map(told).collect()
+    }
+}
+
+/// More pages to cache than there is room for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheExcess {
+    /// `cache_pages`.
+    pub found: u32,
+    /// Pages that there is room for.
+    pub room: u32,
+    /// The least arena that has room for all of them, in MiB; `None`: more than one may have.
+    pub needed_mb: Option<u32>,
+}
+
+impl CacheExcess {
+    /// What is used instead.
+    pub(crate) fn used(&self) -> String {
+        format!("the arena has room for {0}, so {0} are cached", self.room)
+    }
+
+    /// What to do.
+    pub(crate) fn change(&self) -> String {
+        let raise = self.needed_mb.map(|mb| format!(", or raise `arena_mb` to {mb}"));
+        format!("lower `cache_pages`{}", raise.unwrap_or_default())
+    }
+}
