@@ -46,6 +46,7 @@ struct Peer {
     sent: [u64; Lane::COUNT],
     unacknowledged: usize,
     quiet: bool,
+    on: Option<LinkKind>,
     seen: Seen,
     status: String,
 }
@@ -90,6 +91,7 @@ impl Peer {
             sent: [0; Lane::COUNT],
             unacknowledged: 0,
             quiet: false,
+            on: None,
             seen: Seen::default(),
             status: String::new(),
         }
@@ -139,7 +141,13 @@ impl Peer {
             Event::Ended { ref undelivered, .. } => self.ended(undelivered),
             _ => {}
         }
-        println!("{} ms: {}", uptime_ms(), in_words(&event));
+        self.say(&in_words(&event));
+    }
+
+    /// With its name, which is that of its folder, because several write to one log.
+    fn say(&self, what: &str) {
+        let name = self.folder.file_name().unwrap().display();
+        println!("{name} at {} ms: {what}", uptime_ms());
     }
 
     /// What is handed back is the last that was sent on each lane, in order and whole. The next
@@ -160,7 +168,11 @@ impl Peer {
 
     fn write_status(&mut self) {
         let counters = self.endpoint.peer_counters(self.other).unwrap();
-        let on = match counters.on() {
+        if self.on != counters.on() {
+            self.say(&format!("messages are on {:?}, were on {:?}", counters.on(), self.on));
+            self.on = counters.on();
+        }
+        let on = match self.on {
             None => "nothing",
             Some(LinkKind::Verbs) => "verbs",
             Some(_) => "tcp",

@@ -31,7 +31,6 @@ for life in 1 2 3; do
     check "life_$life: in_time" in_time "$down_ms" "$peer_timeout_ms"
     figure "killed.life_${life}_reported_down_ms" "$down_ms"
     wait "$mortal"
-    cat "/tmp/life_$life.log"
 done
 check "all_of_the_survivor_is_acknowledged" quiet survivor
 check "all_of_its_peer_is_acknowledged" quiet life_3
@@ -39,3 +38,5 @@ same "the_peer_got_what_was_sent" "$(seen life_3 got)" "$(seen survivor sent)"
 same "the_survivor_got_what_was_sent" "$(seen survivor got)" "$(seen life_3 sent)"
 stop_peer life_3 "$mortal"
 stop_peer survivor "$survivor"
+same "life_3_got_no_bad_input" "$(seen life_3 bad_input)" 0
+same "survivor_got_no_bad_input" "$(seen survivor bad_input)" 0
