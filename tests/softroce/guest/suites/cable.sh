@@ -3,7 +3,7 @@
 # messages go on over TCP when it is back, or over a link of its own, and climb back to verbs. Nothing
 # is lost, doubled or reordered: each end checks the number of each message that it takes. The link
 # may be lost on the way (the session stays): a page on TCP that comes before the Switch{TCP} on another
-# connection is taken for bad input, seen here after each short cut.
+# connection is taken for bad input, seen here whenever verbs fails under load.
 # guests: 2
 # limit: 180
 # cargo: test --no-run -p pagewire-transport --test verbs_peer

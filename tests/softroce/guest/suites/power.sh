@@ -21,9 +21,9 @@ if [ "$GUEST" = b ]; then
     exit
 fi
 check "traffic_flows_to_the_end" more_traffic a
-cut_ms=$(uptime_ms)
+downs=$(seen a links_down) cut_ms=$(uptime_ms)
 host power b off
-check "the_link_is_reported_down" until_true 30 seen_is a links_down 1
+check "the_link_is_reported_down" until_true 30 seen_least a links_down $((downs + 1))
 down_ms=$(($(seen a down_at_ms) - cut_ms))
 check "within_its_peer_timeout" in_time "$down_ms" "$peer_timeout_ms"
 figure power_cut.reported_down_ms "$down_ms"
@@ -33,4 +33,3 @@ check "under_load_something_was" seen_least a handed_back 1
 # Those of receives, of what was sent, and of queue pairs whose other end is gone.
 check "every_frame_is_back" until_true 10 seen_is a free_frames "$(seen a frames)"
 stop_peer a "$peer_process"
-same "a_got_no_bad_input" "$(seen a bad_input)" 0
