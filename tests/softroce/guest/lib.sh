@@ -47,6 +47,7 @@ port_is() { [ "$(port_state)" = "$1" ]; }
 # host REQUEST...: has the host do something (lib/report.sh, obey) and waits until it has.
 host() {
     echo "HOST $*"
+    host_answer=nothing
     read -r -t 60 host_answer <&3 && [ "$host_answer" = "done" ] && return 0
     fail "host $*" "answered '$host_answer'"
     return 1

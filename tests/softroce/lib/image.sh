@@ -120,7 +120,7 @@ build_image() {
     part=$(mktemp -d "$WORK/image.XXXXXX")
     mkdir -p "$part/lab/suites"
     install -m 755 "$LAB/guest/init" "$part/init" &&
-        install -m 644 "$LAB/guest/lib.sh" "$part/lab/lib.sh" &&
+        install -m 644 "$LAB"/guest/*.sh "$part/lab/" &&
         cp "$LAB"/guest/suites/*.sh "$part/lab/suites/" || return 1
     for program in "$@"; do
         IFS=: read -r dir name file <<<"$program"

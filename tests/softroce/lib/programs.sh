@@ -1,8 +1,17 @@
 # shellcheck shell=bash
 # The programs under test, built as the suites' "# cargo:" lines say.
 
+# Prints which of the packages that a suite's programs are built with this host lacks, as its
+# "# packages:" line names them.
+missing_packages() {
+    local package
+    for package in $(header "$1" packages); do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || echo "$package"
+    done
+}
+
 # Prints what a suite runs as DIR:NAME:FILE lines: test executables go to /tests under the name of
-# their crate or file, programs to /bin.
+# their crate or file, programs and examples to /bin.
 programs() {
     local words messages
     while read -r words; do
@@ -21,7 +30,7 @@ executables() {
         while read -r test kind name file; do
             case $test in
             true) echo "tests:$name:$file" ;;
-            false) [ "$kind" = bin ] && echo "bin:$name:$file" ;;
+            false) case $kind in bin | example) echo "bin:$name:$file" ;; esac ;;
             esac
         done
 }
