@@ -13,6 +13,7 @@
 //!                    +----+--------+---+---------+
 //!                    |what| reason | - | attempt |
 //!                    +----+--------+---+---------+
+//!   Alive            what, zeros up to 8
 //!   Switch           0    1    2   4         8                 48             68
 //!                    +----+----+---+---------+-----------------+--------------+
 //!                    |what| to | - | attempt | expected, 5 x 8 | credits, 5x4 |
@@ -173,14 +174,19 @@ pub enum LinkControl {
         /// What to go on with.
         statement: Statement,
     },
+    /// The sender lives. While messages are on verbs nothing else shows it: an acknowledgement would
+    /// count receives of one link on the other.
+    Alive,
 }
 
 const OFFER: u8 = 1;
 const ACCEPT: u8 = 2;
 const DECLINE: u8 = 3;
 const SWITCH: u8 = 4;
+const ALIVE: u8 = 5;
 const OFFER_BYTES: usize = 48;
 const DECLINE_BYTES: usize = 8;
+const ALIVE_BYTES: usize = 8;
 const SWITCH_BYTES: usize = 8 + 12 * Lane::COUNT;
 const _: () = assert!(SWITCH_BYTES <= BODY_BYTES_MAX);
 /// A queue pair's number, and a packet sequence, have 24 bits.
@@ -213,6 +219,10 @@ impl LinkControl {
                 }
                 SWITCH_BYTES
             }
+            Self::Alive => {
+                put_head(&mut bytes, ALIVE, 0, 0);
+                ALIVE_BYTES
+            }
         };
         Body::new(&bytes[..len]).unwrap_or(Body::EMPTY)
     }
@@ -228,7 +238,8 @@ impl LinkControl {
             OFFER | ACCEPT => OFFER_BYTES,
             DECLINE => DECLINE_BYTES,
             SWITCH => SWITCH_BYTES,
-            _ => return field("link control message", what.into(), "1 to 4"),
+            ALIVE => ALIVE_BYTES,
+            _ => return field("link control message", what.into(), "1 to 5"),
         };
         if body.len() != expected {
             let what = "link control message";
@@ -243,6 +254,12 @@ impl LinkControl {
             } else {
                 Self::Accept { attempt, queue_pairs }
             });
+        }
+        if what == ALIVE {
+            return match body[1..].iter().find(|byte| **byte != 0) {
+                Some(byte) => field("link control reserved bytes", (*byte).into(), "0"),
+                None => Ok(Self::Alive),
+            };
         }
         if body[2..4] != [0; 2] {
             return field("link control reserved bytes", u16_at(body, 2).into(), "0");
@@ -354,6 +371,7 @@ mod tests {
             LinkControl::Accept { attempt: u32::MAX, queue_pairs },
             LinkControl::Switch { attempt: 7, to: LinkKind::Tcp, statement },
             LinkControl::Switch { attempt: 8, to: LinkKind::Verbs, statement },
+            LinkControl::Alive,
         ];
         all.extend(TcpReason::ALL.map(|reason| LinkControl::Decline { attempt: 3, reason }));
         all

@@ -115,10 +115,11 @@ impl Endpoint {
             match self.due(slot, now) {
                 Due::In(_) => {}
                 Due::Keepalive => {
+                    let me = self.config.instance;
                     let peer = &mut self.peers[slot];
                     // Once an interval, even while the link takes no bytes.
                     peer.liveness.said_at = now;
-                    peer.keep_alive();
+                    peer.keep_alive(me);
                 }
                 Due::Silent(silent) => {
                     let (silent_ms, limit_ms) =

@@ -11,7 +11,7 @@ use crate::{
     session::{AckDue, Session},
 };
 use pagewire_protocol::{
-    Body, Incarnation, InstanceId, Lane, LaneClass, LinkControl, ProcessId, TcpReason,
+    Body, Incarnation, InstanceId, Lane, LaneClass, LinkControl, LinkKind, ProcessId, TcpReason,
 };
 use std::{
     collections::VecDeque,
@@ -191,13 +191,13 @@ impl Peer {
         }
     }
 
-    /// Says that this side is there.
-    pub(super) fn keep_alive(&mut self) {
-        let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return };
-        // While messages are on verbs nobody reads what it says.
-        let header = session.keep_alive(Lane::Control);
-        if link.keep_alive(&header) {
-            self.counters.lane(Lane::Control).acks_alone.add(1);
+    /// Says that this side is there: on TCP, because on verbs a peer that is gone is found only when
+    /// something is sent to it.
+    pub(super) fn keep_alive(&mut self, me: InstanceId) {
+        match &mut self.link {
+            // A full queue has something to say already.
+            Some(link) if link.on() == LinkKind::Verbs => drop(link.say(me, &LinkControl::Alive)),
+            _ => drop(self.acknowledge_alone(Lane::Control)),
         }
     }
 

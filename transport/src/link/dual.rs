@@ -81,13 +81,6 @@ impl DualLink {
         self.tcp.send(&header, &body, None, Urgency::Now)
     }
 
-    /// Sends an acknowledgement on TCP, to show that this end lives: on verbs a peer that is gone
-    /// is found only when something is sent to it.
-    #[must_use]
-    pub fn keep_alive(&mut self, header: &SessionHeader) -> bool {
-        self.tcp.send(header, &Body::EMPTY, None, Urgency::Now)
-    }
-
     /// As [`TcpLink::heat`].
     pub fn heat(&mut self, registry: &Registry, token: impl Fn(LaneClass) -> Token) {
         self.tcp.heat(registry, token);

@@ -329,15 +329,9 @@ impl Session {
 
     /// An acknowledgement that goes out alone; it counts as told.
     pub fn ack_alone(&mut self, lane: Lane) -> SessionHeader {
-        self.lane(lane).told();
-        self.keep_alive(lane)
-    }
-
-    /// The same, where the other side may pass it over: it does not count as told.
-    #[must_use]
-    pub fn keep_alive(&self, lane: Lane) -> SessionHeader {
         let source = self.me;
-        let state = &self.lanes[lane.index()];
+        let state = self.lane(lane);
+        state.told();
         SessionHeader {
             lane,
             kind: MessageKind::ACK_ONLY,

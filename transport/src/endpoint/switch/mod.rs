@@ -308,6 +308,7 @@ impl Switch {
     ) -> Result<(), SwitchError> {
         let unexpected = SwitchError::Unexpected { said, phase: self.phase.name() };
         match said {
+            LinkControl::Alive => Ok(()),
             LinkControl::Offer { attempt, queue_pairs: theirs } => match self.phase {
                 Phase::Tcp { .. } if !self.leads && attempt > self.attempt => {
                     self.attempt = attempt;
@@ -347,6 +348,12 @@ impl Switch {
                         Ok(())
                     }
                     Phase::Verbs { .. } | Phase::Falling { .. } if ours => Err(unexpected),
+                    // The leader has given up before it could offer.
+                    Phase::Tcp { .. } if !self.leads && attempt > self.attempt => {
+                        self.attempt = attempt;
+                        steps.push(Step::OnTcp { reason, theirs: true });
+                        Ok(())
+                    }
                     // Both gave it up.
                     _ => Ok(()),
                 }

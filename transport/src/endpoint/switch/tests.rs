@@ -438,6 +438,22 @@ fn a_leader_whose_switch_is_declined_stays_on_tcp_and_goes_on_at_once() {
 }
 
 #[test]
+fn a_follower_learns_why_its_leader_does_not_offer() {
+    let now = Instant::now();
+    let (mut said, mut steps) = (Vec::new(), Vec::new());
+    let mut leader = Switch::new(true, true, now);
+    leader.tick(now, &mut said).unwrap();
+    leader.made(Err(TcpReason::NoDevice), now, &mut said);
+    let decline = said.iter().find_map(|step| match step {
+        Step::Say(said) => Some(*said),
+        _ => None,
+    });
+    let mut follower = Switch::new(false, true, now);
+    follower.heard(decline.unwrap(), now, &mut steps).unwrap();
+    assert_eq!(steps, [Step::OnTcp { reason: TcpReason::NoDevice, theirs: true }]);
+}
+
+#[test]
 fn an_offer_is_answered_once() {
     let now = Instant::now();
     let mut steps = Vec::new();
