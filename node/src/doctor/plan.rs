@@ -6,7 +6,7 @@
 
 use crate::NodeConfig;
 use pagewire_protocol::PageSize;
-use pagewire_transport::ClusterKey;
+use pagewire_transport::{ClusterKey, LinkPolicy, Overrides};
 use std::{
     fs::{self, OpenOptions},
     io,
@@ -36,6 +36,10 @@ pub struct Plan {
     pub spin_us: u64,
     /// Cores that the configuration names for pollers, in the order of the shards.
     pub poller_cores: Vec<usize>,
+    /// What links may be on.
+    pub transport: LinkPolicy,
+    /// What the configuration names of the RDMA devices.
+    pub rdma: Overrides,
     /// What only a configuration has; `None`: none was given, and the rest are defaults.
     pub trial: Option<Trial>,
 }
@@ -112,6 +116,8 @@ impl Plan {
             shards: config.shards,
             spin_us: config.spin_us,
             poller_cores: config.poller_cores.clone(),
+            transport: config.transport,
+            rdma: config.rdma.clone(),
             trial: None,
         }
     }
