@@ -20,6 +20,7 @@ mod error;
 mod options;
 mod out;
 mod progress;
+mod rdma;
 pub mod report;
 mod stage;
 pub mod verify_cmd;
@@ -51,11 +52,15 @@ pub fn run(options: &DemoOptions) -> Result<bool, DemoError> {
     let cleanup = Cleanup::default();
     cleanup.at_signals().map_err(io_error("wait for signals"))?;
     let out = check_files(options, &cleanup)?;
+    let rdma = match options.transport {
+        Transport::Verbs => rdma::choose(options)?,
+        Transport::Auto | Transport::Tcp => options.rdma(),
+    };
     let seed = options.seed.unwrap_or_else(fresh_seed);
     let make =
         || tempfile::Builder::new().prefix("pagewire-demo-").tempdir().map(tempfile::TempDir::keep);
     let folder = cleanup.enter(make).map_err(io_error("make a temporary folder"))?;
-    let stage = Stage::set(options, seed, folder.path(), cleanup.clone())?;
+    let stage = Stage::set(options, &rdma, seed, folder.path(), cleanup.clone())?;
     let (elapsed, reports) = stage.play()?;
     let transfers = reports.iter().map(|report| report.transfers).sum();
     let found = stage.judge(transfers)?;
