@@ -20,7 +20,7 @@ use crate::{
     },
     random::Random,
 };
-use lines::{Command, CommandError, Event, Report};
+use lines::{Command, CommandError, Event, LinkCounts, Report};
 use pagewire_protocol::{Incarnation, InstanceId};
 use std::{
     io::{BufRead, Write},
@@ -85,6 +85,9 @@ pub trait Instance {
 
     /// Pages and bytes shipped to other instances so far.
     fn counters(&self) -> (u64, u64);
+
+    /// What its links are on.
+    fn links(&self) -> LinkCounts;
 
     /// Ends the instance within a bounded time. Its peers may be gone already, and where the agent
     /// failed, workers may still hold guards.
@@ -290,11 +293,13 @@ impl<I: Instance, W: Write> Agent<I, W> {
 
         self.expect(&Command::Flush, "flush")?;
         self.instance.flush().map_err(self.failed("write back its dirty pages"))?;
+        // Once all have told that they are done, the first of them goes, and its links with it.
+        let links = self.instance.links();
         self.tell(&Event::Flushed)?;
 
         self.expect(&Command::Quit, "quit")?;
-        let report = self.report(&ledger, &latencies);
-        self.tell(&Event::Report(report))
+        let report = self.report(&ledger, &latencies, links);
+        self.tell(&Event::Report(Box::new(report)))
     }
 
     /// Runs the workers until `stop` comes; returns their latencies.
@@ -380,7 +385,7 @@ impl<I: Instance, W: Write> Agent<I, W> {
         })
     }
 
-    fn report(&self, ledger: &Ledger, latencies: &GrantLatencies) -> Report {
+    fn report(&self, ledger: &Ledger, latencies: &GrantLatencies, links: LinkCounts) -> Report {
         let counts = ledger.counts();
         let (pages_shipped, bytes_shipped) = self.instance.counters();
         Report {
@@ -391,6 +396,7 @@ impl<I: Instance, W: Write> Agent<I, W> {
             pages_shipped,
             bytes_shipped,
             grants: latencies.to_wire(),
+            links,
         }
     }
 

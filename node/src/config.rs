@@ -22,6 +22,10 @@
 //! peer_timeout_ms = 10000         # a link that is silent for so long is taken down
 //! page_crc = true
 //! cluster_key = "/etc/pagewire/cluster.key"   # none; the same file on all instances, mode 0600
+//! transport = "auto"              # RDMA verbs where both ends can; "verbs": nothing else; or "tcp"
+//! rdma_device = "mlx5_0"          # chosen by `listen`'s address, as are the two that follow
+//! rdma_port = 1
+//! rdma_gid_index = 3
 //!
 //! [[peers]]
 //! instance = 1
@@ -45,7 +49,10 @@ use crate::{
     view::{View, ViewError},
 };
 use pagewire_protocol::{ClusterId, Epoch, Incarnation, InstanceId, PageSize};
-use pagewire_transport::{ArenaConfig, ClusterKey, ClusterKeyError, EndpointConfig, LaneCredits};
+use pagewire_transport::{
+    ArenaConfig, ClusterKey, ClusterKeyError, EndpointConfig, LaneCredits, LinkPolicy,
+    link::verbs::Overrides,
+};
 use std::{
     fs::{self, Metadata, OpenOptions},
     io::Read,
@@ -110,6 +117,11 @@ pub struct NodeConfig {
     /// File with the key that every instance proves to have; without one, whoever reaches the port
     /// can speak as any instance.
     pub cluster_key: Option<PathBuf>,
+    /// What messages may travel on.
+    pub transport: LinkPolicy,
+    /// Which RDMA device, port and GID to use; what is left out is chosen by the address of the
+    /// connection.
+    pub rdma: Overrides,
     /// Receives posted for each peer.
     pub credits: LaneCredits,
 }
@@ -155,6 +167,8 @@ impl NodeConfig {
             peer_timeout_ms: 10_000,
             page_crc: true,
             cluster_key: None,
+            transport: LinkPolicy::Auto,
+            rdma: Overrides::default(),
             credits: LaneCredits::default(),
         }
     }
@@ -208,6 +222,8 @@ impl NodeConfig {
             view_hash: view.hash(),
             credits: self.credits,
             page_crc: self.page_crc,
+            links: self.transport,
+            verbs: self.rdma.clone(),
             keepalive: Duration::from_millis(self.keepalive_ms),
             peer_timeout: Duration::from_millis(self.peer_timeout_ms),
             // Until the directory can be recovered (see ARCHITECTURE).

@@ -1,14 +1,14 @@
 //! A node as the ledger's agent sees it.
 
 use crate::{
-    agent::{GrantTimes, Instance},
+    agent::{GrantTimes, Instance, lines::LinkCounts},
     config::NodeConfig,
     grd::AcquireError,
     latency::GrantLatencies,
     ledger::workload::{PageWrite, Pages},
-    runtime::{Handle, Node, NodeError, ReadGuard, WriteGuard},
+    runtime::{End, Handle, Node, NodeError, PeerLinks, ReadGuard, WhyTcp, WriteGuard},
 };
-use pagewire_protocol::{BufferTag, Incarnation, InstanceId, Lsn};
+use pagewire_protocol::{BufferTag, Incarnation, InstanceId, LinkKind, Lsn, TcpReason};
 use std::{net::SocketAddr, time::Duration};
 
 /// A running node that an agent drives.
@@ -65,6 +65,27 @@ impl Instance for NodeInstance {
     fn counters(&self) -> (u64, u64) {
         let counters = self.node.counters();
         (counters.pages_shipped.get(), counters.bytes_shipped.get())
+    }
+
+    fn links(&self) -> LinkCounts {
+        let mut counts = LinkCounts::default();
+        let me = self.config.instance;
+        let links = self.node.links();
+        for links in links.iter().filter(|links| links.peer > me) {
+            counts.verbs += links.count(Some(LinkKind::Verbs)) as u64;
+            counts.tcp += links.count(Some(LinkKind::Tcp)) as u64;
+            counts.down += links.count(None) as u64;
+            counts.falls_to_tcp += links.falls_to_tcp;
+        }
+        // Each reason where it comes from, since the other end need not hear of it; only that TCP is
+        // configured is counted by the one that hears it.
+        let is_counted =
+            |why: &WhyTcp| (why.end == End::Other) == (why.reason == TcpReason::Configured);
+        let reasons = links.iter().flat_map(PeerLinks::all_reasons);
+        for (why, count) in reasons.filter(|(why, _)| is_counted(why)) {
+            *counts.tcp_reasons.entry(why.reason.name().to_owned()).or_default() += count;
+        }
+        counts
     }
 
     fn stop(self) -> Result<(), String> {

@@ -16,6 +16,7 @@ pub mod grd;
 pub mod instance;
 pub mod latency;
 pub mod ledger;
+pub mod link_lines;
 pub mod random;
 pub mod roster;
 pub mod runtime;

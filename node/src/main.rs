@@ -2,7 +2,8 @@
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use pagewire_node::{
-    NodeConfig, agent, demo, doctor, instance::NodeInstance, roster::Roster, runtime::Node,
+    NodeConfig, agent, demo, doctor, instance::NodeInstance, link_lines::LinkLines, roster::Roster,
+    runtime::Node,
 };
 use std::{
     error::Error,
@@ -121,6 +122,11 @@ Keys of the file, with what they are when they are left out:
   cluster_key = \"/etc/pagewire/cluster.key\"
                                 the same key on all instances, in a file of mode 0600: 32 to 4096
                                 bytes, for example of `openssl rand -hex 32` [none]
+  transport = \"auto\"            auto: RDMA verbs with peers where both ends can, TCP with others;
+                                verbs: nothing else; tcp
+  rdma_device = \"mlx5_0\"        [chosen by the address of listen, as are the two that follow]
+  rdma_port = 1                 1 to 255
+  rdma_gid_index = 3            0 to 255
   [[peers]]                     one for each other instance
   instance = 1
   address = \"10.0.0.2:7400\"    IP:PORT";
@@ -129,7 +135,7 @@ const NODE: &str = "\
 Runs one instance until it is ended.
 
 Tells on standard output where it listens, whom it waits for (again every 30 s), and each instance
-that comes up. Ends by itself only when a peer refuses it for good. `pagewire doctor --config FILE`
+that comes up; also whether messages with it go over RDMA verbs or TCP, and why. Ends by itself only when a peer refuses it for good. `pagewire doctor --config FILE`
 checks the same file against this host first.";
 
 #[derive(Debug, Args)]
@@ -269,9 +275,11 @@ fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
     let peers = config.members.iter().copied().filter(|id| *id != config.instance);
     let (mut roster, line) = Roster::new(peers, Instant::now());
     tell(&line);
+    let mut link_lines = LinkLines::new(config.transport);
     loop {
         let missing = node.peers_missing()?;
         roster.observe(&missing, Instant::now()).iter().for_each(|line| tell(line));
+        link_lines.observe(&node.links()).iter().for_each(|line| tell(line));
         let pause = if roster.was_whole() { WHOLE_CHECK } else { PEERS_CHECK };
         std::thread::park_timeout(pause);
     }

@@ -504,6 +504,39 @@ fn a_configuration_that_cannot_be_read_is_one_change_and_the_host_is_told_all_th
 
 // ---- the command ---------------------------------------------------------------------------------
 
+#[test]
+fn what_the_links_would_be_on_is_told_with_the_reason() {
+    let found = |host: &Host, more: &str| {
+        let (_folder, path, _) = config(more);
+        one(&diagnose(host.path(), Some(&path)), "transport = ")
+    };
+    let device = Host::with_device();
+    let named = "rdma_device = \"mlx5_0\"\nrdma_gid_index = 1\n";
+    let words = ["\"auto\": verbs on mlx5_0/1, GID 1: 10.0.0.1 RoCE v2 on eth0, active MTU 4096"];
+    assert_tells(&found(&device, named), Level::Ok, &words);
+    let loopback = ["TCP: no-port", "mlx5_0/1 1: 10.0.0.1", "to change: listen on an address"];
+    assert_tells(&found(&device, ""), Level::Note, &loopback);
+    let demanded = "transport = \"verbs\"\n";
+    assert_tells(&found(&device, demanded), Level::Change, &loopback);
+    assert_tells(&found(&device, "transport = \"tcp\"\n"), Level::Ok, &["TCP: configured"]);
+    let wrong = "rdma_gid_index = 7\n";
+    assert_tells(&found(&device, wrong), Level::Note, &["no GID with index 7", "rdma_gid_index"]);
+    // Nobody who has no device needs to be told what to change, unless verbs is demanded.
+    assert_tells(&found(&Host::good(), ""), Level::Ok, &["TCP: no-device"]);
+    assert_tells(&found(&Host::good(), demanded), Level::Change, &["TCP: no-device"]);
+    let bare = Host::with_device().without("usr/lib/some-arch/libibverbs.so.1");
+    assert_tells(&found(&bare, named), Level::Note, &["TCP: no-library"]);
+    let low = LIMITS.replace(
+        "Max locked memory         unlimited            unlimited ",
+        "Max locked memory         1048576              1048576   ",
+    );
+    let low = Host::with_device().with("proc/self/limits", &low);
+    assert_tells(&found(&low, named), Level::Note, &["TCP: not-registered", "see locked memory"]);
+    let (_folder, path, _) = config("transport = \"tcp\"\n");
+    let locked = one(&diagnose(low.path(), Some(&path)), "locked memory");
+    assert_eq!(locked.level, Level::Note, "TCP pins nothing: {locked}");
+}
+
 fn doctor(host: &Host, more: &[&str]) -> Ended {
     let root = host.path().to_str().expect("text");
     Process::pagewire(["doctor", "--root", root].iter().chain(more)).end()

@@ -91,6 +91,38 @@ fn addresses_and_sizes_that_cannot_be_are_refused_before_anything_starts() {
 }
 
 #[test]
+fn verbs_that_is_demanded_and_not_to_be_had_ends_in_one_line() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("node.toml");
+    // Whatever this host has: that device it has not.
+    let more = "huge_pages = false\ntransport = \"verbs\"\nrdma_device = \"no-such-device\"\n";
+    let more = more.to_owned();
+    let config = Config { members: vec![0], more, ..Config::new(0, folder.path()) };
+    std::fs::write(&path, config.text()).expect("a configuration");
+    let arguments = ["node".as_ref(), "--config".as_ref(), path.as_os_str()];
+    let line = Process::pagewire(arguments).end().refused();
+    for word in ["demands verbs", "`auto`"] {
+        assert!(line.contains(word), "'{word}' in: {line}");
+    }
+    let arguments = ["demo", "--transport", "verbs", "--rdma-device", "no-such-device"];
+    let line = Process::pagewire(arguments).end().refused();
+    assert!(line.contains("--transport verbs cannot be used"), "{line}");
+}
+
+#[test]
+fn what_messages_go_over_is_told_with_the_reason() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut configs = pair(folder.path());
+    configs[1].more.push_str("transport = \"tcp\"\n");
+    let path = |at: usize| folder.path().join(format!("{at}.toml"));
+    let mut nodes: Vec<_> = (0..2).map(|at| configs[at].run(&path(at))).collect();
+    for (node, other, end) in [(0, 1, "the other end"), (1, 0, "this end")] {
+        let told = format!("messages with instance {other} go over TCP: configured at {end}");
+        nodes[node].line("what messages go over", |line| line.starts_with(&told));
+    }
+}
+
+#[test]
 fn the_help_of_every_command_says_what_it_does_and_how_to_see_more() {
     let commands = [&[][..], &["demo"], &["node"], &["verify"], &["doctor"]];
     for command in commands {

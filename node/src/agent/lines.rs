@@ -20,7 +20,7 @@
 use crate::latency::GrantsWire;
 use pagewire_protocol::InstanceId;
 use serde::{Deserialize, Serialize};
-use std::{fmt, net::SocketAddr, str::FromStr};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, str::FromStr};
 
 /// What the agent tells the coordinator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ pub enum Event {
     /// Every dirty page is on storage.
     Flushed,
     /// What was done in all.
-    Report(Report),
+    Report(Box<Report>),
     /// The instance cannot go on.
     Error {
         /// What was found, what was expected, what to do.
@@ -88,6 +88,37 @@ pub struct Report {
     pub bytes_shipped: u64,
     /// Grants by kind.
     pub grants: GrantsWire,
+    /// What its links were on.
+    pub links: LinkCounts,
+}
+
+/// What links were on when the workers had ended. Each link is counted by the end with the lesser id,
+/// each reason by the end that it is about.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LinkCounts {
+    /// Links on verbs.
+    pub verbs: u64,
+    /// Links on TCP.
+    pub tcp: u64,
+    /// Links that were down.
+    pub down: u64,
+    /// How often messages fell from verbs to TCP.
+    pub falls_to_tcp: u64,
+    /// How often verbs was not used or was given up, by the reason's name.
+    pub tcp_reasons: BTreeMap<String, u64>,
+}
+
+impl LinkCounts {
+    /// Adds those of another instance.
+    pub fn add(&mut self, other: &Self) {
+        self.verbs += other.verbs;
+        self.tcp += other.tcp;
+        self.down += other.down;
+        self.falls_to_tcp += other.falls_to_tcp;
+        for (reason, count) in &other.tcp_reasons {
+            *self.tcp_reasons.entry(reason.clone()).or_default() += count;
+        }
+    }
 }
 
 /// What the coordinator tells the agent.
@@ -186,13 +217,13 @@ mod tests {
         let listening = Event::Listening { address: "127.0.0.1:41234".parse().expect("address") };
         assert_eq!(text(&listening), r#"{"event":"listening","address":"127.0.0.1:41234"}"#);
         assert_eq!(text(&Event::Ready), r#"{"event":"ready"}"#);
-        let report = text(&Event::Report(Report { transfers: 3, ..Report::default() }));
+        let report = text(&Event::Report(Box::new(Report { transfers: 3, ..Report::default() })));
         assert!(report.starts_with(r#"{"event":"report","transfers":3,"#), "{report}");
         assert!(report.contains(r#""grants":{"local":{"count":0,"histogram":[]}"#), "{report}");
         let events = [
             listening,
             Event::Progress { transfers: 1, audits: 2, pages_shipped: 3 },
-            Event::Report(Report::default()),
+            Event::Report(Box::default()),
             Event::Error { message: "a \"quoted\"\nline".to_owned() },
         ];
         for event in events {

@@ -86,6 +86,10 @@ impl Instance for FakeInstance {
         (7, 7 * 8320)
     }
 
+    fn links(&self) -> LinkCounts {
+        LinkCounts { tcp: 1, ..LinkCounts::default() }
+    }
+
     fn stop(self) -> Result<(), String> {
         self.note("stop");
         Ok(())

@@ -2,6 +2,7 @@
 
 use super::{ConfigError, NodeConfig, PeerConfig};
 use pagewire_protocol::{ClusterId, InstanceId, PageSize};
+use pagewire_transport::{LinkPolicy, link::verbs::Overrides};
 use serde::Deserialize;
 use std::{
     net::SocketAddr,
@@ -13,6 +14,7 @@ use std::{
 pub(super) const RANGES: &[(&str, &str)] = &[
     ("storage", "the path of a folder"),
     ("cluster_key", "the path of a file"),
+    ("rdma_device", "the name of an RDMA device, such as \"mlx5_0\""),
     ("cluster", "a number from 0 to 18446744073709551615"),
     ("instance", "a number from 0 to 63"),
     ("members", "a list of instance ids, each 0 to 63"),
@@ -30,6 +32,9 @@ pub(super) const RANGES: &[(&str, &str)] = &[
     ("acquire_timeout_ms", "1 to 86400000"),
     ("keepalive_ms", "1 to 3600000"),
     ("peer_timeout_ms", "2 to 86400000"),
+    ("transport", "\"auto\", \"verbs\" or \"tcp\""),
+    ("rdma_port", "1 to 255"),
+    ("rdma_gid_index", "0 to 255"),
 ];
 
 /// The numbers that are taken, as [`RANGES`] has them in words.
@@ -42,6 +47,7 @@ const IO_THREADS: RangeInclusive<u32> = 1..=64;
 const ACQUIRE_TIMEOUT_MS: RangeInclusive<u64> = 1..=86_400_000;
 const KEEPALIVE_MS: RangeInclusive<u64> = 1..=3_600_000;
 const PEER_TIMEOUT_MS: RangeInclusive<u64> = 2..=86_400_000;
+const RDMA_PORT: RangeInclusive<u8> = 1..=u8::MAX;
 
 fn range_of(key: &str) -> &'static str {
     RANGES.iter().find(|(known, _)| *known == key).map_or("another value", |(_, range)| range)
@@ -50,7 +56,15 @@ fn range_of(key: &str) -> &'static str {
 /// What is wrong in line `line` (from 1) if the value of a key in [`RANGES`] is: TOML's own `message`
 /// knows types, not keys.
 fn out_of_range(text: &str, line: usize, message: &str) -> Option<String> {
-    let is_of_a_value = ["invalid value", "invalid type", "number", "overflow", "integer"];
+    let is_of_a_value = [
+        "invalid value",
+        "invalid type",
+        "unknown variant",
+        "wanted",
+        "number",
+        "overflow",
+        "integer",
+    ];
     if !is_of_a_value.iter().any(|words| message.contains(words)) {
         return None;
     }
@@ -115,6 +129,29 @@ struct FileConfig {
     peer_timeout_ms: Option<u64>,
     page_crc: Option<bool>,
     cluster_key: Option<PathBuf>,
+    transport: Option<FileTransport>,
+    rdma_device: Option<String>,
+    rdma_port: Option<u8>,
+    // A queue pair has 8 bits for it (`ibv_global_route.sgid_index`).
+    rdma_gid_index: Option<u8>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FileTransport {
+    Auto,
+    Verbs,
+    Tcp,
+}
+
+impl From<FileTransport> for LinkPolicy {
+    fn from(transport: FileTransport) -> Self {
+        match transport {
+            FileTransport::Auto => Self::Auto,
+            FileTransport::Verbs => Self::Verbs,
+            FileTransport::Tcp => Self::Tcp,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -213,6 +250,12 @@ impl NodeConfig {
             peer_timeout_ms: file.peer_timeout_ms.unwrap_or(defaults.peer_timeout_ms),
             page_crc: file.page_crc.unwrap_or(defaults.page_crc),
             cluster_key: file.cluster_key,
+            transport: file.transport.map_or(defaults.transport, LinkPolicy::from),
+            rdma: Overrides {
+                device: file.rdma_device,
+                port: file.rdma_port,
+                gid_index: file.rdma_gid_index.map(u32::from),
+            },
             ..defaults
         })
     }
@@ -225,6 +268,11 @@ impl NodeConfig {
         check(path, "acquire_timeout_ms", &self.acquire_timeout_ms, &ACQUIRE_TIMEOUT_MS)?;
         check(path, "keepalive_ms", &self.keepalive_ms, &KEEPALIVE_MS)?;
         check(path, "peer_timeout_ms", &self.peer_timeout_ms, &PEER_TIMEOUT_MS)?;
+        check(path, "rdma_port", &self.rdma.port.unwrap_or(1), &RDMA_PORT)?;
+        if self.rdma.device.as_ref().is_some_and(String::is_empty) {
+            let expected = range_of("rdma_device");
+            return Err(ConfigError::value(path, "rdma_device", "empty".to_owned(), expected));
+        }
         let pages = self.cache_pages.unwrap_or(u32::MAX);
         check(path, "cache_pages", &pages, &(super::CACHE_PAGES_MIN..=u32::MAX))
     }

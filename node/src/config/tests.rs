@@ -86,12 +86,15 @@ fn values_out_of_range_say_what_is_expected() {
         ("keepalive_ms = 0", "1 to 3600000"),
         ("peer_timeout_ms = 1999", "peer_timeout_ms is 1999 with keepalive_ms 1000"),
         ("keepalive_ms = 5001", "at least 10002, twice as long"),
+        ("rdma_port = 0", "rdma_port is 0, expected 1 to 255"),
+        ("rdma_device = \"\"", "rdma_device is empty, expected the name"),
+        ("transport = \"rdma\"", "\"rdma\", expected \"auto\", \"verbs\" or \"tcp\""),
     ] {
         let error = parse(&format!("{GOOD}{line}\n")).unwrap_err();
         assert!(error.contains(expected), "{error}");
     }
     for value in ["99999999999", "-1", "1.5", "\"8\"", "99999999999999999999"] {
-        for (key, range) in RANGES.iter().skip(4) {
+        for (key, range) in RANGES.iter().skip(5) {
             let error = parse(&format!("{GOOD}{key} = {value} # odd\n")).unwrap_err();
             let told = format!("{key} is {value}, expected {range}");
             assert!(error.contains(&told), "{told} in: {error}");
@@ -256,4 +259,22 @@ fn what_is_not_used_as_it_is_written_is_told() {
     let shared = warnings("shards = 3\npoller_cores = [4, 5, 4, 5]\n");
     assert_eq!(shared.len(), 2, "{shared:?}");
     assert!(shared[1].contains("names core 4 for shards 0, 2"), "{shared:?}");
+}
+
+#[test]
+fn what_links_are_on_reaches_the_transport() {
+    let endpoint = |more: &str| {
+        let config = parse(&format!("{GOOD}{more}")).unwrap();
+        config.endpoint(&config.view().unwrap()).unwrap()
+    };
+    let plain = endpoint("");
+    assert_eq!((plain.links, plain.verbs), (LinkPolicy::Auto, Overrides::default()));
+    for (word, links) in
+        [("auto", LinkPolicy::Auto), ("verbs", LinkPolicy::Verbs), ("tcp", LinkPolicy::Tcp)]
+    {
+        assert_eq!(endpoint(&format!("transport = \"{word}\"\n")).links, links);
+    }
+    let named = endpoint("rdma_device = \"rxe0\"\nrdma_port = 2\nrdma_gid_index = 0\n").verbs;
+    let expected = Overrides { device: Some("rxe0".to_owned()), port: Some(2), gid_index: Some(0) };
+    assert_eq!(named, expected);
 }

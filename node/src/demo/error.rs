@@ -2,6 +2,7 @@
 
 use super::{child::ChildError, options::PAGES_PER_WORKER};
 use crate::ledger::{manifest::ManifestError, relation::RelationError};
+use pagewire_transport::link::verbs::VerbsError;
 use std::{io, path::PathBuf};
 
 /// Why the demo cannot run or finish.
@@ -58,6 +59,17 @@ pub enum DemoError {
         expected: u32,
         /// Workers of each instance.
         threads: u32,
+    },
+    /// Verbs is demanded, and this host cannot.
+    #[error("--transport verbs cannot be used: {0}; or give --transport auto")]
+    Verbs(#[from] VerbsError),
+    /// Verbs is demanded, and any of several devices may be meant.
+    #[error(
+        "--transport verbs found RDMA devices {found}, expected one: name it with --rdma-device"
+    )]
+    SeveralDevices {
+        /// Their names.
+        found: String,
     },
     /// The system refused.
     #[error("cannot {doing}: {source}; check TMPDIR, permissions and free space")]

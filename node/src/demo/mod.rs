@@ -22,6 +22,7 @@ mod folder;
 mod options;
 mod out;
 mod progress;
+mod rdma;
 pub mod report;
 mod stage;
 pub mod verify_cmd;
@@ -54,10 +55,14 @@ pub fn run(options: &DemoOptions) -> Result<bool, DemoError> {
     let cleanup = Cleanup::default();
     cleanup.at_signals().map_err(io_error("wait for signals"))?;
     let out = check_files(options, &cleanup)?;
+    let rdma = match options.transport {
+        Transport::Verbs => rdma::choose(options)?,
+        Transport::Auto | Transport::Tcp => options.rdma(),
+    };
     let seed = options.seed.unwrap_or_else(fresh_seed);
     let folder = Folder::make(&cleanup).map_err(io_error("make a temporary folder"))?;
     folder.remove_orphans();
-    let stage = Stage::set(options, seed, folder.path(), cleanup.clone())?;
+    let stage = Stage::set(options, &rdma, seed, folder.path(), cleanup.clone())?;
     let (elapsed, reports) = stage.play()?;
     let transfers = reports.iter().map(|report| report.transfers).sum();
     let found = stage.judge(transfers)?;

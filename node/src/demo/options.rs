@@ -1,6 +1,7 @@
 //! What `pagewire demo` can be told.
 
 use crate::ledger::manifest::GROUP_ACCOUNTS;
+use pagewire_transport::link::verbs::Overrides;
 use std::path::PathBuf;
 
 /// Pages that a worker may need at a time, with some to spare: an audit holds a whole group.
@@ -25,9 +26,18 @@ pub struct DemoOptions {
     /// Keep the result here, with each page's original LSN: a regular file, replaced when it is whole
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// What carries the pages; `auto` takes the best that this build has
+    /// What carries the pages
     #[arg(long, value_enum, default_value_t = Transport::Auto)]
     pub transport: Transport,
+    /// RDMA device of the instances; with --transport verbs the only one there is, when left out
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub rdma_device: Option<String>,
+    /// Its port [default with --transport verbs: the first that is active]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    pub rdma_port: Option<u8>,
+    /// Index of the port's GID [default with --transport verbs: a RoCE v2 one, IPv4 if there is]
+    #[arg(long, value_name = "N")]
+    pub rdma_gid_index: Option<u8>,
     /// Workers of each instance
     #[arg(long, value_name = "N", default_value_t = 2,
           value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -47,10 +57,36 @@ pub struct DemoOptions {
 /// What carries the pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Transport {
-    /// The best that this build has: TCP.
+    /// RDMA verbs where a device has the address or is named, otherwise TCP: here the instances
+    /// listen on a loopback address
     Auto,
-    /// TCP.
+    /// RDMA verbs and nothing else
+    Verbs,
+    /// TCP
     Tcp,
+}
+
+impl Transport {
+    /// Its name, as the user and an instance's configuration write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Verbs => "verbs",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+impl DemoOptions {
+    /// What the user named of the RDMA devices.
+    pub(super) fn rdma(&self) -> Overrides {
+        Overrides {
+            device: self.rdma_device.clone(),
+            port: self.rdma_port,
+            gid_index: self.rdma_gid_index.map(u32::from),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -76,11 +112,20 @@ pub(super) mod tests {
         assert_eq!((options.transport, options.seed, options.json), (Transport::Auto, None, false));
         let options = parse("--nodes 4 --seconds 1 --transport tcp --seed 9 --json --pages a.1");
         assert_eq!(options.expect("parsed").pages, Some(PathBuf::from("a.1")));
+        let options =
+            parse("--transport verbs --rdma-device rxe0 --rdma-port 1 --rdma-gid-index 0");
+        let options = options.expect("parsed");
+        assert_eq!(options.transport, Transport::Verbs);
+        let named =
+            Overrides { device: Some("rxe0".to_owned()), port: Some(1), gid_index: Some(0) };
+        assert_eq!(options.rdma(), named);
         for words in [
             "--nodes 1",
             "--nodes 5",
             "--seconds 0",
-            "--transport verbs",
+            "--transport rdma",
+            "--rdma-port 0",
+            "--rdma-gid-index 256",
             "--threads 0",
             "--cache-pages 31",
         ] {

@@ -7,7 +7,7 @@
 //! together.
 
 use crate::{
-    agent::lines::Report,
+    agent::lines::{LinkCounts, Report},
     grd::GrantPath,
     latency::{GrantLatencies, GrantSummary},
     ledger::verify::Verification,
@@ -33,8 +33,9 @@ pub struct Grants {
 pub struct Setting {
     /// Instances.
     pub nodes: u16,
-    /// What carried the pages.
-    pub transport: &'static str,
+    /// What was to carry the pages; told with what did.
+    #[serde(skip)]
+    pub asked: &'static str,
     /// Pages of the relation.
     pub pages: u32,
     /// Accounts on them.
@@ -45,6 +46,38 @@ pub struct Setting {
     pub seed: u64,
     /// Seconds asked for.
     pub seconds: u64,
+}
+
+/// What carried the pages.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TransportReport {
+    /// What was asked for: auto, verbs or tcp.
+    pub asked: &'static str,
+    /// What the links were on in the end.
+    #[serde(flatten)]
+    pub links: LinkCounts,
+}
+
+impl TransportReport {
+    fn name(&self) -> &'static str {
+        match (self.links.verbs, self.links.tcp) {
+            (0, 0) => "links that are down",
+            (0, _) => "tcp",
+            (_, 0) => "verbs",
+            _ => "verbs and tcp",
+        }
+    }
+
+    /// Why links are, or were, on TCP; empty where none was, or nothing else was asked for.
+    fn reasons(&self) -> String {
+        let told: Vec<_> = self
+            .links
+            .tcp_reasons
+            .iter()
+            .map(|(name, count)| format!("{name} x {count}"))
+            .collect();
+        told.join(", ")
+    }
 }
 
 /// What the run proves.
@@ -69,6 +102,8 @@ pub struct DemoReport {
     /// What was run.
     #[serde(flatten)]
     pub setting: Setting,
+    /// What the links were on.
+    pub transport: TransportReport,
     /// Seconds between start and stop of the workers.
     pub elapsed_s: f64,
     /// Finished transfers.
@@ -116,8 +151,10 @@ impl DemoReport {
     ) -> Self {
         let sum = |field: fn(&Report) -> u64| reports.iter().map(field).sum::<u64>();
         let mut latencies = GrantLatencies::default();
+        let mut links = LinkCounts::default();
         for report in reports {
             latencies.add_wire(&report.grants);
+            links.add(&report.links);
         }
         let (transfers, audits) = (sum(|r| r.transfers), sum(|r| r.audits));
         let audit_failures = sum(|r| r.audit_failures);
@@ -131,6 +168,7 @@ impl DemoReport {
         let rate = |count: u64| if elapsed_s > 0.0 { count as f64 / elapsed_s } else { 0.0 };
         Self {
             setting,
+            transport: TransportReport { asked: setting.asked, links },
             elapsed_s,
             transfers,
             audits,
@@ -173,7 +211,8 @@ impl DemoReport {
     }
 
     fn write_table(&self, out: &mut String) -> std::fmt::Result {
-        let Setting { nodes, transport, pages, accounts, threads, seed, .. } = self.setting;
+        let Setting { nodes, pages, accounts, threads, seed, .. } = self.setting;
+        let transport = self.transport.name();
         writeln!(
             out,
             "{nodes} instances x {threads} workers over {transport}, {} pages with {} accounts, \
@@ -198,6 +237,7 @@ impl DemoReport {
         let mebibytes = self.bytes_shipped as f64 / f64::from(1 << 20);
         let (label, pages) = ("pages shipped", grouped(self.pages_shipped));
         writeln!(out, "{label:<14}{pages:>14}{mebibytes:>8.1} MiB")?;
+        self.write_links(out)?;
         writeln!(out)?;
         let columns = ["count", "p50 us", "p99 us", "p99.9 us", "max us"];
         let [count, p50, p99, p999, max] = columns;
@@ -216,6 +256,24 @@ impl DemoReport {
         writeln!(out)?;
         writeln!(out, "{}", self.verdict_line())?;
         self.problems.iter().try_for_each(|problem| writeln!(out, "  {problem}"))
+    }
+
+    /// Links by what they are on, the count where the other counts are.
+    fn write_links(&self, out: &mut String) -> std::fmt::Result {
+        let LinkCounts { verbs, tcp, down, falls_to_tcp, .. } = self.transport.links;
+        let rows = [
+            ("verbs links", verbs, true),
+            ("TCP links", tcp, true),
+            ("links down", down, down > 0),
+            ("falls to TCP", falls_to_tcp, falls_to_tcp > 0),
+        ];
+        for (label, count, _) in rows.iter().filter(|(_, _, is_told)| *is_told) {
+            writeln!(out, "{label:<14}{:>14}", grouped(*count))?;
+        }
+        match self.transport.reasons() {
+            reasons if reasons.is_empty() => Ok(()),
+            reasons => writeln!(out, "why TCP       {reasons}"),
+        }
     }
 
     fn grant(&self, kind: GrantPath) -> &GrantSummary {
@@ -276,7 +334,7 @@ mod tests {
     fn report(verified: bool) -> DemoReport {
         let setting = Setting {
             nodes: 3,
-            transport: "tcp",
+            asked: "auto",
             pages: 600,
             accounts: 545,
             threads: 2,
@@ -294,6 +352,13 @@ mod tests {
             pages_shipped: 128,
             bytes_shipped: 1 << 20,
             grants: latencies.to_wire(),
+            links: LinkCounts {
+                verbs: 2,
+                tcp: 1,
+                falls_to_tcp: 1,
+                tcp_reasons: [("failed".to_owned(), 1)].into(),
+                ..LinkCounts::default()
+            },
             ..Report::default()
         };
         let two = Report { audits: 150, audit_failures: u64::from(!verified), ..one.clone() };
@@ -315,6 +380,27 @@ mod tests {
         assert_eq!((report.grants.two_way.count, report.grants.local.count), (6, 2_000_000));
         assert!((20.0..20.7).contains(&report.grants.two_way.p50_us));
         assert!(report.passed() && !super::tests::report(false).passed());
+    }
+
+    #[test]
+    fn what_the_links_were_on_is_told_with_the_reasons() {
+        let report = report(true);
+        let json = serde_json::to_value(&report).expect("JSON");
+        let expected = serde_json::json!({
+            "asked": "auto", "verbs": 4, "tcp": 2, "down": 0, "falls_to_tcp": 2,
+            "tcp_reasons": {"failed": 2},
+        });
+        assert_eq!(json["transport"], expected);
+        let table = report.table();
+        for line in [
+            "verbs links                4",
+            "TCP links                  2",
+            "falls to TCP               2",
+            "why TCP       failed x 2",
+        ] {
+            assert!(table.lines().any(|found| found == line), "'{line}' in: {table}");
+        }
+        assert!(table.contains(" over verbs and tcp, "), "{table}");
     }
 
     #[test]

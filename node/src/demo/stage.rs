@@ -4,7 +4,7 @@ use super::{
     child::{self, Fleet},
     cleanup::Cleanup,
     error::{DemoError, io_error},
-    options::{DemoOptions, Transport},
+    options::DemoOptions,
     progress::Progress,
     report::Setting,
 };
@@ -17,6 +17,7 @@ use crate::{
     random::Random,
 };
 use pagewire_protocol::{InstanceId, PageSize};
+use pagewire_transport::link::verbs::Overrides;
 use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions},
@@ -51,6 +52,7 @@ pub(super) struct Stage<'o> {
 impl<'o> Stage<'o> {
     pub(super) fn set(
         options: &'o DemoOptions,
+        rdma: &Overrides,
         seed: u64,
         folder: &'o Path,
         cleanup: Cleanup,
@@ -71,6 +73,7 @@ impl<'o> Stage<'o> {
         for instance in stage.instances() {
             let arena_mib = stage.arena_mib();
             let mut text = config(instance, options.nodes, cluster, &storage, &key, arena_mib);
+            text.push_str(&links(options.transport.name(), rdma));
             if let Some(pages) = options.cache_pages {
                 text.push_str(&format!("cache_pages = {pages}\n"));
             }
@@ -104,12 +107,9 @@ impl<'o> Stage<'o> {
 
     pub(super) fn setting(&self) -> Setting {
         let manifest = &self.prepared.manifest;
-        let transport = match self.options.transport {
-            Transport::Auto | Transport::Tcp => "tcp",
-        };
         Setting {
             nodes: self.options.nodes,
-            transport,
+            asked: self.options.transport.name(),
             pages: manifest.page_count,
             accounts: manifest.account_count() as u64,
             threads: self.options.threads,
@@ -227,6 +227,16 @@ fn config(
     )
 }
 
+/// What the instances' links may be on, in lines of their configuration.
+fn links(transport: &str, rdma: &Overrides) -> String {
+    let mut text = format!("transport = \"{transport}\"\n");
+    let device = rdma.device.as_deref().map(serde_json::Value::from);
+    let numbers = [("rdma_port", rdma.port.map(u32::from)), ("rdma_gid_index", rdma.gid_index)];
+    text.extend(device.map(|device| format!("rdma_device = {device}\n")));
+    text.extend(numbers.iter().filter_map(|(key, n)| Some(format!("{key} = {}\n", (*n)?))));
+    text
+}
+
 fn addresses(listening: &BTreeMap<InstanceId, Event>) -> Vec<(InstanceId, std::net::SocketAddr)> {
     let address = |(instance, event): (&InstanceId, &Event)| match event {
         Event::Listening { address } => Some((*instance, *address)),
@@ -237,7 +247,7 @@ fn addresses(listening: &BTreeMap<InstanceId, Event>) -> Vec<(InstanceId, std::n
 
 fn reports(told: BTreeMap<InstanceId, Event>) -> Vec<Report> {
     let report = |event| match event {
-        Event::Report(report) => Some(report),
+        Event::Report(report) => Some(*report),
         _ => None,
     };
     told.into_values().filter_map(report).collect()
@@ -263,6 +273,18 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }
+    }
+
+    #[test]
+    fn an_instance_is_told_what_its_links_may_be_on() {
+        assert_eq!(links("auto", &Overrides::default()), "transport = \"auto\"\n");
+        let rdma = Overrides { device: Some("rxe0".to_owned()), port: Some(1), gid_index: Some(0) };
+        let storage = Path::new("/tmp/storage");
+        let key = Path::new("/tmp/cluster.key");
+        let text = config(InstanceId(1), 3, 77, storage, key, 32) + &links("verbs", &rdma);
+        let config = crate::NodeConfig::parse(&text, Path::new("node.toml")).expect("parsed");
+        assert_eq!(config.transport, pagewire_transport::LinkPolicy::Verbs);
+        assert_eq!(config.rdma, rdma);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Invariants: whatever could not be read, or made no sense, is `None` or absent, never a guess.
 
+use pagewire_protocol::TcpReason;
+use pagewire_transport::link::verbs::choice::DeviceFacts;
 use std::{collections::BTreeSet, path::PathBuf};
 
 /// All of it.
@@ -131,6 +133,21 @@ pub struct RdmaFacts {
     pub rxe_available: Option<bool>,
     /// Where libibverbs was found.
     pub libibverbs: Option<PathBuf>,
+    /// What the library says of each device, by name; `None`: it was not asked, because the root is
+    /// not this host's.
+    pub verbs: Option<Result<Vec<AskedDevice>, Unusable>>,
+}
+
+/// The name of a device, and what it says of itself.
+pub type AskedDevice = (String, Result<DeviceFacts, Unusable>);
+
+/// Why verbs cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unusable {
+    /// As peers are told.
+    pub reason: TcpReason,
+    /// In words, with what to do.
+    pub words: String,
 }
 
 /// An RDMA device.
@@ -151,6 +168,8 @@ pub struct RdmaPort {
     pub state: Option<String>,
     /// "Ethernet" or "InfiniBand".
     pub link_layer: Option<String>,
+    /// Greatest payload of a packet now, in bytes; sysfs does not have it.
+    pub active_mtu: Option<u64>,
     /// As the kernel words it.
     pub rate: Option<String>,
     /// Its addresses.

@@ -6,7 +6,7 @@
 
 use crate::{NodeConfig, config::CacheExcess};
 use pagewire_protocol::PageSize;
-use pagewire_transport::ClusterKey;
+use pagewire_transport::{ClusterKey, LinkPolicy, Overrides};
 use std::{
     fs::{self, OpenOptions},
     io,
@@ -42,6 +42,10 @@ pub struct Plan {
     pub cache_pages: Option<u32>,
     /// More pages to cache than there is room for.
     pub cache_excess: Option<CacheExcess>,
+    /// What links may be on.
+    pub transport: LinkPolicy,
+    /// What the configuration names of the RDMA devices.
+    pub rdma: Overrides,
     /// What only a configuration has; `None`: none was given, and the rest are defaults.
     pub trial: Option<Trial>,
 }
@@ -121,6 +125,8 @@ impl Plan {
             cache_room: config.cache_room(),
             cache_pages: config.cache_pages,
             cache_excess: config.cache_excess(),
+            transport: config.transport,
+            rdma: config.rdma.clone(),
             trial: None,
         }
     }

@@ -4,12 +4,13 @@ use super::{
     counters::NodeCounters,
     error::NodeError,
     handle::Handle,
+    links::{self, PeerLinks, WhyTcp},
     shards::{self, Answer, Control, Running, Shards, Status},
 };
 use crate::config::NodeConfig;
 use crossbeam_channel::Sender;
 use pagewire_protocol::{Incarnation, InstanceId};
-use pagewire_transport::{counters::EndpointCounters, poller::PollerCounters};
+use pagewire_transport::{LinkPolicy, counters::EndpointCounters, poller::PollerCounters};
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -24,6 +25,7 @@ pub struct Node {
     shards: Vec<Running>,
     listen_address: SocketAddr,
     identity: (InstanceId, Incarnation),
+    transport: LinkPolicy,
     endpoint_counters: Vec<Arc<EndpointCounters>>,
 }
 
@@ -41,7 +43,8 @@ impl Node {
         let (listen_address, identity) = (shards.listen_address(), shards.identity());
         let shards = shards.run(config)?;
         let endpoint_counters = shards.iter().map(|s| Arc::clone(&s.endpoint_counters)).collect();
-        Ok(Self { shards, listen_address, identity, endpoint_counters })
+        let transport = config.transport;
+        Ok(Self { shards, listen_address, identity, transport, endpoint_counters })
     }
 
     /// Asks all shards at once; the answers in their order.
@@ -51,7 +54,8 @@ impl Node {
         asked.into_iter().map(Answer::wait).collect()
     }
 
-    /// What the shards say together: an instance has a peer when all its shards do.
+    /// What the shards say together: an instance has a peer when all its shards do, and messages can
+    /// go where the configuration wants them.
     fn status(&self) -> Result<Status, NodeError> {
         let mut missing = BTreeSet::new();
         let (mut refusal, mut any_refusal) = (None, None);
@@ -59,6 +63,10 @@ impl Node {
             missing.extend(status.missing);
             refusal = refusal.or(status.refusal);
             any_refusal = any_refusal.or(status.any_refusal);
+        }
+        if self.transport == LinkPolicy::Verbs {
+            let not_yet = self.links().into_iter().filter(|links| !links.is_on_verbs());
+            missing.extend(not_yet.map(|links| links.peer));
         }
         Ok(Status { missing: missing.into_iter().collect(), refusal, any_refusal })
     }
@@ -86,6 +94,12 @@ impl Node {
     #[must_use]
     pub fn counters(&self) -> NodeCounters {
         NodeCounters::sum(self.shards.iter().map(|shard| &*shard.counters))
+    }
+
+    /// What the links to each peer are on, and why not on verbs.
+    #[must_use]
+    pub fn links(&self) -> Vec<PeerLinks> {
+        links::of(&self.endpoint_counters)
     }
 
     /// Counters of the transport, by shard.
@@ -129,7 +143,7 @@ impl Node {
                 return Err(NodeError::Refused(refusal));
             }
             if is_late {
-                let missing = list(&missing);
+                let missing = self.list(&missing);
                 return Err(NodeError::PeersMissing { missing, limit_s: limit.as_secs() });
             }
             thread::park_timeout(Duration::from_millis(5));
@@ -162,11 +176,21 @@ impl Node {
         let Status { missing, refusal, .. } = self.status()?;
         refusal.map_or(Ok(missing), |refusal| Err(NodeError::Refused(refusal)))
     }
-}
 
-fn list(ids: &[InstanceId]) -> String {
-    let name = |id: &InstanceId| format!("instance {id}");
-    ids.iter().map(name).collect::<Vec<_>>().join(", ")
+    /// Peers by name; where verbs is demanded, with what speaks against it.
+    fn list(&self, ids: &[InstanceId]) -> String {
+        let links = if self.transport == LinkPolicy::Verbs { self.links() } else { Vec::new() };
+        let name = |id: &InstanceId| {
+            let of_peer = links.iter().find(|links| links.peer == *id);
+            let why: Vec<WhyTcp> =
+                of_peer.into_iter().flat_map(PeerLinks::all_reasons).map(|(why, _)| why).collect();
+            match why.as_slice() {
+                [] => format!("instance {id}"),
+                [why, ..] => format!("instance {id} (over verbs, as configured: {why})"),
+            }
+        };
+        ids.iter().map(name).collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl Drop for Node {

@@ -1,5 +1,4 @@
 use super::*;
-use crate::agent::lines::Report;
 
 const LISTENING: &str = r#"echo '{"event":"listening","address":"127.0.0.1:1"}'"#;
 
@@ -20,7 +19,7 @@ fn long(scripts: &[&str]) -> Fleet {
 #[test]
 fn agents_are_told_and_heard_until_they_exit() {
     let progress = r#"echo '{"event":"progress","transfers":5,"audits":2,"pages_shipped":1}'"#;
-    let report = serde_json::to_string(&Event::Report(Report::default())).expect("JSON");
+    let report = serde_json::to_string(&Event::Report(Box::default())).expect("JSON");
     let script = |delay: &str| {
         format!(
             "{LISTENING}; read start; test \"$start\" = \"start\" || exit 9; {progress}; \

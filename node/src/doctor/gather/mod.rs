@@ -1,7 +1,8 @@
 //! Reads the facts from `/proc`, `/sys`, `/lib` and `/etc` below a root folder: `/`, or a made-up
 //! tree in tests.
 //!
-//! Invariants: nothing is written, opened for writing, or executed; any content is survived; what is
+//! Invariants: nothing is written or executed; nothing is opened for writing but the RDMA devices of
+//! this host, which libibverbs is asked for; any content is survived; what is
 //! read of one file or folder is bounded.
 
 mod cpu;
@@ -9,6 +10,7 @@ mod memory;
 mod network;
 mod process;
 mod rdma;
+mod verbs;
 
 use super::facts::HostFacts;
 use std::{
@@ -42,6 +44,10 @@ pub fn gather(root: &Path) -> HostFacts {
 struct Root(PathBuf);
 
 impl Root {
+    fn is_this_host(&self) -> bool {
+        self.0 == Path::new("/")
+    }
+
     fn path(&self, path: &str) -> PathBuf {
         self.0.join(path)
     }

@@ -13,12 +13,17 @@ const LINKER_SETTINGS: &str = "etc/ld.so.conf.d";
 
 pub(super) fn gather(root: &Root) -> RdmaFacts {
     let devices = root.names(DEVICES).into_iter().map(|name| device(root, name));
-    RdmaFacts {
+    let mut facts = RdmaFacts {
         devices: devices.collect(),
         rxe_loaded: root.exists("sys/module/rdma_rxe"),
         rxe_available: rxe_available(root),
         libibverbs: libibverbs(root),
+        verbs: None,
+    };
+    if root.is_this_host() {
+        super::verbs::gather(root, &mut facts);
     }
+    facts
 }
 
 fn device(root: &Root, name: String) -> RdmaDevice {
@@ -28,6 +33,7 @@ fn device(root: &Root, name: String) -> RdmaDevice {
         number,
         state: root.line(&format!("{folder}/{port}/state")),
         link_layer: root.line(&format!("{folder}/{port}/link_layer")),
+        active_mtu: None,
         rate: root.line(&format!("{folder}/{port}/rate")),
         gids: gids(root, &format!("{folder}/{port}")),
     });

@@ -2,6 +2,7 @@
 
 mod config;
 mod cpu;
+mod links;
 mod memory;
 mod network;
 mod process;
@@ -19,6 +20,7 @@ pub fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
     findings.extend(process::judge(facts, plan));
     findings.extend(network::judge(&facts.network, plan));
     findings.extend(rdma::judge(&facts.rdma));
+    findings.extend(links::judge(facts, plan));
     findings.extend(config::judge(facts, plan));
     findings
 }

@@ -6,6 +6,7 @@ use crate::doctor::{
     finding::{Finding, size},
     plan::Plan,
 };
+use pagewire_transport::LinkPolicy;
 
 const AREA: &str = "limits";
 /// Kinds of memory in core dumps, by their bit of `coredump_filter`. A memfd is anonymous shared
@@ -47,7 +48,7 @@ fn memlock(facts: &HostFacts, plan: &Plan) -> Finding {
     let Some(Limit { soft, hard }) = process.memlock else { return finding };
     let right = if process.may_lock { ", and the right to exceed it (CAP_IPC_LOCK)" } else { "" };
     let found = format!("{} (hard: {}){right}", words(soft, size), words(hard, size));
-    let is_short = soft < Bound::Value(needed) && !process.may_lock;
+    let is_short = memlock_is_short(process, plan);
     let kib = needed.div_ceil(1024);
     let change = if hard >= Bound::Value(needed) {
         format!("ulimit -l {kib} before the start, or LimitMEMLOCK={needed} in the systemd unit")
@@ -60,10 +61,17 @@ fn memlock(facts: &HostFacts, plan: &Plan) -> Finding {
     // Without a device nothing is pinned unless somebody asks for it, and huge pages need no limit to
     // stay in memory.
     let is_asked_for = plan.lock_memory && !fits_huge(memory, plan);
+    let is_pinned = !rdma.devices.is_empty() && plan.transport != LinkPolicy::Tcp;
     finding
         .found(found)
         .note_if(is_short, change.as_str())
-        .change_if(is_short && (is_asked_for || !rdma.devices.is_empty()), change.as_str())
+        .change_if(is_short && (is_asked_for || is_pinned), change.as_str())
+}
+
+/// True when the arena cannot be locked or pinned as things are.
+pub(super) fn memlock_is_short(process: &ProcessFacts, plan: &Plan) -> bool {
+    let is_less = |limit: Limit| limit.soft < Bound::Value(plan.arena_bytes);
+    process.memlock.is_some_and(is_less) && !process.may_lock
 }
 
 fn files(process: &ProcessFacts, plan: &Plan) -> Finding {

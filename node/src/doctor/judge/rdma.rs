@@ -1,7 +1,7 @@
 //! RDMA devices, and what using them takes.
 
 use crate::doctor::{
-    facts::{Gid, RdmaDevice, RdmaFacts, RdmaPort},
+    facts::{Gid, RdmaDevice, RdmaFacts, RdmaPort, Unusable},
     finding::Finding,
 };
 
@@ -28,6 +28,7 @@ pub(super) fn judge(rdma: &RdmaFacts) -> Vec<Finding> {
         findings.extend(device.ports.iter().flat_map(|port| judge_port(device, port)));
     }
     findings.push(library(rdma));
+    findings.extend(unusable(rdma));
     findings
 }
 
@@ -66,6 +67,27 @@ fn library(rdma: &RdmaFacts) -> Finding {
     }
 }
 
+/// Devices that the kernel has and the library cannot use.
+fn unusable(rdma: &RdmaFacts) -> Vec<Finding> {
+    let finding = |subject: String, error: &Unusable| {
+        let finding = Finding::new(AREA, subject).found(&error.words).expected("it can be used");
+        finding.change_if(true, "do what is said there, or set transport = \"tcp\"")
+    };
+    match &rdma.verbs {
+        // Without a device or the library that is said already.
+        Some(Err(error)) if !rdma.devices.is_empty() && rdma.libibverbs.is_some() => {
+            vec![finding("verbs".to_owned(), error)]
+        }
+        Some(Ok(asked)) => {
+            let failed = |(name, said): &(String, Result<_, Unusable>)| {
+                Some(finding(format!("verbs on {name}"), said.as_ref().err()?))
+            };
+            asked.iter().filter_map(failed).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 fn judge_port(device: &RdmaDevice, port: &RdmaPort) -> Vec<Finding> {
     let name = format!("{}/{}", device.name, port.number);
     let state = port.state.as_deref().unwrap_or("unknown");
@@ -83,7 +105,8 @@ fn judge_port(device: &RdmaDevice, port: &RdmaPort) -> Vec<Finding> {
     ];
     findings.extend(port.gids.iter().map(|gid| address(&name, gid)));
     if link_layer != "Ethernet" {
-        let found = "not in sysfs for InfiniBand: see active_mtu in `ibv_devinfo`";
+        let unknown = "not in sysfs for InfiniBand: see active_mtu in `ibv_devinfo`";
+        let found = port.active_mtu.map_or(unknown.to_owned(), |mtu| mtu.to_string());
         findings
             .push(Finding::new(AREA, format!("path MTU of {name}")).found(found).expected("4096"));
         return findings;
@@ -120,13 +143,19 @@ fn address(port: &str, gid: &Gid) -> Finding {
         .expected("one of RoCE v2 with the address that peers dial")
 }
 
+/// The active MTU, or what fits into the frames of the port's interface.
+pub(super) fn path_mtu_bytes(port: &RdmaPort) -> Option<u64> {
+    let mtu = port.gids.iter().find_map(|gid| gid.interface_mtu);
+    let fits = |path: &&u64| mtu.is_some_and(|mtu| mtu >= **path + ROCE_HEADERS);
+    port.active_mtu.or_else(|| PATH_MTUS.iter().find(fits).copied())
+}
+
 /// What fits into the frames of the port's interface.
 fn path_mtu(name: &str, port: &RdmaPort) -> Option<Finding> {
     let gid = port.gids.iter().find(|gid| gid.interface_mtu.is_some())?;
     let mtu = gid.interface_mtu?;
     let interface = gid.interface.as_deref().unwrap_or("its interface");
-    let fits = |path: &&u64| mtu >= **path + ROCE_HEADERS;
-    let path = PATH_MTUS.iter().find(fits).map_or("none".to_owned(), u64::to_string);
+    let path = path_mtu_bytes(port).map_or("none".to_owned(), |path| path.to_string());
     let needed = PATH_MTUS[0] + ROCE_HEADERS;
     let finding = Finding::new(AREA, format!("path MTU of {name}"))
         .found(format!("{path}: {interface} has MTU {mtu}"))
