@@ -37,6 +37,14 @@ theirs() {
     fi
 }
 
+# lost COMMAND...: a round, and what the device had to repeat in it.
+lost() {
+    lost_before=$(repeats)
+    "$@"
+    echo "repeated packets, receives that were not there: $lost_before, then $(repeats)"
+}
+repeats() { for repeats_of in duplicate_request completer_retry_err rcvd_rnr_err; do counter $repeats_of; done | tr '\n' ' '; }
+
 ratio() { echo "$1 $2" | awk '{ printf "%.3f\n", $1 / $2 }'; }
 at_most() { echo "$1 $2" | awk '{ exit !($1 > 0 && $1 <= $2) }'; }
 rounds_of() { cat "/tmp/$1" 2>/dev/null | wc -l; }
@@ -56,17 +64,17 @@ latency() {
     [ $# -lt 2 ] || check "$1_least_latency_at_most_$2_of_perftest" at_most "$ratio" "$2"
 }
 
-samples=1000 pages=2000 depth=32
+samples=300 pages=600 depth=32
 sends=$(counter rdma_sends) sent=$(counter sent_pkts)
 for round in $(seq "$rounds"); do
     ours send_64 --size 64 --samples $samples
-    theirs send_64 112 ib_send_lat -n $samples -I 220
+    theirs send_64 112 ib_send_lat -n $samples
     ours page_8192 --size 8192 --samples $samples
     theirs page_8192 8320 ib_send_lat -n $samples
-    ours page_rate --rate --samples $pages --depth $depth
-    theirs page_rate 8320 ib_send_bw -n $pages -t $depth
+    lost ours page_rate --rate --samples $pages --depth $depth
+    lost theirs page_rate 8320 ib_send_bw -n $pages -t $depth
     ours send_64_asleep --size 64 --sleep --samples $samples
-    theirs send_64_asleep 112 ib_send_lat -n $samples -I 220 -e
+    theirs send_64_asleep 112 ib_send_lat -n $samples -e
 done
 
 latency send_64 1.15
