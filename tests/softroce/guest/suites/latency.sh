@@ -1,7 +1,7 @@
 # shellcheck shell=dash
 # Ours over verbs beside perftest, with the same bytes on the wire, in rounds that take turns: a slow
 # spell of the host falls on both. Spinning is judged, sleeping only told.
-# limit: 420
+# limit: 900
 # cargo: build --release --bin pagewire-bench
 
 rounds=15
