@@ -70,6 +70,23 @@ pub(crate) enum BenchError {
     /// A message that the endpoint does not take for another reason than back-pressure.
     #[error("the endpoint does not take a message: {0}")]
     Send(&'static str),
+    /// Messages did not go over verbs all the time.
+    #[error(
+        "the messages are on {on}, moved to verbs {moves} time(s) and fell to TCP {falls} time(s), \
+         {sends} of {expected} over verbs; expected all of them there: the figures are of another link"
+    )]
+    NotVerbs {
+        /// What they are on at the end.
+        on: String,
+        /// Times they moved there.
+        moves: u64,
+        /// Times they fell back.
+        falls: u64,
+        /// Send requests.
+        sends: u64,
+        /// Messages that were sent.
+        expected: u64,
+    },
     /// The arena is smaller than the benchmark's own sum.
     #[error("the arena has no free frame left: its size was computed wrongly")]
     NoFrame,

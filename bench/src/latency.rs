@@ -16,7 +16,7 @@ mod fetch;
 mod plan;
 mod report;
 
-pub(crate) use ends::{End, answer, ask, sampled};
+pub(crate) use ends::{End, answer, answer_leg, ask, ask_leg, sampled};
 pub(crate) use fetch::{answer_fetches, fetch_leg, page_fetch};
 pub(crate) use plan::{Effort, LEGS, Plan};
 pub(crate) use report::Figures;
@@ -32,7 +32,6 @@ use crate::{
     ways::{Ours, Size, sockets},
 };
 use core_affinity::CoreId;
-use ends::{answer_leg, ask_leg};
 
 /// Round trips measured in each leg of each round, unless another number is asked for.
 pub(crate) const SAMPLES_PER_ROUND: u32 = 4000;

@@ -7,6 +7,7 @@
 //!   serve    latency and rate between two hosts:      the same, ours and bare in turn
 //!   connect    the answering and the asking end
 //!   ucx      latency or rate                          against ucx_perftest, on the same cores
+//!   verbs    latency or rate over RDMA verbs          alone: perftest takes turns with it
 //!   grant    a page of another instance               against a page fetch, and a bare chain
 //!   hit      a page that is held locally              against a bare hash look-up
 //! ```
@@ -27,6 +28,7 @@ mod report;
 mod spin;
 mod stats;
 mod ucx;
+mod verbs;
 mod ways;
 
 use clap::{Parser, Subcommand};
@@ -56,6 +58,8 @@ enum Benchmark {
     Connect(hosts::ConnectArgs),
     /// The same measurement by ucx_perftest and by ours, on the same cores.
     Ucx(ucx::Args),
+    /// Latency or rate over RDMA verbs, to be alternated with perftest.
+    Verbs(verbs::Args),
     /// A page of another instance, from the request to the pinned page.
     Grant(grant::Args),
     /// A page that is held locally, against a bare hash look-up.
@@ -70,6 +74,7 @@ impl Benchmark {
             Self::Serve(args) => hosts::serve(args),
             Self::Connect(args) => hosts::connect(args),
             Self::Ucx(args) => ucx::run(args),
+            Self::Verbs(args) => verbs::run(args),
             Self::Grant(args) => grant::run(args),
             Self::Hit(args) => hit::run(args),
         }

@@ -24,7 +24,7 @@ mod ours;
 mod plan;
 mod report;
 
-pub(crate) use ends::{End, receive, send};
+pub(crate) use ends::{End, receive, receive_leg, send, send_leg};
 pub(crate) use plan::{BATCH, LEGS, PER_ROUND_MAX, Plan};
 pub(crate) use report::Figures;
 
@@ -38,7 +38,6 @@ use crate::{
     ways::{CREDITS_MAX, Ours, Size, sockets},
 };
 use core_affinity::CoreId;
-use ends::{receive_leg, send_leg};
 use plan::BATCH_MAX;
 
 /// Options of `rate`.

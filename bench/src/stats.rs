@@ -39,6 +39,11 @@ impl Samples {
         self.0.value_at_quantile(quantile)
     }
 
+    /// The shortest, in nanoseconds. 0 when there are none.
+    pub(crate) fn min_ns(&self) -> u64 {
+        self.0.min()
+    }
+
     /// What is printed.
     pub(crate) fn summary(&self) -> Summary {
         Summary {
@@ -51,7 +56,8 @@ impl Samples {
     }
 }
 
-fn us(ns: u64) -> f64 {
+/// Nanoseconds in microseconds.
+pub(crate) fn us(ns: u64) -> f64 {
     Duration::from_nanos(ns).as_secs_f64() * 1e6
 }
 

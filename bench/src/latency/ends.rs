@@ -72,7 +72,7 @@ pub(crate) fn ask(
 ///
 /// # Errors
 /// [`BenchError`].
-pub(super) fn ask_leg(
+pub(crate) fn ask_leg(
     way: &mut impl Way,
     plan: &Plan,
     count: u32,
@@ -153,7 +153,7 @@ pub(crate) fn answer(end: &mut End, plan: &Plan, switch: &Switch) -> Result<(), 
 ///
 /// # Errors
 /// [`BenchError`].
-pub(super) fn answer_leg(
+pub(crate) fn answer_leg(
     way: &mut impl Way,
     plan: &Plan,
     turn: Turn,

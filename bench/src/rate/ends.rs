@@ -61,7 +61,7 @@ pub(crate) fn send(
 /// # Errors
 /// [`BenchError`].
 #[allow(clippy::cast_precision_loss)] // Far fewer messages than 2^53.
-pub(super) fn send_leg(
+pub(crate) fn send_leg(
     flow: &mut impl Flow,
     plan: &Plan,
     switch: &Switch,
@@ -105,7 +105,7 @@ pub(crate) fn receive(end: &mut End, plan: &Plan, switch: &Switch) -> Result<(),
 ///
 /// # Errors
 /// [`BenchError`].
-pub(super) fn receive_leg(
+pub(crate) fn receive_leg(
     flow: &mut impl Flow,
     plan: &Plan,
     switch: &Switch,

@@ -4,7 +4,7 @@ use crate::{error::BenchError, spin::Switch, ways::Size};
 use std::ops::Range;
 
 /// One way to carry a stream of messages, seen from one end.
-pub(super) trait Flow {
+pub(crate) trait Flow {
     /// Sends the messages with these numbers.
     fn stream(
         &mut self,

@@ -14,12 +14,13 @@ use crate::{
 };
 use pagewire_protocol::{Body, ClusterId, InstanceId, Lane, MessageKind, header::BODY_BYTES_MAX};
 use pagewire_transport::{
-    Arena, ArenaConfig, Endpoint, EndpointConfig, Event, Frame, Message, Received, SendError,
-    TransportError,
+    Arena, ArenaConfig, Endpoint, EndpointConfig, Event, Frame, LinkPolicy, Message, Overrides,
+    Received, SendError, TransportError, counters::PeerCounters,
 };
 use std::{
     collections::VecDeque,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -53,12 +54,23 @@ pub(crate) struct Ours {
 }
 
 impl Ours {
-    /// Instance 1 asks, instance 0 answers.
+    /// Instance 1 asks, instance 0 answers, over TCP.
     pub(crate) fn new(
         instance: InstanceId,
         cluster: ClusterId,
         listen: IpAddr,
         setup: &Setup,
+    ) -> Result<Self, BenchError> {
+        let policy = (LinkPolicy::Tcp, Overrides::default());
+        Self::with_links(instance, SocketAddr::new(listen, 0), cluster, setup, policy)
+    }
+
+    fn with_links(
+        instance: InstanceId,
+        listen: SocketAddr,
+        cluster: ClusterId,
+        setup: &Setup,
+        (links, verbs): (LinkPolicy, Overrides),
     ) -> Result<Self, BenchError> {
         let credits = setup.lane_credits();
         let keep = setup.keep;
@@ -72,7 +84,9 @@ impl Ours {
         let config = EndpointConfig {
             credits,
             page_crc: setup.page_crc,
-            ..EndpointConfig::new(cluster, instance, SocketAddr::new(listen, 0))
+            links,
+            verbs,
+            ..EndpointConfig::new(cluster, instance, listen)
         };
         let asks = instance == InstanceId(1);
         Ok(Self {
@@ -89,7 +103,23 @@ impl Ours {
 
     /// Two on loopback that know each other: the asker (or sender) first.
     pub(crate) fn pair(setup: &Setup) -> Result<(Self, Self), BenchError> {
-        let new = |id| Self::new(InstanceId(id), ClusterId(1), Ipv4Addr::LOCALHOST.into(), setup);
+        Self::pair_with_links(setup, &(LinkPolicy::Tcp, Overrides::default()))
+    }
+
+    /// The same, with all messages over verbs on the device that is named.
+    pub(crate) fn pair_over_verbs(
+        setup: &Setup,
+        device: &Overrides,
+    ) -> Result<(Self, Self), BenchError> {
+        Self::pair_with_links(setup, &(LinkPolicy::Verbs, device.clone()))
+    }
+
+    fn pair_with_links(
+        setup: &Setup,
+        links: &(LinkPolicy, Overrides),
+    ) -> Result<(Self, Self), BenchError> {
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let new = |id| Self::with_links(InstanceId(id), listen, ClusterId(1), setup, links.clone());
         let (mut asker, mut answerer) = (new(1)?, new(0)?);
         asker.add_peer(answerer.listen_address())?;
         answerer.add_peer(asker.listen_address())?;
@@ -103,6 +133,12 @@ impl Ours {
     /// Tells it where the other end listens.
     pub(crate) fn add_peer(&mut self, address: SocketAddr) -> Result<(), TransportError> {
         self.endpoint.add_peer(self.peer, address)
+    }
+
+    /// What is counted of the other end; `None` before it is known.
+    pub(crate) fn counters(&self) -> Option<Arc<PeerCounters>> {
+        let peers = self.endpoint.counters().peers();
+        peers.into_iter().find(|(id, _)| *id == self.peer).map(|(_, counters)| counters)
     }
 
     /// The arena, for the frames of the bare loops: the same memory under all ways.

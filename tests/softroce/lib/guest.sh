@@ -43,7 +43,7 @@ start_guest() {
         -m "${PAGEWIRE_SOFTROCE_MEMORY:-1024}"
         -nodefaults -display none -no-reboot
         -kernel "$UNPACKED/boot/vmlinuz-$KERNEL" -initrd "$image"
-        -append "console=ttyS0 quiet panic=-1 lab.guest=$guest $words"
+        -append "console=ttyS0 quiet panic=-1 tsc=reliable lab.guest=$guest $words"
         -serial "file:$logs/console-$guest.log"
         -netdev "$(network_of "$guest" "$guests")"
         -device "virtio-net-pci,netdev=net0,mac=$mac,romfile="

@@ -14,15 +14,18 @@
 //!
 //! Receives: those of the small queue pair are enough for the credits of its lanes, and for every
 //! acknowledgement that can be on its way alone: one needs a message to acknowledge or a receive to
-//! tell of, so there are at most twice as many as all credits. The queue pair never waits for a
-//! receive (RNR).
+//! tell of, so there are at most twice as many as all credits. There are [`SMALL_RECEIVES_SPARE`]
+//! more, so that those that are used are posted again by so many, and nobody waits for that. The
+//! queue pair never waits for a receive (RNR).
 //!
 //! Work per message: one work request; all that leave in one turn share a doorbell for each class;
 //! one packet for a small message; one completion for a page, one for several small messages.
 
 use super::{
     Choice, CompletionBatch, CompletionChannel, CompletionQueue, MemoryRegion, QueuePair,
-    QueuePairAddress, QueuePairOptions, VerbsError, choice::Mtu, completion::Work,
+    QueuePairAddress, QueuePairOptions, VerbsError,
+    choice::Mtu,
+    completion::{BATCH_LEN, Work},
     queue_pair::Capacity,
 };
 use crate::{
@@ -49,6 +52,11 @@ const SMALL_SENDS: u32 = 512;
 const BATCHES: u32 = 4;
 /// Messages that are not urgent wait until there are this many.
 const LATER_MAX: usize = 64;
+/// Receives of small messages that need not be posted: they are posted again when there are so many.
+const SMALL_RECEIVES_SPARE: u32 = 32;
+/// Queued receives that are worth a doorbell, by class. A page's is posted at once, since the peer
+/// is told of it.
+const RECEIVES_TO_POST: [u32; LaneClass::COUNT] = [SMALL_RECEIVES_SPARE, 1, 1];
 /// Longest wait for queue pairs in state ERROR to give their work back.
 const DRAIN_MAX: Duration = Duration::from_millis(100);
 
@@ -60,9 +68,10 @@ pub struct VerbsLink {
     queue_pairs: [QueuePair; LaneClass::COUNT],
     completions: Arc<CompletionQueue>,
     batch: CompletionBatch,
-    /// Sends and receives that are queued and not posted, by class.
+    /// Whether sends are queued and not posted, by class.
     queued_sends: [bool; LaneClass::COUNT],
-    queued_receives: [bool; LaneClass::COUNT],
+    /// Receives that are queued and not posted, by class.
+    queued_receives: [u32; LaneClass::COUNT],
     counters: Arc<VerbsCounters>,
     /// A message was turned away because a queue is full, and nobody has tried again yet.
     full: bool,
@@ -84,7 +93,7 @@ fn receives(credits: &[u32; Lane::COUNT]) -> [u32; LaneClass::COUNT] {
         *class = class.saturating_add(credit);
     }
     let small = &mut receives[LaneClass::Small.index()];
-    *small = small.saturating_add(all.saturating_mul(2));
+    *small = small.saturating_add(all.saturating_mul(2)).saturating_add(SMALL_RECEIVES_SPARE);
     receives
 }
 
@@ -123,7 +132,7 @@ impl VerbsLink {
             completions: Arc::clone(&completions),
             batch: CompletionBatch::new(),
             queued_sends: [false; LaneClass::COUNT],
-            queued_receives: [false; LaneClass::COUNT],
+            queued_receives: [0; LaneClass::COUNT],
             counters: Arc::clone(counters),
             full: false,
             armed: false,
@@ -255,7 +264,7 @@ impl VerbsLink {
                     let took = take_receive(queue_pair, completion, ended.is_ok(), repost, sink);
                     match took {
                         Ok(reposted) => {
-                            queued_receives[class] |= reposted;
+                            queued_receives[class] += u32::from(reposted);
                             counters.receives.add(u64::from(reposted));
                         }
                         Err(error) if result.is_ok() => result = Err(error),
@@ -277,6 +286,19 @@ impl VerbsLink {
         result
     }
 
+    /// Hands queued receives to the device, those of small messages when there are enough of them.
+    #[inline]
+    fn post_receives(&mut self) -> Result<(), VerbsError> {
+        for (class, queue_pair) in self.queue_pairs.iter_mut().enumerate() {
+            if self.queued_receives[class] >= RECEIVES_TO_POST[class] {
+                self.queued_receives[class] = 0;
+                queue_pair.post_receives()?;
+                self.counters.receive_doorbells.add(1);
+            }
+        }
+        Ok(())
+    }
+
     /// Hands what is queued to the device. True if there was any.
     #[inline]
     fn post_sends(&mut self) -> Result<bool, VerbsError> {
@@ -293,7 +315,9 @@ impl VerbsLink {
 
     #[inline]
     fn is_queued(&self) -> bool {
-        self.queued_sends.contains(&true) || self.queued_receives.contains(&true)
+        let due = |(queued, least): (&u32, &u32)| queued >= least;
+        self.queued_sends.contains(&true)
+            || self.queued_receives.iter().zip(&RECEIVES_TO_POST).any(due)
     }
 
     fn queue(&mut self, header: &SessionHeader, body: &Body, frame: Option<&SharedFrame>) -> bool {
@@ -370,7 +394,7 @@ impl Link for VerbsLink {
     fn post_receive(&mut self, class: LaneClass, frame: Frame) {
         let queued = self.queue_pairs[class.index()].queue_receive(Some(frame));
         debug_assert!(queued.is_ok(), "more receives than credits: {queued:?}");
-        self.queued_receives[class.index()] = true;
+        self.queued_receives[class.index()] += 1;
         self.counters.receives.add(1);
     }
 
@@ -407,12 +431,7 @@ impl Link for VerbsLink {
         // Whoever was turned away tries again after this.
         self.full = false;
         // Receives first: what is sent may tell the peer of them.
-        for (queue_pair, queued) in self.queue_pairs.iter_mut().zip(&mut self.queued_receives) {
-            if std::mem::take(queued) {
-                queue_pair.post_receives()?;
-                self.counters.receive_doorbells.add(1);
-            }
-        }
+        self.post_receives()?;
         if self.post_sends()? && !self.later.is_empty() {
             // What nobody waits for leaves behind what is urgent.
             self.hurry();
@@ -439,11 +458,16 @@ impl Link for VerbsLink {
     fn poll(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
         self.ready = false;
         for _ in 0..BATCHES {
-            if self.completions.poll(&mut self.batch)? == 0 {
+            let got = self.completions.poll(&mut self.batch)?;
+            if got == 0 {
                 return Ok(());
             }
             self.take_batch(sink, true)?;
+            if got < BATCH_LEN {
+                break;
+            }
         }
+        // Whoever is to sleep has to look once more.
         self.ready = true;
         Ok(())
     }
@@ -481,7 +505,7 @@ mod tests {
 
     #[test]
     fn receives_are_enough_for_all_credits_and_every_acknowledgement_alone() {
-        assert_eq!(receives(&[256, 128, 128, 32, 8]), [512 + 2 * 552, 32, 8]);
+        assert_eq!(receives(&[256, 128, 128, 32, 8]), [512 + 2 * 552 + 32, 32, 8]);
         assert_eq!(receives(&[u32::MAX; 5]), [u32::MAX; 3]);
     }
 }
