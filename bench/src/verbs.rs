@@ -83,7 +83,8 @@ impl Args {
 pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
     if args.rate {
         let (messages_per_s, cost) = measure_rate(args)?;
-        Rate { depth: args.depth, messages: args.samples, messages_per_s, cost }.print(args.json)?;
+        Rate { depth: args.depth, messages: args.samples, messages_per_s, cost }
+            .print(args.json)?;
     } else {
         let (samples, cost) = measure_latency(args)?;
         Latency { size: args.size, sleep: args.sleep, samples, cost }.print(args.json)?;
