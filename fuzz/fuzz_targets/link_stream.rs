@@ -5,7 +5,9 @@
 use libfuzzer_sys::fuzz_target;
 use mio::net::TcpStream;
 use pagewire_fuzz::{Input, PAGE_BYTES, arena, header};
-use pagewire_protocol::{Body, DecodeError, InstanceId, Lane, LaneClass, SessionHeader, crc32c};
+use pagewire_protocol::{
+    Body, DecodeError, InstanceId, Lane, LaneClass, LinkControl, SessionHeader, crc32c,
+};
 use pagewire_transport::{
     Arena, Frame,
     error::LinkError,
@@ -68,6 +70,12 @@ impl Sink for Checker<'_> {
             return Ok(None);
         }
         Ok(frame)
+    }
+
+    fn control(&mut self, said: LinkControl) -> Result<(), LinkError> {
+        assert!(self.wires.iter().any(|wire| !wire.clean), "what nobody said: {said:?}");
+        assert_eq!(LinkControl::decode(said.encode().as_slice()), Ok(said));
+        Ok(())
     }
 }
 
