@@ -160,7 +160,7 @@ impl Shard {
         };
         let shards = u32::from(config.shards.max(1));
         let frames = config.frames_of_shard();
-        let arena = Arena::new(&config.arena(frames))?;
+        let arena = Arena::unwarned(&config.arena(frames))?;
         let room = cache_pages(config, frames).ok_or_else(|| NodeError::ArenaTooSmall {
             frames: config.frames(),
             needed: shards.saturating_mul(config.frames_needed()),
@@ -168,6 +168,8 @@ impl Shard {
         let wanted = |pages: u32| pages.div_ceil(shards).clamp(CACHE_PAGES_MIN, room);
         let limit = config.cache_pages.map_or(room, wanted);
         let endpoint = Endpoint::bind(endpoint, arena.clone())?;
+        // Whoever is refused is told why, and nothing else.
+        arena.warn();
         let table = arena.page_table()?;
         let shared = Arc::new(Shared {
             index: PageIndex::new(frames),
