@@ -10,6 +10,7 @@
 use super::{
     HELLO_BYTES, Hello, INTRO_BYTES, Intro, IntroKind, Nonce, PROOF_BYTES, ProofKey, Refusal,
     TrafficSecret,
+    features::Features,
     intro::{FirstBytes, IntroError},
     proof::{Label, Transcript},
 };
@@ -176,13 +177,31 @@ impl Common {
             let Some(theirs) = &self.theirs else { return Err(HandshakeError::Over) };
             return Err(HandshakeError::Refused(rejection(Refusal::Proof, theirs)));
         }
-        Ok(Hello::decode(&bytes)?)
+        let hello = Hello::decode(&bytes)?;
+        if hello.features != self.features_of(hello.features) {
+            let (what, found) = ("hello features", hello.features.to_wire().into());
+            let expected = "0 between ends of which one speaks version 2 only";
+            return Err(DecodeError::Field { what, found, expected }.into());
+        }
+        Ok(hello)
     }
 
-    /// Our hello with its proof.
+    /// The newest version that both ends speak; our newest, as long as the other is not heard.
+    fn version(&self) -> u16 {
+        let theirs = self.theirs.map_or(u16::MAX, |theirs| theirs.version_max);
+        self.ours.version_max.min(theirs)
+    }
+
+    /// What of `features` the version that both speak can state.
+    fn features_of(&self, features: Features) -> Features {
+        if self.version() >= Features::SINCE_VERSION { features } else { Features::NONE }
+    }
+
+    /// Our hello with its proof; features only where the other end knows of them.
     fn prove(&mut self, hello: &Hello, key: ProofKey<'_>, label: Label) -> [u8; PROVEN_BYTES] {
         let mut bytes = [0; PROVEN_BYTES];
         let (statement, proof) = bytes.split_at_mut(HELLO_BYTES);
+        let hello = Hello { features: self.features_of(hello.features), ..*hello };
         statement.copy_from_slice(&hello.encode());
         self.said.push(statement);
         proof.copy_from_slice(&self.said.prove(key, label));

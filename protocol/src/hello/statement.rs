@@ -4,11 +4,11 @@
 //!   0 tag "PWHELLO2"          8 shard, shards         12 lane class   13 status    14 -
 //!  16 cluster id             24 instance, to         28 page size    32 incarnation
 //!  40 link nonce             48 view hash            56 expected[5]  96 credits[5]
-//! 116 process id            124 reserved
+//! 116 process id            124 features
 //! ```
 //! No checksum: the proof that follows covers every bit.
 
-use super::Refusal;
+use super::{Features, Refusal};
 use crate::{
     ClusterId, DecodeError, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, PageSize,
     ProcessId, Sequence,
@@ -54,6 +54,8 @@ pub struct Hello {
     pub expected: [Sequence; Lane::COUNT],
     /// Receives posted on each lane: the first credits of the new link. Counts as `expected` does.
     pub credits: [u32; Lane::COUNT],
+    /// What it can do beyond its version, and wants to. Counts as `expected` does.
+    pub features: Features,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -75,7 +77,7 @@ struct WireHello {
     expected: [U64; Lane::COUNT],
     credits: [U32; Lane::COUNT],
     process: U64,
-    reserved_1: U32,
+    features: U32,
 }
 const _: () = assert!(size_of::<WireHello>() == HELLO_BYTES);
 
@@ -100,7 +102,7 @@ impl Hello {
             expected: self.expected.map(|s| U64::new(s.0)),
             credits: self.credits.map(U32::new),
             process: U64::new(self.process.0),
-            reserved_1: U32::ZERO,
+            features: U32::new(self.features.to_wire()),
         };
         let mut bytes = [0; HELLO_BYTES];
         bytes.copy_from_slice(wire.as_bytes());
@@ -128,9 +130,8 @@ impl Hello {
         let page_size = PageSize::from_bytes(wire.page_size.get().into()).ok_or_else(|| {
             field("hello page size", wire.page_size.get().into(), "4096, 8192, 16384 or 32768")
         })?;
-        let reserved = u64::from(wire.reserved_0.get()) | u64::from(wire.reserved_1.get());
-        if reserved != 0 {
-            return Err(field("hello reserved", reserved, "0"));
+        if wire.reserved_0.get() != 0 {
+            return Err(field("hello reserved", wire.reserved_0.get().into(), "0"));
         }
         Ok(Self {
             shard: wire.shard.get(),
@@ -147,6 +148,7 @@ impl Hello {
             view_hash: wire.view_hash.get(),
             expected: wire.expected.map(|s| Sequence(s.get())),
             credits: wire.credits.map(U32::get),
+            features: Features::from_wire(wire.features.get())?,
         })
     }
 }
@@ -172,6 +174,7 @@ pub(super) mod tests {
             view_hash: 42,
             expected: [1, 2, 3, 4, 5].map(Sequence),
             credits: [10, 20, 30, 40, 50],
+            features: Features::READS,
         }
     }
 
