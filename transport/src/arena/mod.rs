@@ -11,6 +11,7 @@ mod layout;
 mod limits;
 mod memory;
 mod pages;
+mod torn;
 mod view;
 
 pub use frame::{Frame, SharedFrame};

@@ -23,6 +23,7 @@ mod log_limit;
 mod moving;
 mod observe;
 mod peer;
+mod reads;
 mod receives;
 mod sampler;
 mod switch;
@@ -33,6 +34,7 @@ pub use crate::message::SendError;
 pub use config::{EndpointConfig, LaneCredits, LinkPolicy};
 pub use event::Event;
 pub use observe::LaneState;
+pub use reads::{REGIONS_MAX, ReadDone, ReadError, ReadId, ReadRefused};
 pub use switch::SwitchError;
 pub use waker::Waker;
 
@@ -50,6 +52,7 @@ use events::EventQueue;
 use mio::{Events, Poll, net::TcpListener, unix::SourceFd};
 use pagewire_protocol::{InstanceId, Lane};
 use peer::Peer;
+use reads::Regions;
 use std::{
     io,
     net::SocketAddr,
@@ -88,6 +91,7 @@ pub struct Endpoint {
     slots: Vec<u16>,
     gate: Gate,
     devices: Devices,
+    regions: Regions,
     incoming: Vec<Option<Incoming>>,
     /// Connections wait, but the last attempt to accept one failed.
     accept_again: bool,
@@ -143,6 +147,7 @@ impl Endpoint {
             slots: Vec::new(),
             gate,
             devices,
+            regions: Regions::default(),
             incoming: (0..MAX_INCOMING).map(|_| None).collect(),
             accept_again: false,
             events: EventQueue::with_capacity(1024),
@@ -303,6 +308,9 @@ impl Endpoint {
                 return Err(SendError::WrongPageSize { message, found_bytes, expected_bytes });
             }
         }
+        if message.kind.is_of_reads() {
+            return Err(SendError::WrongLane(message));
+        }
         let peer = &mut self.peers[slot];
         let Some(session) = &mut peer.session else { return Err(SendError::NoSession(message)) };
         match session.submit(lane, message) {
@@ -442,6 +450,8 @@ impl Endpoint {
             && let Some(slot) = self.slot(received.from)
         {
             self.consumed(slot, received.lane);
+        } else if let Event::Read(done) = &event {
+            self.read_taken(done);
         }
         Some(event)
     }
@@ -449,6 +459,7 @@ impl Endpoint {
     #[inline]
     fn read_links(&mut self) {
         self.hot = false;
+        self.regions.short_of_frames = false;
         for slot in 0..self.peers.len() {
             let peer = &mut self.peers[slot];
             let (Some(link), Some(session)) = (&mut peer.link, &mut peer.session) else { continue };
@@ -458,6 +469,7 @@ impl Endpoint {
                 counters: &peer.counters,
                 events: &mut self.events,
                 heard: &mut peer.heard,
+                reads: peer.reads.as_deref_mut(),
                 lanes: 0,
             };
             let polled = link.poll(&mut arrivals);
@@ -466,12 +478,19 @@ impl Endpoint {
             if lanes != 0 {
                 peer.arrived(lanes);
             }
+            let has_reads = peer.reads.is_some();
+            if has_reads {
+                self.take_read_messages(slot);
+            }
             if let Err(reason) = polled {
                 self.link_failed(slot, reason);
-            } else if !peer.heard.is_empty() {
+            } else if !self.peers[slot].heard.is_empty() {
                 self.hear(slot);
-            } else if peer.draining {
+            } else if self.peers[slot].draining {
                 self.check_drained(slot);
+            }
+            if has_reads {
+                self.go_on_with_reads(slot);
             }
         }
     }

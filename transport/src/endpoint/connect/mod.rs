@@ -63,7 +63,7 @@ use crate::{TransportError, error::LinkError};
 use mio::event;
 use pagewire_protocol::{
     InstanceId, Lane, LaneClass, LinkNonce, ProcessId, Sequence,
-    hello::{HandshakeError, Hello, Nonce, Refusal, Rejection},
+    hello::{Features, HandshakeError, Hello, Nonce, Refusal, Rejection},
 };
 use std::{
     collections::VecDeque,
@@ -149,7 +149,8 @@ impl Endpoint {
         });
         let hellos = self.incoming.iter().flatten().map(Incoming::deadline);
         // No event tells that a frame has come back or that a connection can be accepted now.
-        let retry = (self.owing || self.accept_again).then_some(now);
+        let retry = self.owing || self.accept_again || self.regions.short_of_frames;
+        let retry = retry.then_some(now);
         dials
             .chain(hellos)
             .chain(retry)
@@ -221,6 +222,7 @@ impl Endpoint {
             view_hash: self.config.view_hash,
             expected: [Sequence(0); Lane::COUNT],
             credits: [0; Lane::COUNT],
+            features: if self.config.one_sided_reads { Features::READS } else { Features::NONE },
         }
     }
 
