@@ -45,8 +45,9 @@ impl Endpoint {
         peer.heard.clear();
         peer.counters.link.set(LinkKind::Tcp as u64 + 1);
         if leads && policy == LinkPolicy::Tcp {
-            let said = LinkControl::Decline { attempt: 0, reason: TcpReason::Configured };
-            self.say(slot, &said);
+            let reason = TcpReason::Configured;
+            self.say(slot, &LinkControl::Decline { attempt: 0, reason });
+            self.stays_on_tcp(slot, reason, false);
         }
     }
 
