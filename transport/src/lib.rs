@@ -16,6 +16,9 @@
 //! [`LaneCredits::frames_per_peer`] frames for each peer and what the application keeps. Message
 //! kinds are the application's: 1 to 65,531. Ids, lanes and bodies come from [`protocol`].
 //!
+//! One-sided reads ([`Endpoint::read_page`]) are off unless both ends turn them on. What they bring may
+//! be torn and gives no right to the page.
+//!
 //! An endpoint that is dropped takes its links with it: what is not acknowledged may not have
 //! arrived. [`Endpoint::lane_state`] says what a session still keeps. A peer that cannot be reached is
 //! tried for ever, without an event; the log has the reason at level debug.

@@ -459,7 +459,6 @@ impl Endpoint {
     #[inline]
     fn read_links(&mut self) {
         self.hot = false;
-        self.regions.short_of_frames = false;
         for slot in 0..self.peers.len() {
             let peer = &mut self.peers[slot];
             let (Some(link), Some(session)) = (&mut peer.link, &mut peer.session) else { continue };
@@ -478,19 +477,14 @@ impl Endpoint {
             if lanes != 0 {
                 peer.arrived(lanes);
             }
-            let has_reads = peer.reads.is_some();
-            if has_reads {
-                self.take_read_messages(slot);
-            }
-            if let Err(reason) = polled {
+            if peer.reads.is_some() {
+                self.polled_with_reads(slot, polled);
+            } else if let Err(reason) = polled {
                 self.link_failed(slot, reason);
-            } else if !self.peers[slot].heard.is_empty() {
+            } else if !peer.heard.is_empty() {
                 self.hear(slot);
-            } else if self.peers[slot].draining {
+            } else if peer.draining {
                 self.check_drained(slot);
-            }
-            if has_reads {
-                self.go_on_with_reads(slot);
             }
         }
     }

@@ -57,6 +57,7 @@ use super::{
     Endpoint, EndpointConfig,
     event::Event,
     log_limit::LogLimit,
+    peer::Peer,
     token::{INCOMING_PLACES, Place},
 };
 use crate::{TransportError, error::LinkError};
@@ -149,7 +150,8 @@ impl Endpoint {
         });
         let hellos = self.incoming.iter().flatten().map(Incoming::deadline);
         // No event tells that a frame has come back or that a connection can be accepted now.
-        let retry = self.owing || self.accept_again || self.regions.short_of_frames;
+        let waits = |peer: &Peer| peer.reads.as_ref().is_some_and(|reads| reads.wait_for_frames());
+        let retry = self.owing || self.accept_again || self.peers.iter().any(waits);
         let retry = retry.then_some(now);
         dials
             .chain(hellos)
@@ -161,7 +163,7 @@ impl Endpoint {
     }
 
     /// A newcomer that may not return learns it when it dials.
-    fn may_dial(&self, peer: &super::peer::Peer) -> bool {
+    fn may_dial(&self, peer: &Peer) -> bool {
         self.config.peers_may_return || peer.ended.is_none()
     }
 

@@ -73,8 +73,6 @@ pub struct ReadDone {
 pub(super) struct Regions {
     open: Vec<(RegionId, Range<u32>)>,
     reads: u64,
-    /// An answer, or a read of ours, waits for a free frame.
-    pub(super) short_of_frames: bool,
 }
 
 impl Regions {
@@ -93,6 +91,8 @@ pub(super) struct PeerReads {
     keys: Vec<(RegionId, RegionMemory)>,
     /// Messages that have come and are not looked at.
     arrived: VecDeque<(ReadMessage, Option<Frame>)>,
+    /// An answer, or a read of ours, waits for a free frame.
+    short_of_frames: bool,
 }
 
 impl PeerReads {
@@ -117,6 +117,11 @@ impl PeerReads {
         }
         self.arrived.push_back((message, frame));
         Ok(())
+    }
+
+    /// No event tells that a frame has come back.
+    pub(super) fn wait_for_frames(&self) -> bool {
+        self.short_of_frames
     }
 
     fn key(&self, region: RegionId) -> Option<RegionMemory> {
@@ -237,9 +242,22 @@ impl Endpoint {
         }
     }
 
+    /// The link was polled. As without reads, but what has come about them is taken first.
+    #[inline(never)]
+    pub(super) fn polled_with_reads(&mut self, slot: usize, polled: Result<(), LinkError>) {
+        self.take_read_messages(slot);
+        if let Err(reason) = polled {
+            self.link_failed(slot, reason);
+        } else if !self.peers[slot].heard.is_empty() {
+            self.hear(slot);
+        } else if self.peers[slot].draining {
+            self.check_drained(slot);
+        }
+        self.go_on_with_reads(slot);
+    }
+
     /// Takes what has come about reads. At once, while the receives are those of the link that it came
     /// on: they are posted again.
-    #[cold]
     pub(super) fn take_read_messages(&mut self, slot: usize) {
         loop {
             let peer = &mut self.peers[slot];
@@ -291,8 +309,10 @@ impl Endpoint {
     }
 
     /// Goes on with what waits: RDMA READs that are done, reads to begin, answers to give.
-    #[cold]
-    pub(super) fn go_on_with_reads(&mut self, slot: usize) {
+    fn go_on_with_reads(&mut self, slot: usize) {
+        if let Some(reads) = &mut self.peers[slot].reads {
+            reads.short_of_frames = false;
+        }
         loop {
             let peer = &mut self.peers[slot];
             let (Some(reads), Some(link)) = (&mut peer.reads, &mut peer.link) else { break };
@@ -333,7 +353,7 @@ impl Endpoint {
                     continue;
                 }
                 let Some(frame) = self.arena.take() else {
-                    self.regions.short_of_frames = true;
+                    reads.short_of_frames = true;
                     return;
                 };
                 let address = memory.address + u64::from(offset) * frame.len() as u64;
@@ -374,7 +394,7 @@ impl Endpoint {
                         return;
                     }
                     let Some(mut frame) = self.arena.take() else {
-                        self.regions.short_of_frames = true;
+                        reads.short_of_frames = true;
                         return;
                     };
                     let token = question.token;
