@@ -94,7 +94,8 @@ mod tests {
     #[test]
     fn a_number_stands_for_one_relation_until_its_last_page_is_gone() {
         let mut relations = Relations::default();
-        let tag = |relation, fork, block| BufferTag { relation, fork, block, ..BufferTag::default() };
+        let tag =
+            |relation, fork, block| BufferTag { relation, fork, block, ..BufferTag::default() };
         let main = relations.take(&tag(7, Fork::Main, 1));
         assert_eq!(relations.take(&tag(7, Fork::Main, 2)), main);
         let map = relations.take(&tag(7, Fork::Visibility, 1));

@@ -59,7 +59,8 @@ impl Slab {
         }
         let before = (self.chunks.len() - 1) * CHUNK;
         let Some(chunk) = self.chunks.last_mut() else { unreachable!("one was just pushed") };
-        let slot = u32::try_from(before + chunk.len()).expect("the index has fewer than 2^26 slots");
+        let slot =
+            u32::try_from(before + chunk.len()).expect("the index has fewer than 2^26 slots");
         chunk.push(entry);
         Slot(slot)
     }
