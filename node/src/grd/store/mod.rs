@@ -20,6 +20,7 @@
 
 mod entry;
 mod index;
+mod pages;
 mod relations;
 mod set;
 mod slab;
@@ -28,6 +29,7 @@ mod tests;
 
 pub use entry::{Entry, GRANT_MAX};
 pub use index::Cursor;
+pub use pages::PageMap;
 pub use set::InstanceSet;
 
 use crate::grd::table::TagHasher;
