@@ -24,6 +24,12 @@ impl Cluster {
             Effect::Open { mode, .. } => self.apply_open(place, mode),
             Effect::Drop { .. } => self.apply_drop(place),
             Effect::Take { .. } => self.apply_take(place),
+            Effect::KeepPastImage { .. } => {
+                self.nodes[place.node].frames[place.page].take()?;
+                Ok(())
+            }
+            Effect::ToPastImage { grant, .. } => self.apply_forget(place, grant),
+            Effect::DropPastImage { .. } => Ok(()),
             other => Err(format!("not simulated yet: {other:?}")),
         }
     }
@@ -70,12 +76,16 @@ impl Cluster {
 
     fn apply_request_over(&mut self, place: Place) -> Checked {
         let first = self.first_waiter(place);
+        let tag = self.pages[place.page].tag;
+        let mode = self.nodes[place.node].grd.holding(&tag).map_or(Mode::N, |view| view.mode);
         let frame = &mut self.nodes[place.node].frames[place.page];
         let Some((_, want)) = frame.request.take() else {
             return Err("a request is over that was never made".to_owned());
         };
         ensure!(!frame.reading, "a request is over while its page is being read");
-        frame.owed = first.filter(|&(_, mode)| mode <= want).map(|(waiter, _)| waiter);
+        // A request that was cancelled ends without a grant.
+        let first = first.filter(|&(_, wanted)| mode >= want && wanted <= want);
+        frame.owed = first.map(|(waiter, _)| waiter);
         Ok(())
     }
 
