@@ -1,45 +1,50 @@
-//! Several directory cores, a network, storage and threads, stepped in an order that a seed names.
+//! Several directory cores, the sessions between them, a network, storage, logs, threads and a
+//! membership, stepped in an order that a seed names.
 //!
 //! Each step is one thing that could happen next in the real system: a message arrives, a frame is
 //! found for a request, storage goes on, a drain is reported, a thread does something, the runtime
-//! evicts or writes back. Effects of the core are applied as the doc comments of
-//! [`pagewire_node::grd::Effect`] ask, and checked against what they promise; after each step the
-//! invariants are checked for the page it touched ([`invariants`]).
+//! evicts or writes back, an instance hears of a view; or a fault. Effects of the core are applied
+//! as the doc comments of [`pagewire_node::grd::Effect`] ask, and checked against what they promise;
+//! after each step the invariants are checked for the page it touched ([`invariants`]).
 //!
 //! ```text
-//!   load, `Options::steps` --> rest --> readers against a writer --> rest
+//!   load and faults, `Options::steps` --> heal --> rest --> readers against a writer --> rest
 //!          --> writers against a reader --> rest --> evict everything --> rest
 //! ```
 //! The same seed and options give the same schedule on every machine; there is no other chance, no
 //! clock and no thread in here.
 
+mod content;
 mod effects;
 mod frame;
 mod invariants;
 mod network;
+mod node;
 mod options;
 mod report;
+mod rest;
+mod step;
 mod storage;
 mod trace;
+mod waits;
 mod workload;
 
-pub use options::{Options, Weights};
+pub use options::Options;
 pub use report::{Failure, Summary};
 
-use frame::Frame;
-use network::{Network, Packet};
+use content::{Content, Page};
+use network::{Manners, Network};
+use node::Node;
 use pagewire_node::{
-    grd::{Effect, Event, Grd, WaiterId},
+    grd::{Effect, Event, WaiterId},
     random::Random,
     view::View,
 };
-use pagewire_protocol::{
-    BufferTag, Epoch, GrantNumber, Incarnation, InstanceId, Lsn, Mode, Pcm, pcm::Verdict,
-};
+use pagewire_protocol::{BufferTag, Epoch, Incarnation, InstanceId, Pcm, pcm::Verdict};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use storage::Io;
 use trace::{Trace, event_words};
-use workload::{Habit, Thread};
+use workload::Habit;
 
 /// `Err` says what is wrong.
 type Checked<T = ()> = Result<T, String>;
@@ -55,51 +60,14 @@ macro_rules! ensure {
 use ensure;
 
 /// Steps in which everything has to come to rest once nobody wants anything any more.
-const SETTLE_STEPS_MAX: u64 = 5_000;
-/// Longest time between two attempts of a held-up message, in steps.
-const STALL_STEPS_MAX: u32 = 200;
+const SETTLE_STEPS_MAX: u64 = 20_000;
 const EPOCH: Epoch = Epoch(1);
-
-/// A page's content: the version in its header, and a value that tells two writers' work apart.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Content {
-    version: Lsn,
-    value: u64,
-}
 
 /// One page of one instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Place {
     node: usize,
     page: usize,
-}
-
-/// What there is of a page outside of the instances.
-#[derive(Debug)]
-struct Page {
-    tag: BufferTag,
-    master: usize,
-    /// What the last writer committed.
-    truth: Content,
-    storage: Content,
-    /// Messages on their way that carry the duty to write it.
-    flying_duties: usize,
-    /// Greatest grant that anyone has held, and that the directory has given.
-    top_grant: GrantNumber,
-    top_given: GrantNumber,
-    /// Version in the directory.
-    directory_version: Lsn,
-}
-
-/// One instance.
-#[derive(Debug)]
-struct Node {
-    id: InstanceId,
-    grd: Grd,
-    frames: Vec<Frame>,
-    threads: Vec<Thread>,
-    /// Greatest version seen.
-    clock: Lsn,
 }
 
 /// A request that waits for a frame.
@@ -110,21 +78,13 @@ struct Delayed {
     message: Pcm,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Deliver,
-    Request,
-    Storage,
-    Drain,
-    Thread,
-    Housekeeping,
-}
-
 /// A simulation.
 #[derive(Debug)]
 struct Cluster {
     options: Options,
     random: Random,
+    /// Steps, and the jumps over time in which nothing can happen.
+    now: u64,
     nodes: Vec<Node>,
     pages: Vec<Page>,
     network: Network,
@@ -155,7 +115,7 @@ pub fn run(seed: u64, options: &Options) -> Result<Summary, Box<Failure>> {
     }
     Err(Box::new(Failure {
         seed,
-        options: options.clone(),
+        options: *options,
         step: quiet.summary.steps,
         what,
         trace: told.trace.into_lines(),
@@ -165,33 +125,39 @@ pub fn run(seed: u64, options: &Options) -> Result<Summary, Box<Failure>> {
 impl Cluster {
     fn new(seed: u64, options: &Options, traced: bool) -> Self {
         let mut random = Random::new(seed);
-        let ids: Vec<_> = (0..options.instances).map(InstanceId).collect();
-        let view = View::new(EPOCH, ids.clone()).expect("2 to 5 instances are a view");
+        let ids: Vec<_> = (0..options.instances).map(instance_id).collect();
+        let view = View::new(EPOCH, ids.clone()).expect("2 to 16 instances are a view");
         let first = random.below(100_000);
+        let credits = {
+            let page = options.credits;
+            let small = 2 * page;
+            [small, page, page, page, page]
+        };
+        let manners = Manners {
+            credits,
+            stall_percent: options.stall_percent,
+            late_post_percent: options.late_post_percent,
+        };
+        let pages = usize::try_from(options.pages).unwrap_or(1);
         let page = |block: u32| {
             let tag = BufferTag { relation: 16_384, block, ..BufferTag::default() };
-            Page {
-                tag,
-                master: usize::from(view.master(&tag).0),
-                truth: Content::default(),
-                storage: Content::default(),
-                flying_duties: 0,
-                top_grant: GrantNumber(0),
-                top_given: GrantNumber(0),
-                directory_version: Lsn::ZERO,
+            Page::new(tag, usize::from(view.master(&tag).0))
+        };
+        let node = |&id: &InstanceId| Node::new(id, Incarnation(1), view.clone(), options);
+        let mut network = Network::new(ids.len(), manners);
+        for at in 0..ids.len() {
+            network.begin_life(at, Incarnation(1));
+        }
+        for at in 0..ids.len() {
+            for peer in (0..ids.len()).filter(|&peer| peer != at) {
+                network.open(at, peer, Incarnation(1));
             }
-        };
-        let node = |&id: &InstanceId| Node {
-            id,
-            grd: Grd::new(id, Incarnation(1), view.clone()),
-            frames: std::iter::repeat_with(Frame::default).take(options.pages).collect(),
-            threads: std::iter::repeat_with(Thread::default).take(options.threads).collect(),
-            clock: Lsn::ZERO,
-        };
+        }
         Self {
             nodes: ids.iter().map(node).collect(),
-            pages: (first..).map(page).take(options.pages).collect(),
-            network: Network::new(ids.len()),
+            pages: (first..).map(page).take(pages).collect(),
+            network,
+            now: 0,
             requests: Vec::new(),
             ios: Vec::new(),
             drains: Vec::new(),
@@ -200,7 +166,7 @@ impl Cluster {
             effects: Vec::new(),
             summary: Summary::default(),
             trace: Trace::new(traced),
-            options: options.clone(),
+            options: *options,
             random,
         }
     }
@@ -215,152 +181,16 @@ impl Cluster {
     }
 
     fn run(&mut self) -> Checked {
-        while self.summary.steps < self.options.steps {
+        while self.summary.steps < u64::from(self.options.steps) {
             self.step()?;
         }
         self.check_waits()?;
         self.settle()?;
-        for wanted in [Mode::X, Mode::S] {
+        for wanted in [pagewire_protocol::Mode::X, pagewire_protocol::Mode::S] {
             self.probe_starvation(wanted)?;
             self.settle()?;
         }
         self.evict_everything()
-    }
-
-    // ---- steps ---------------------------------------------------------------------------------
-
-    /// Takes one step; false when nothing is left to do.
-    fn step(&mut self) -> Checked<bool> {
-        self.summary.steps += 1;
-        if self.summary.steps.is_multiple_of(256) {
-            self.check_waits()?;
-        }
-        let Some(kind) = self.choose() else { return Ok(false) };
-        match kind {
-            Kind::Deliver => self.deliver()?,
-            Kind::Request => self.send_request()?,
-            Kind::Storage => self.storage_step()?,
-            Kind::Drain => self.report_drain()?,
-            Kind::Thread => self.thread_step()?,
-            Kind::Housekeeping => self.housekeeping()?,
-        }
-        Ok(true)
-    }
-
-    fn choose(&mut self) -> Option<Kind> {
-        let weights = self.options.weights;
-        let loaded = self.habit != Habit::Nothing;
-        let possible = [
-            (Kind::Deliver, weights.deliver, !self.network.is_empty()),
-            (Kind::Request, weights.request, !self.requests.is_empty()),
-            (Kind::Storage, weights.storage, !self.ios.is_empty()),
-            (Kind::Drain, weights.drain, !self.drains.is_empty()),
-            (Kind::Thread, weights.thread, loaded || self.anyone_could_release()),
-            (Kind::Housekeeping, weights.housekeeping, self.habit == Habit::Mixed),
-        ];
-        let weight = |&(_, weight, possible): &(Kind, u32, bool)| if possible { weight } else { 0 };
-        let total: u32 = possible.iter().map(weight).sum();
-        let mut at = self.random.below(total);
-        for choice in &possible {
-            if at < weight(choice) {
-                return Some(choice.0);
-            }
-            at -= weight(choice);
-        }
-        None
-    }
-
-    fn deliver(&mut self) -> Checked {
-        // A message may be held up, but not for ever: in the end there is nothing else to wait for.
-        let now = if self.habit == Habit::Nothing { u64::MAX } else { self.summary.steps };
-        let Some((from, to, packet)) = self.network.take(&mut self.random, now) else {
-            return Ok(());
-        };
-        self.summary.messages += 1;
-        let Packet { page, message, content, .. } = packet;
-        let place = Place { node: to, page };
-        let node = &mut self.nodes[to];
-        let frame = &mut node.frames[page];
-        if let Some(request) = carried_duty(&message) {
-            self.pages[page].flying_duties -= 1;
-            let asked = frame.request.map(|(request, _)| request);
-            ensure!(asked == Some(request), "a duty to write came to nobody's request");
-            frame.duty = true;
-        }
-        if let Some(content) = content {
-            ensure!(frame.request.is_some(), "a page came without a reservation");
-            ensure!(frame.arrival.is_none(), "a page came while another waits to be installed");
-            frame.arrival = Some(content);
-            node.clock = node.clock.max(content.version);
-        }
-        let (from, tag) = (self.nodes[from].id, self.pages[page].tag);
-        self.feed(place, Event::Message { from, epoch: EPOCH, tag, message })
-    }
-
-    fn send_request(&mut self) -> Checked {
-        let at = self.random.index(self.requests.len());
-        let Delayed { place, to, message } = self.requests.swap_remove(at);
-        let Place { node, page } = place;
-        if to != node {
-            self.trace.action(self.summary.steps, || format!("{node} sends its request {page}"));
-            self.send(node, to, page, message, None);
-            return Ok(());
-        }
-        let (from, tag) = (self.nodes[node].id, self.pages[page].tag);
-        self.feed(place, Event::Message { from, epoch: EPOCH, tag, message })
-    }
-
-    fn report_drain(&mut self) -> Checked {
-        let at = self.random.index(self.drains.len());
-        let place = self.drains.swap_remove(at);
-        let frame = &mut self.nodes[place.node].frames[place.page];
-        ensure!(frame.is_drained(), "pins came back after they were drained");
-        let (Some(to), Some(content)) = (frame.lowering.take(), frame.held) else {
-            return Err("pins are drained of a page that is not there".to_owned());
-        };
-        let (dirty, version) = (frame.dirty, content.version);
-        let tag = self.pages[place.page].tag;
-        self.feed(place, Event::Drained { tag, to, dirty, version })
-    }
-
-    fn housekeeping(&mut self) -> Checked {
-        let node = self.random.index(self.nodes.len());
-        let page = self.random.index(self.pages.len());
-        let tag = self.pages[page].tag;
-        let evict = self.random.percent(50);
-        let event = if evict { Event::Evict { tag } } else { Event::WriteBack { tag } };
-        self.feed(Place { node, page }, event)
-    }
-
-    /// Gives `event` to the core, does what it wants done, and checks the page.
-    fn feed(&mut self, place: Place, event: Event) -> Checked {
-        let Place { node, page } = place;
-        self.trace.action(self.summary.steps, || {
-            format!("instance {node} page {page} {}", event_words(&event))
-        });
-        let mut effects = std::mem::take(&mut self.effects);
-        self.nodes[node].grd.handle(event, &mut effects);
-        for effect in effects.drain(..) {
-            self.trace.detail(|| trace::effect_words(&effect));
-            self.apply(place, effect)?;
-        }
-        self.effects = effects;
-        self.check_page(page)
-    }
-
-    fn send(
-        &mut self,
-        from: usize,
-        to: usize,
-        page: usize,
-        message: Pcm,
-        content: Option<Content>,
-    ) {
-        let stalled = self.random.percent(self.options.stall_percent);
-        let stall = if stalled { self.random.below(STALL_STEPS_MAX) } else { 0 };
-        let not_before = self.summary.steps + u64::from(stall);
-        self.pages[page].flying_duties += usize::from(carried_duty(&message).is_some());
-        self.network.send(from, to, Packet { page, message, content, not_before });
     }
 
     // ---- phases --------------------------------------------------------------------------------
@@ -368,10 +198,11 @@ impl Cluster {
     /// Lets everything that is under way end, and checks that it does.
     fn settle(&mut self) -> Checked {
         self.habit = Habit::Nothing;
+        self.network.heal();
         let start = self.summary.steps;
         while self.step()? {
             let waited = self.summary.steps - start;
-            ensure!(waited < SETTLE_STEPS_MAX, "not at rest {waited} steps after the load ended");
+            ensure!(waited < SETTLE_STEPS_MAX, "I5: not at rest {waited} steps after the load");
         }
         let waited = self.summary.steps - start;
         self.summary.settle_steps = self.summary.settle_steps.max(waited);
@@ -389,6 +220,22 @@ impl Cluster {
         }
         self.settle()?;
         self.check_empty()
+    }
+
+    /// Gives `event` to the core, does what it wants done, and checks the page.
+    fn feed(&mut self, place: Place, event: Event) -> Checked {
+        let Place { node, page } = place;
+        self.trace.action(self.summary.steps, || {
+            format!("instance {node} page {page} {}", event_words(&event))
+        });
+        let mut effects = std::mem::take(&mut self.effects);
+        self.nodes[node].grd.handle(event, &mut effects);
+        for effect in effects.drain(..) {
+            self.trace.detail(|| trace::effect_words(&effect));
+            self.apply(place, effect)?;
+        }
+        self.effects = effects;
+        self.check_page(page)
     }
 }
 
@@ -410,4 +257,8 @@ fn carries_page(message: &Pcm) -> bool {
 /// The number of the thread that a waiter is of.
 fn thread_of(waiter: WaiterId) -> usize {
     usize::try_from(waiter.0 % workload::THREADS_MAX).unwrap_or(0)
+}
+
+fn instance_id(number: u32) -> InstanceId {
+    InstanceId(u16::try_from(number).unwrap_or(u16::MAX))
 }

@@ -16,7 +16,7 @@ struct Arguments {
     seed_base: u64,
     /// Steps under load, instead of those that the seed chooses.
     #[arg(long)]
-    steps: Option<u64>,
+    steps: Option<u32>,
     /// Let reads and writes fail now and then.
     #[arg(long)]
     storage_failures: bool,

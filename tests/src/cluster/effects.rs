@@ -1,6 +1,6 @@
 //! The runtime: what is done for each effect, and what each effect promises.
 
-use super::{Checked, Cluster, Content, Delayed, Io, Place, carries_page, ensure, frame::Transit};
+use super::{Checked, Cluster, Delayed, Io, Place, carries_page, content::Content, ensure, frame::Transit};
 use pagewire_node::grd::Effect;
 use pagewire_protocol::{GrantNumber, InstanceId, Lsn, Mode, Pcm};
 
@@ -51,8 +51,7 @@ impl Cluster {
             }
             _ => {}
         }
-        self.send(place.node, usize::from(to.0), place.page, message, None);
-        Ok(())
+        self.send(place.node, usize::from(to.0), place.page, message, None)
     }
 
     fn apply_request(&mut self, place: Place, to: InstanceId, message: Pcm) -> Checked {
@@ -97,8 +96,7 @@ impl Cluster {
             frame.transit.push(Transit { to, grant });
         }
         self.summary.ships += 1;
-        self.send(place.node, to, place.page, message, Some(content));
-        Ok(())
+        self.send(place.node, to, place.page, message, Some(content))
     }
 
     fn apply_forget(&mut self, place: Place, grant: GrantNumber) -> Checked {
@@ -112,7 +110,7 @@ impl Cluster {
     }
 
     fn apply_read(&mut self, place: Place, at_least: Lsn) -> Checked {
-        let committed = self.pages[place.page].truth.version;
+        let committed = self.pages[place.page].truth().version;
         ensure!(at_least == committed, "reads at least v{at_least}, committed is v{committed}");
         let frame = &mut self.nodes[place.node].frames[place.page];
         ensure!(frame.request.is_some(), "reads without a reserved frame");
@@ -202,7 +200,7 @@ impl Cluster {
     pub(super) fn grant(&mut self, place: Place, mode: Mode) -> Checked<Content> {
         let frame = &mut self.nodes[place.node].frames[place.page];
         let seen = frame.pin(mode)?;
-        let truth = self.pages[place.page].truth;
+        let truth = self.pages[place.page].truth();
         ensure!(seen == truth, "a guard sees v{}, committed is v{}", seen.version, truth.version);
         Ok(seen)
     }

@@ -1,6 +1,6 @@
 //! What the runtime of one instance keeps of one page: frame, word, pins, copies on their way.
 
-use super::{Checked, Content, ensure};
+use super::{Checked, content::Content, ensure};
 use pagewire_node::grd::WaiterId;
 use pagewire_protocol::{GrantNumber, Mode, RequestId};
 

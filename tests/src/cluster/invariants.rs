@@ -13,7 +13,7 @@ impl Cluster {
     /// Everything that is said about one page.
     pub(super) fn check_page(&mut self, page: usize) -> Checked {
         let tag = self.pages[page].tag;
-        let mut views = [const { None }; 5];
+        let mut views = [const { None }; 16];
         for (view, node) in views.iter_mut().zip(&self.nodes) {
             *view = node.grd.holding(&tag);
             let anomalies = node.grd.anomalies();
@@ -44,7 +44,7 @@ impl Cluster {
 
     /// The frame is there when the page is held, and has what was last committed.
     fn check_frames(&self, page: usize, views: &[Option<HoldingView>]) -> Checked {
-        let truth = self.pages[page].truth;
+        let truth = self.pages[page].truth();
         for (node, view) in views.iter().enumerate() {
             let frame = &self.nodes[node].frames[page];
             let mode = view.map_or(Mode::N, |view| view.mode);
@@ -72,9 +72,9 @@ impl Cluster {
             + frames.map(|frame| usize::from(frame.dirty) + usize::from(frame.duty)).sum::<usize>();
         ensure!(duties <= 1, "{duties} instances have the duty to write page {page}");
         ensure!(
-            duties == 1 || it.storage == it.truth,
+            duties == 1 || it.storage == it.truth(),
             "nobody has the duty to write page {page}: committed is v{}, storage has v{}",
-            it.truth.version,
+            it.truth().version,
             it.storage.version
         );
         Ok(())
@@ -98,7 +98,7 @@ impl Cluster {
     fn check_directory(&mut self, page: usize, views: &[Option<HoldingView>]) -> Checked {
         let it = &mut self.pages[page];
         let Some(entry) = self.nodes[it.master].grd.entry(&it.tag) else { return Ok(()) };
-        let (truth, version) = (it.truth.version, entry.version);
+        let (truth, version) = (it.truth().version, entry.version);
         ensure!(entry.grant >= it.top_given, "the directory's grant number went back");
         ensure!(version >= it.directory_version, "the directory's version went back");
         ensure!(version <= truth, "the directory has v{version}, committed is v{truth}");
@@ -129,57 +129,6 @@ impl Cluster {
             "nobody holds page {page}; the directory has v{version}, committed is v{truth}"
         );
         check_entry(&entry)
-    }
-
-    // ---- at rest -------------------------------------------------------------------------------
-
-    pub(super) fn check_rest(&mut self) -> Checked {
-        for (node, thread) in self.threads() {
-            ensure!(thread.is_idle(), "at rest, but a thread of {node} waits: {thread:?}");
-        }
-        ensure!(self.network.is_empty(), "at rest with messages on their way");
-        for page in 0..self.pages.len() {
-            self.check_page(page)?;
-            self.check_page_rest(page)?;
-        }
-        Ok(())
-    }
-
-    fn check_page_rest(&self, page: usize) -> Checked {
-        let it = &self.pages[page];
-        if let Some(entry) = self.nodes[it.master].grd.entry(&it.tag) {
-            ensure!(!entry.converting, "at rest, but page {page} converts: {entry:?}");
-        }
-        ensure!(it.flying_duties == 0, "at rest, but a duty is on its way");
-        for node in &self.nodes {
-            let (id, frame) = (node.id, &node.frames[page]);
-            ensure!(frame.transit.is_empty(), "at rest, but {id} keeps a copy in transit");
-            ensure!(frame.request.is_none(), "at rest, but {id} has a frame reserved");
-            ensure!(frame.arrival.is_none(), "at rest, but {id} has not taken what came");
-            ensure!(!frame.duty, "at rest, but {id} has not taken up its duty");
-            ensure!(frame.lowering.is_none(), "at rest, but {id} is draining pins");
-            let Some(view) = node.grd.holding(&it.tag) else { continue };
-            ensure!(!view.busy && !view.in_transit, "at rest, but {id} is busy: {view:?}");
-            ensure!(view.mode > Mode::N, "{id} remembers page {page} for nothing: {view:?}");
-            let open = if frame.opened_short { Mode::S } else { view.mode };
-            ensure!(frame.word == open, "at rest {id} lets threads pin {} of {open}", frame.word);
-        }
-        Ok(())
-    }
-
-    /// After everything has been evicted.
-    pub(super) fn check_empty(&self) -> Checked {
-        for (page, it) in self.pages.iter().enumerate() {
-            ensure!(it.storage == it.truth, "all is evicted, and storage lacks page {page}");
-            let holders = self.nodes[it.master].grd.entry(&it.tag).map(|entry| entry.holders);
-            ensure!(
-                holders.as_ref().is_none_or(Vec::is_empty),
-                "all is evicted, and the directory lists {holders:?} for page {page}"
-            );
-        }
-        let mut held = self.nodes.iter().flat_map(|node| node.grd.held_tags());
-        ensure!(held.next().is_none(), "all is evicted, and something is held");
-        Ok(())
     }
 }
 

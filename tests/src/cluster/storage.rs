@@ -1,6 +1,6 @@
 //! Shared storage: reads and writes in flight, done at some later step.
 
-use super::{Checked, Cluster, Content, Place, ensure};
+use super::{Checked, Cluster, Place, content::Content, ensure};
 use pagewire_node::grd::Event;
 use pagewire_protocol::Lsn;
 

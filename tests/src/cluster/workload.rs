@@ -2,16 +2,16 @@
 //!
 //! A thread may hold several guards; it takes pages in ascending order, as DESIGN 5.2 asks.
 
-use super::{Checked, Cluster, Content, Node, Place, ensure, thread_of};
+use super::{Checked, Cluster, Node, Place, content::{Content, Version}, ensure, thread_of};
 use pagewire_node::grd::{AcquireError, Event, WaiterId};
 use pagewire_protocol::{Lsn, Mode};
 
 /// Threads of one instance are numbered below this.
 pub(super) const THREADS_MAX: u64 = 32;
 /// Longest that a thread may wait for a guard, in steps.
-const WAIT_STEPS_MAX: u64 = 20_000;
+pub(super) const WAIT_STEPS_MAX: u64 = 20_000;
 /// Steps of a stream of guards before the probe joins it.
-const STREAM_STEPS: u64 = 100;
+pub(super) const STREAM_STEPS: u64 = 100;
 
 /// What threads want.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,17 +33,17 @@ struct Guard {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Waiting {
-    waiter: WaiterId,
-    page: usize,
-    mode: Mode,
-    since: u64,
+pub(super) struct Waiting {
+    pub(super) waiter: WaiterId,
+    pub(super) page: usize,
+    pub(super) mode: Mode,
+    pub(super) since: u64,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Thread {
     guards: Vec<Guard>,
-    waiting: Option<Waiting>,
+    pub(super) waiting: Option<Waiting>,
     /// A waiter that has ended.
     former: Option<WaiterId>,
 }
@@ -90,7 +90,7 @@ impl Cluster {
 
     /// One of the threads that `wanted` is true for.
     fn find_thread(&mut self, wanted: impl Fn(&Node, &Thread) -> bool) -> Option<(usize, usize)> {
-        let threads = self.options.threads;
+        let threads = self.nodes[0].threads.len();
         let all = self.nodes.len() * threads;
         let first = self.random.index(all);
         let mut places = (first..first + all).map(|at| ((at % all) / threads, at % threads));
@@ -132,7 +132,7 @@ impl Cluster {
         self.acquire(node, thread, page, if writes { Mode::X } else { Mode::S })
     }
 
-    fn acquire(&mut self, node: usize, thread: usize, page: usize, mode: Mode) -> Checked {
+    pub(super) fn acquire(&mut self, node: usize, thread: usize, page: usize, mode: Mode) -> Checked {
         let place = Place { node, page };
         if self.nodes[node].frames[page].may_pin(mode) {
             self.trace.action(self.summary.steps, || {
@@ -241,9 +241,11 @@ impl Cluster {
         it.frames[page].held = Some(content);
         it.frames[page].dirty = true;
         it.threads[thread].guards[at].seen = content;
-        let truth = &mut self.pages[page].truth;
+        it.log.end = Lsn(it.log.end.0 + 1);
+        let made = Version { content, writer: node, life: it.life, redo: it.log.end };
+        let truth = self.pages[page].truth();
         ensure!(truth.version < content.version, "a version goes back to v{}", content.version);
-        *truth = content;
+        self.pages[page].history.push(made);
         self.summary.changes += 1;
         self.check_page(page)
     }
@@ -255,48 +257,9 @@ impl Cluster {
         self.trace.action(self.summary.steps, || {
             format!("instance {node} page {page} thread {thread} unpins {mode}")
         });
-        ensure!(seen == self.pages[page].truth, "the page changed under a guard");
+        ensure!(seen == self.pages[page].truth(), "the page changed under a guard");
         self.nodes[node].frames[page].unpin(mode);
         self.note_drained(Place { node, page });
         self.check_page(page)
-    }
-
-    // ---- nobody waits for ever -----------------------------------------------------------------
-
-    pub(super) fn check_waits(&self) -> Checked {
-        for (node, thread) in self.threads() {
-            if let Some(waiting) = thread.waiting {
-                let waited = self.summary.steps - waiting.since;
-                let Waiting { page, mode, .. } = waiting;
-                ensure!(
-                    waited < WAIT_STEPS_MAX,
-                    "instance {node} has waited {waited} steps for page {page} in {mode}"
-                );
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn threads(&self) -> impl Iterator<Item = (usize, &Thread)> {
-        self.nodes.iter().enumerate().flat_map(|(n, node)| node.threads.iter().map(move |t| (n, t)))
-    }
-
-    /// One thread wants a page in `wanted` while all others stream through it in the other mode.
-    pub(super) fn probe_starvation(&mut self, wanted: Mode) -> Checked {
-        let page = self.random.index(self.pages.len());
-        let probe = self.random.index(self.nodes.len());
-        let mode = if wanted == Mode::X { Mode::S } else { Mode::X };
-        self.habit = Habit::Stream { page, mode, probe };
-        for _ in 0..STREAM_STEPS {
-            self.step()?;
-        }
-        let start = self.summary.steps;
-        self.acquire(probe, 0, page, wanted)?;
-        while self.nodes[probe].threads[0].waiting.is_some() {
-            self.step()?;
-        }
-        let waited = self.summary.steps - start;
-        self.summary.starvation_steps = self.summary.starvation_steps.max(waited);
-        Ok(())
     }
 }
