@@ -15,12 +15,19 @@
 //! clock and no thread in here.
 
 mod content;
+mod coverage;
 mod effects;
+mod faults;
+mod feed;
 mod frame;
 mod invariants;
+mod membership;
+mod minimise;
 mod network;
 mod node;
 mod options;
+mod pages;
+mod redo;
 mod report;
 mod rest;
 mod step;
@@ -29,21 +36,30 @@ mod trace;
 mod waits;
 mod workload;
 
+pub use coverage::{Coverage, coverage};
+pub use faults::Fault;
+pub use minimise::minimise;
 pub use options::Options;
 pub use report::{Failure, Summary};
 
 use content::{Content, Page};
+use faults::Due;
+use membership::Membership;
 use network::{Manners, Network};
 use node::Node;
 use pagewire_node::{
-    grd::{Effect, Event, WaiterId},
+    grd::{Effect, Event, Grd, WaiterId},
     random::Random,
-    view::View,
+    view::{Member, View},
 };
-use pagewire_protocol::{BufferTag, Epoch, Incarnation, InstanceId, Pcm, pcm::Verdict};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use pagewire_protocol::{BufferTag, Epoch, Incarnation, InstanceId, Mode, Pcm};
+use redo::Redo;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 use storage::Io;
-use trace::{Trace, event_words};
+use trace::Trace;
 use workload::Habit;
 
 /// `Err` says what is wrong.
@@ -60,7 +76,7 @@ macro_rules! ensure {
 use ensure;
 
 /// Steps in which everything has to come to rest once nobody wants anything any more.
-const SETTLE_STEPS_MAX: u64 = 20_000;
+const SETTLE_STEPS_MAX: u64 = 40_000;
 const EPOCH: Epoch = Epoch(1);
 
 /// One page of one instance.
@@ -75,7 +91,15 @@ struct Place {
 struct Delayed {
     place: Place,
     to: usize,
+    epoch: Epoch,
     message: Pcm,
+}
+
+/// An event that is of a later view, with the page that came with it.
+#[derive(Debug)]
+struct Parked {
+    event: Event,
+    content: Option<Content>,
 }
 
 /// A simulation.
@@ -94,7 +118,22 @@ struct Cluster {
     drains: Vec<Place>,
     habit: Habit,
     last_waiter: u64,
+    /// Instances whose core has more to do.
+    agains: Vec<usize>,
+    /// What each instance has parked, the oldest first.
+    parked: Vec<Vec<Parked>>,
+    /// The page that came with the event that is being handled.
+    incoming: Option<Content>,
     effects: Vec<Effect>,
+    membership: Membership,
+    redo: Option<Redo>,
+    dues: Vec<(u64, Due)>,
+    last_stop: u64,
+    last_fault: Option<Fault>,
+    /// The instance that crashes, and the effects that it still does.
+    crash_at: Option<(usize, u32)>,
+    /// The page that was touched last.
+    focus: usize,
     summary: Summary,
     trace: Trace,
 }
@@ -105,7 +144,7 @@ struct Cluster {
 /// [`Failure`] when an invariant is broken, with the last actions.
 pub fn run(seed: u64, options: &Options) -> Result<Summary, Box<Failure>> {
     let mut quiet = Cluster::new(seed, options, false);
-    let Err(first) = quiet.run_guarded() else { return Ok(quiet.summary) };
+    let Err(first) = quiet.run_guarded() else { return Ok(quiet.summary()) };
     // The same again, this time with a record.
     let mut told = Cluster::new(seed, options, true);
     let again = told.run_guarded().err();
@@ -118,56 +157,81 @@ pub fn run(seed: u64, options: &Options) -> Result<Summary, Box<Failure>> {
         options: *options,
         step: quiet.summary.steps,
         what,
-        trace: told.trace.into_lines(),
+        trace: told.trace.into_lines(told.focus),
     }))
+}
+
+/// What goes wrong, if anything does, and in which step.
+#[must_use]
+pub fn first_failure(seed: u64, options: &Options) -> Option<(u64, String)> {
+    let mut quiet = Cluster::new(seed, options, false);
+    quiet.run_guarded().err().map(|what| (quiet.summary.steps, what))
 }
 
 impl Cluster {
     fn new(seed: u64, options: &Options, traced: bool) -> Self {
         let mut random = Random::new(seed);
         let ids: Vec<_> = (0..options.instances).map(instance_id).collect();
-        let view = View::new(EPOCH, ids.clone()).expect("2 to 16 instances are a view");
+        let member = |&id: &InstanceId| Member { id, incarnation: Incarnation(1), leaving: false };
+        let members = ids.iter().take(count(options.members)).map(member).collect();
+        let view = View::first(EPOCH, members).expect("1 to 16 instances are a view");
+        let view = Arc::new(view);
         let first = random.below(100_000);
-        let credits = {
-            let page = options.credits;
-            let small = 2 * page;
-            [small, page, page, page, page]
-        };
+        let (page, small) = (options.credits, 2 * options.credits);
         let manners = Manners {
-            credits,
+            credits: [small, page, page, page, page],
             stall_percent: options.stall_percent,
             late_post_percent: options.late_post_percent,
         };
-        let pages = usize::try_from(options.pages).unwrap_or(1);
         let page = |block: u32| {
             let tag = BufferTag { relation: 16_384, block, ..BufferTag::default() };
             Page::new(tag, usize::from(view.master(&tag).0))
         };
-        let node = |&id: &InstanceId| Node::new(id, Incarnation(1), view.clone(), options);
-        let mut network = Network::new(ids.len(), manners);
-        for at in 0..ids.len() {
-            network.begin_life(at, Incarnation(1));
-        }
-        for at in 0..ids.len() {
-            for peer in (0..ids.len()).filter(|&peer| peer != at) {
-                network.open(at, peer, Incarnation(1));
-            }
-        }
-        Self {
-            nodes: ids.iter().map(node).collect(),
-            pages: (first..).map(page).take(pages).collect(),
-            network,
+        let absent = |&id: &InstanceId| {
+            Node::new(id, Grd::new(id, Incarnation(0), Arc::clone(&view)), options)
+        };
+        let mut cluster = Self {
+            nodes: ids.iter().map(absent).collect(),
+            pages: (first..).map(page).take(count(options.pages)).collect(),
+            network: Network::new(ids.len(), manners),
             now: 0,
             requests: Vec::new(),
             ios: Vec::new(),
             drains: Vec::new(),
             habit: Habit::Mixed,
             last_waiter: 0,
+            agains: Vec::new(),
+            parked: ids.iter().map(|_| Vec::new()).collect(),
+            incoming: None,
             effects: Vec::new(),
+            membership: Membership::new(Arc::clone(&view), ids.len()),
+            redo: None,
+            dues: Vec::new(),
+            last_stop: 0,
+            last_fault: None,
+            crash_at: None,
+            focus: 0,
             summary: Summary::default(),
             trace: Trace::new(traced),
             options: *options,
             random,
+        };
+        for at in 0..count(options.members) {
+            cluster.nodes[at].life = Incarnation(1);
+            cluster.join(at, &view);
+        }
+        cluster
+    }
+
+    fn summary(&self) -> Summary {
+        let links = self.network.counts;
+        Summary {
+            lost_messages: links.lost,
+            duplicates: links.duplicates,
+            acks_alone: links.acks_alone,
+            waited: links.waited,
+            unaddressed: links.unaddressed,
+            ..self.summary
         }
     }
 
@@ -186,7 +250,7 @@ impl Cluster {
         }
         self.check_waits()?;
         self.settle()?;
-        for wanted in [pagewire_protocol::Mode::X, pagewire_protocol::Mode::S] {
+        for wanted in [Mode::X, Mode::S] {
             self.probe_starvation(wanted)?;
             self.settle()?;
         }
@@ -195,12 +259,13 @@ impl Cluster {
 
     // ---- phases --------------------------------------------------------------------------------
 
-    /// Lets everything that is under way end, and checks that it does.
+    /// Nothing more goes wrong. Lets everything that is under way end, and checks that it does.
     fn settle(&mut self) -> Checked {
         self.habit = Habit::Nothing;
+        self.crash_at = None;
         self.network.heal();
         let start = self.summary.steps;
-        while self.step()? {
+        while self.step()? || self.pass_time(true)? {
             let waited = self.summary.steps - start;
             ensure!(waited < SETTLE_STEPS_MAX, "I5: not at rest {waited} steps after the load");
         }
@@ -214,51 +279,26 @@ impl Cluster {
         self.options.write_failure_percent = 0;
         for page in 0..self.pages.len() {
             for node in 0..self.nodes.len() {
-                let tag = self.pages[page].tag;
-                self.feed(Place { node, page }, Event::Evict { tag })?;
+                if self.nodes[node].is_active() {
+                    let tag = self.pages[page].tag;
+                    self.feed(Place { node, page }, Event::Evict { tag })?;
+                }
             }
         }
         self.settle()?;
         self.check_empty()
     }
-
-    /// Gives `event` to the core, does what it wants done, and checks the page.
-    fn feed(&mut self, place: Place, event: Event) -> Checked {
-        let Place { node, page } = place;
-        self.trace.action(self.summary.steps, || {
-            format!("instance {node} page {page} {}", event_words(&event))
-        });
-        let mut effects = std::mem::take(&mut self.effects);
-        self.nodes[node].grd.handle(event, &mut effects);
-        for effect in effects.drain(..) {
-            self.trace.detail(|| trace::effect_words(&effect));
-            self.apply(place, effect)?;
-        }
-        self.effects = effects;
-        self.check_page(page)
-    }
-}
-
-/// The request whose requester gets the duty to write the page with this message.
-fn carried_duty(message: &Pcm) -> Option<pagewire_protocol::RequestId> {
-    match *message {
-        Pcm::Response { request, dirty: true, .. } | Pcm::Invalidated { request, dirty: true } => {
-            Some(request)
-        }
-        _ => None,
-    }
-}
-
-/// Whether a message has to travel with the page.
-fn carries_page(message: &Pcm) -> bool {
-    matches!(message, Pcm::Response { verdict: Verdict::Page, .. })
 }
 
 /// The number of the thread that a waiter is of.
-fn thread_of(waiter: WaiterId) -> usize {
-    usize::try_from(waiter.0 % workload::THREADS_MAX).unwrap_or(0)
+fn thread_of(waiter: WaiterId) -> u64 {
+    waiter.0 % workload::THREADS_MAX
 }
 
 fn instance_id(number: u32) -> InstanceId {
     InstanceId(u16::try_from(number).unwrap_or(u16::MAX))
+}
+
+fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -1,6 +1,6 @@
 //! What there is of a page outside of the instances: its history, and what storage has.
 
-use pagewire_protocol::{BufferTag, GrantNumber, Incarnation, Lsn};
+use pagewire_protocol::{BufferTag, Epoch, GrantNumber, Incarnation, Lsn};
 
 /// A page's content: the version in its header, and a value that tells two writers' work apart.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub(super) struct Page {
     pub(super) storage: Content,
     /// Messages on their way that carry the duty to write it.
     pub(super) flying_duties: usize,
+    /// The view that gave it its master.
+    pub(super) epoch: Epoch,
     /// Greatest grant that anyone has held, and that the directory has given.
     pub(super) top_grant: GrantNumber,
     pub(super) top_given: GrantNumber,
@@ -44,10 +46,16 @@ impl Page {
             history: Vec::new(),
             storage: Content::default(),
             flying_duties: 0,
+            epoch: Epoch(0),
             top_grant: GrantNumber(0),
             top_given: GrantNumber(0),
             directory_version: Lsn::ZERO,
         }
+    }
+
+    /// Another master counts grants anew.
+    pub(super) fn forget_grants(&mut self) {
+        (self.top_grant, self.top_given) = (GrantNumber(0), GrantNumber(0));
     }
 
     /// What the last writer made.

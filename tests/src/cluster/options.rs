@@ -4,7 +4,6 @@
 //! command line.
 
 use pagewire_node::random::Random;
-use std::fmt;
 
 macro_rules! options {
     ($($(#[$doc:meta])* $name:ident,)+) => {
@@ -104,16 +103,34 @@ options! {
     skip_view_percent,
 }
 
-/// Numbers that a smaller failure may have, down to this.
-pub(super) const LEAST: [(&str, u32); 8] = [
-    ("instances", 2),
-    ("members", 2),
-    ("pages", 1),
-    ("threads", 1),
-    ("exclusive_percent", 20),
-    ("release_percent", 30),
-    ("credits", 1),
-    ("requests_max", 1),
+/// Sizes that a smaller failure may have less of, down to this.
+pub(super) const SIZES: [(&str, u32); 4] =
+    [("instances", 2), ("pages", 1), ("threads", 1), ("members", 1)];
+
+/// Weights of faults.
+pub(super) const FAULT_WEIGHTS: [&str; 9] = [
+    "break_weight",
+    "move_weight",
+    "block_weight",
+    "crash_weight",
+    "pause_weight",
+    "isolate_weight",
+    "join_weight",
+    "leave_weight",
+    "housekeeping_weight",
+];
+
+/// What may happen, or not at all.
+pub(super) const CHANCES: [&str; 9] = [
+    "nest_percent",
+    "withdraw_percent",
+    "stall_percent",
+    "late_post_percent",
+    "read_failure_percent",
+    "write_failure_percent",
+    "drift_percent",
+    "skip_view_percent",
+    "fault_every",
 ];
 
 impl Options {
@@ -211,15 +228,5 @@ impl Options {
             self.leave_weight,
         ];
         self.fault_every > 0 && weights.iter().any(|&weight| weight > 0)
-    }
-}
-
-impl fmt::Display for Options {
-    /// As `simulate --shape` takes it: what differs from what the seed chooses is for the caller to
-    /// leave out.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words: Vec<_> =
-            self.numbers().iter().map(|(name, number)| format!("{name}={number}")).collect();
-        f.write_str(&words.join(","))
     }
 }

@@ -14,11 +14,12 @@
 
 mod links;
 
-use super::{Checked, Content, ensure};
+use super::{Checked, content::Content, ensure};
 use links::Link;
 use pagewire_node::random::Random;
 use pagewire_protocol::{
     Body, Epoch, Incarnation, InstanceId, Lane, Lsn, MessageKind, PageSize, SessionHeader,
+    guide::{GUIDE_RECORD_BYTES, GuideHeader},
 };
 use pagewire_transport::{
     Arena, ArenaConfig, Message, SharedFrame,
@@ -36,8 +37,18 @@ pub(super) struct Outgoing {
     pub(super) kind: MessageKind,
     pub(super) epoch: Epoch,
     pub(super) body: Body,
-    /// The page, on lanes that carry one.
-    pub(super) content: Option<Content>,
+    pub(super) payload: Payload,
+}
+
+/// What travels in a message's frame.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Payload {
+    #[default]
+    None,
+    /// The page, on the lane of pages.
+    Page(Content),
+    /// Records of PCM_LOAD_GUIDE, as they are in the frame, on the bulk lane.
+    Guide(Vec<u8>),
 }
 
 /// A message that has arrived, exactly once and in the order of its lane.
@@ -45,10 +56,12 @@ pub(super) struct Outgoing {
 pub(super) struct Arrived {
     pub(super) from: usize,
     pub(super) to: usize,
+    /// The sender's life.
+    pub(super) life: Incarnation,
     pub(super) kind: MessageKind,
     pub(super) epoch: Epoch,
     pub(super) body: Body,
-    pub(super) content: Option<Content>,
+    pub(super) payload: Payload,
 }
 
 /// A message on a wire.
@@ -56,7 +69,7 @@ pub(super) struct Arrived {
 struct Flying {
     header: SessionHeader,
     body: Body,
-    content: Option<Content>,
+    payload: Payload,
     /// Not delivered before this step while there is anything else to do.
     not_before: u64,
 }
@@ -190,13 +203,13 @@ impl Network {
         random: &mut Random,
         now: u64,
     ) -> Checked<bool> {
-        let Outgoing { lane, kind, epoch, body, content } = what;
+        let Outgoing { lane, kind, epoch, body, payload } = what;
         let at = self.end(from, to);
         if self.ends[at].is_none() {
             self.counts.unaddressed += 1;
             return Ok(false);
         }
-        let frame = content.map(|content| self.frame(content)).transpose()?;
+        let frame = self.frame(&payload)?;
         let message = Message { kind, epoch, body, frame };
         let Some(end) = &mut self.ends[at] else { return Ok(false) };
         end.outbox[lane.index()].push_back(message);
@@ -206,11 +219,20 @@ impl Network {
         Ok(true)
     }
 
-    fn frame(&self, content: Content) -> Checked<SharedFrame> {
+    fn frame(&self, payload: &Payload) -> Checked<Option<SharedFrame>> {
+        if matches!(payload, Payload::None) {
+            return Ok(None);
+        }
         let mut frame = self.arena.take().ok_or("no frame is free: pages on their way leak")?;
-        frame[..8].copy_from_slice(&content.version.0.to_le_bytes());
-        frame[8..16].copy_from_slice(&content.value.to_le_bytes());
-        Ok(frame.freeze())
+        match payload {
+            Payload::Page(content) => {
+                frame[..8].copy_from_slice(&content.version.0.to_le_bytes());
+                frame[8..16].copy_from_slice(&content.value.to_le_bytes());
+            }
+            Payload::Guide(bytes) => frame[..bytes.len()].copy_from_slice(bytes),
+            Payload::None => {}
+        }
+        Ok(Some(frame.freeze()))
     }
 
     /// Moves what can go: from the outbox to the session, from the session to the wire.
@@ -234,10 +256,10 @@ impl Network {
         let alive = links[from.min(to) * self.instances + from.max(to)].carries(from > to);
         let wire = at * Lane::COUNT + lane.index();
         while let Some((header, message)) = end.session.next_outgoing(lane) {
-            let content = message.frame.as_ref().map(content_of);
+            let payload = payload_of(lane, message);
             let stall = if random.percent(manners.stall_percent) { random.below(200) } else { 0 };
             let not_before = now + u64::from(stall);
-            let flying = Flying { header, body: message.body, content, not_before };
+            let flying = Flying { header, body: message.body, payload, not_before };
             end.session.transmitted(lane);
             if alive {
                 self.wires[wire].push_back(flying);
@@ -323,7 +345,7 @@ impl Network {
         random: &mut Random,
         now: u64,
     ) -> Checked<Option<Arrived>> {
-        let Flying { header, body, content, .. } = head;
+        let Flying { header, body, payload, .. } = head;
         let lane = header.lane;
         let Some(end) = &mut self.ends[at] else { return Ok(None) };
         let judged = end.session.receive(&header);
@@ -347,9 +369,10 @@ impl Network {
         if disposition != Disposition::Deliver {
             return Ok(None);
         }
+        let life = self.ends[at].as_ref().map_or(Incarnation(0), |end| end.peer);
         let (to, from) = (at / self.instances, at % self.instances);
         let SessionHeader { kind, epoch, .. } = header;
-        Ok(Some(Arrived { from, to, kind, epoch, body, content }))
+        Ok(Some(Arrived { from, to, life, kind, epoch, body, payload }))
     }
 
     /// An acknowledgement leaves at once, or when the lane has been quiet for a while.
@@ -381,7 +404,7 @@ impl Network {
         let there = self.other(at);
         let linked = self.ends[there].as_ref().is_some_and(|end| end.session.is_linked());
         if alive && linked && !self.blocked[at] && !self.paused[to] {
-            let flying = Flying { header, body: Body::EMPTY, content: None, not_before: 0 };
+            let flying = Flying { header, body: Body::EMPTY, payload: Payload::None, not_before: 0 };
             self.receive(there, flying, random, now)?;
         } else if alive {
             let wire = at * Lane::COUNT + lane.index();
@@ -389,7 +412,7 @@ impl Network {
             self.wires[wire].push_back(Flying {
                 header,
                 body: Body::EMPTY,
-                content: None,
+                payload: Payload::None,
                 not_before,
             });
             if self.position[wire] == NOWHERE {
@@ -400,6 +423,14 @@ impl Network {
         Ok(())
     }
 
+    /// `at` waits for no acknowledgement and has nothing to send.
+    pub(super) fn has_told_everything(&self, at: usize) -> bool {
+        let ends = self.ends[at * self.instances..][..self.instances].iter().flatten();
+        ends.clone().all(|end| {
+            end.session.unacknowledged() == 0 && end.outbox.iter().all(VecDeque::is_empty)
+        })
+    }
+
     // ---- conservation --------------------------------------------------------------------------
 
     /// Nothing is under way; then all frames are free and every lane has all its credit.
@@ -408,6 +439,8 @@ impl Network {
         for (at, end) in self.ends.iter().enumerate() {
             let Some(end) = end else { continue };
             let (me, peer) = (at / self.instances, at % self.instances);
+            let there = self.ends[self.other(at)].is_some();
+            ensure!(there, "at rest, but {me} has a session with {peer}, which has none");
             let linked = end.session.is_linked();
             ensure!(linked, "at rest, but {me} has no link with {peer}");
             let kept = end.session.unacknowledged();
@@ -430,13 +463,20 @@ impl Network {
     }
 }
 
-fn content_of(frame: &SharedFrame) -> Content {
+/// What a link sends: read anew from the frame each time.
+fn payload_of(lane: Lane, message: &Message) -> Payload {
+    let Some(frame) = &message.frame else { return Payload::None };
+    if lane == Lane::Bulk {
+        let header = GuideHeader::decode(message.body.as_slice());
+        let records = header.map_or(0, |header| usize::from(header.records));
+        return Payload::Guide(frame[..records * GUIDE_RECORD_BYTES].to_vec());
+    }
     let word = |at: usize| {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&frame[at..at + 8]);
         u64::from_le_bytes(bytes)
     };
-    Content { version: Lsn(word(0)), value: word(8) }
+    Payload::Page(Content { version: Lsn(word(0)), value: word(8) })
 }
 
 fn id(instance: usize) -> InstanceId {
