@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod catalog;
+pub mod guide;
 pub mod header;
 pub mod hello;
 pub mod ids;
@@ -15,8 +16,10 @@ pub mod link_control;
 pub mod lsn;
 pub mod page;
 pub mod pcm;
+pub mod stat;
 pub mod tag;
 
+pub use guide::{GuideRecord, Report, Transit};
 pub use header::{Body, Lane, LaneClass, MessageKind, SessionHeader};
 pub use ids::{
     ClusterId, Epoch, GrantNumber, Incarnation, InstanceId, LinkNonce, Mode, PartitionId,
@@ -26,6 +29,7 @@ pub use link_control::{LinkControl, LinkKind, TcpReason};
 pub use lsn::Lsn;
 pub use page::PageSize;
 pub use pcm::Pcm;
+pub use stat::{InstanceStat, PageStat, Stat, StatAbout};
 pub use tag::{BufferTag, Fork};
 
 /// Version of the session and handshake wire format spoken by this build.
