@@ -5,13 +5,13 @@ use crate::cluster::{Options, first_failure};
 /// Every bug that can be planted, with what it does.
 #[must_use]
 pub fn all() -> Vec<(&'static str, &'static str)> {
-    let node = pagewire_node::planted::ALL.iter().copied();
+    let node = pagewire_node::planted::PLANTED.iter().copied();
     node.chain(pagewire_transport::planted::ALL.iter().copied()).collect()
 }
 
 /// Plants `name` for this thread; "" for none.
 pub fn choose(name: &'static str) {
-    pagewire_node::planted::choose(name);
+    pagewire_node::planted::switch_on(Some(name));
     pagewire_transport::planted::choose(name);
 }
 
@@ -30,7 +30,7 @@ pub fn find(name: &str, base: u64, seeds: u64) -> Result<bool, String> {
     for (name, what) in &bugs {
         choose(name);
         let seed = (0..seeds).map(|n| base.wrapping_add(n)).enumerate().find_map(|(n, seed)| {
-            first_failure(seed, &Options::mixed(seed)).map(|what| (n + 1, seed, what))
+            first_failure(seed, &Options::mixed(seed)).map(|(_, what)| (n + 1, seed, what))
         });
         choose("");
         match seed {

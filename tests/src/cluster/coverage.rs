@@ -65,7 +65,6 @@ fn kind(message: &Pcm) -> (Role, &'static str) {
         Pcm::Assign { .. } => (Holder, "ASSIGN"),
         Pcm::Assigned { .. } => (Master, "ASSIGNED"),
         Pcm::Response { .. } => (Holder, "RESPONSE"),
-        _ => (Holder, "other"),
     }
 }
 

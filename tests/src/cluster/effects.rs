@@ -46,7 +46,9 @@ impl Cluster {
                 self.apply_request_again(place, to, epoch, message)
             }
             Effect::RequestOver { .. } => self.apply_request_over(place),
-            Effect::Ship { to, message, keep, .. } => self.apply_ship(place, to, message, keep),
+            Effect::Ship { to, epoch, message, keep, .. } => {
+                self.apply_ship(place, to, epoch, message, keep)
+            }
             Effect::ShipPastImage { to, epoch, message, .. } => {
                 self.apply_ship_past_image(place, to, epoch, message)
             }
@@ -260,7 +262,14 @@ impl Cluster {
 
     // ---- shipping ------------------------------------------------------------------------------
 
-    fn apply_ship(&mut self, place: Place, to: InstanceId, message: Pcm, keep: bool) -> Checked {
+    fn apply_ship(
+        &mut self,
+        place: Place,
+        to: InstanceId,
+        epoch: Epoch,
+        message: Pcm,
+        keep: bool,
+    ) -> Checked {
         ensure!(carries_page(&message), "ships a page without saying so");
         let Pcm::Response { version, dirty, grant, .. } = message else { return Ok(()) };
         let frame = &self.nodes[place.node].frames[place.page];
@@ -281,7 +290,6 @@ impl Cluster {
             frame.transit.push(Transit { to: usize::from(to.0), grant, content });
         }
         self.summary.ships += 1;
-        let epoch = self.nodes[place.node].grd.view().epoch_of(&self.pages[place.page].tag);
         self.send(place, to, epoch, message, Some(content))
     }
 

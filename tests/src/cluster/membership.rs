@@ -195,7 +195,7 @@ impl Cluster {
         self.membership.view = Arc::clone(&next);
         self.summary.views += 1;
         for &node in joined {
-            self.join(node, &next)?;
+            self.join(node, &next);
         }
         for member in next.members() {
             let node = usize::from(member.id.0);
@@ -210,13 +210,12 @@ impl Cluster {
     }
 
     /// An instance begins its life with the view that it is a member of.
-    pub(super) fn join(&mut self, node: usize, view: &Arc<View>) -> Checked {
+    pub(super) fn join(&mut self, node: usize, view: &Arc<View>) {
         let life = self.nodes[node].life;
         self.nodes[node].begin(Grd::new(instance_id_of(node), life, Arc::clone(view)));
         self.membership.told[node].clear();
         self.network.begin_life(node, life);
         self.meet(node, view);
-        Ok(())
     }
 
     /// Sessions as the view has members.

@@ -151,11 +151,12 @@ impl Options {
     fn healthy(random: &mut Random) -> Self {
         let weight = |random: &mut Random| random.pick(&[1, 3, 10, 30]);
         let instances = random.pick(&[2, 2, 3, 3, 3, 4, 4, 5, 6, 8, 12, 16]);
+        let threads = 1 + random.below(4);
         Self {
             instances,
             members: instances,
             pages: 1 + random.below(6),
-            threads: 1 + random.below(4),
+            threads,
             steps: random.between(500, 3000),
             exclusive_percent: random.pick(&[5, 20, 50, 80]),
             release_percent: random.pick(&[10, 30, 60]),
@@ -164,7 +165,8 @@ impl Options {
             stall_percent: random.pick(&[0, 2, 10]),
             late_post_percent: random.pick(&[0, 10, 50]),
             credits: random.pick(&[1, 2, 4, 16]),
-            requests_max: random.pick(&[1, 2, 8]),
+            // A thread that waits holds guards: with fewer, instances could wait for each other.
+            requests_max: threads + random.pick(&[0, 1, 8]),
             read_failure_percent: 0,
             write_failure_percent: 0,
             lease_steps: random.pick(&[100, 400]),

@@ -151,7 +151,7 @@ impl Cluster {
             content = made.content;
         }
         let changed = content.version != base;
-        self.trace.detail(|| format!("redo from v{base} to v{last}"));
+        self.trace.detail(place.page, || format!("redo from v{base} to v{last}"));
         let node = &mut self.nodes[place.node];
         node.clock = node.clock.max(last);
         let frame = &mut node.frames[place.page];
@@ -161,6 +161,15 @@ impl Cluster {
         }
         self.summary.redone += u64::from(changed);
         Ok(())
+    }
+
+    /// The recoverer's waiter for this page.
+    pub(super) fn redo_waiter(&self, place: Place) -> Option<WaiterId> {
+        let redo = self.redo.as_ref().filter(|redo| redo.by == place.node)?;
+        match redo.pages[place.page] {
+            Progress::Asked(waiter) => Some(waiter),
+            Progress::ToDo | Progress::Granted | Progress::Done => None,
+        }
     }
 
     /// The recoverer could not have it: once more.

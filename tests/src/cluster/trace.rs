@@ -70,7 +70,14 @@ impl Trace {
 
     /// The last actions about `page` and about the cluster.
     pub(super) fn into_lines(self, page: usize) -> Vec<String> {
-        let about = |action: &Action| action.page.is_none_or(|about| about == page);
+        // What the runtime wanted and nothing came of is left out.
+        let nothing = |words: &str| {
+            let idle = ["Evict {", "WriteBack {", "PastImageWanted {", "Stat {", "Flushed {"];
+            !words.contains('\n') && idle.iter().any(|idle| words.contains(idle))
+        };
+        let about = |action: &Action| {
+            action.page.is_none_or(|about| about == page) && !nothing(&action.words)
+        };
         let lines: Vec<_> = self.actions.into_iter().filter(about).map(|a| a.words).collect();
         lines[lines.len().saturating_sub(PRINTED)..].to_vec()
     }
@@ -85,25 +92,44 @@ pub(super) fn view_words(view: &View) -> String {
     format!("view {}: [{}], dead [{}]", view.epoch(), members.join(", "), dead.join(", "))
 }
 
-/// As it is written in the code, without the types around numbers and without what is zero.
+/// As it is written in the code, without the types around numbers and without the page, which stands
+/// before it already.
 fn short(words: &str) -> String {
     let mut out = words.to_owned();
-    for wrapper in ["InstanceId", "GrantNumber", "Incarnation", "Epoch", "WaiterId", "PartitionId"] {
-        out = out.replace(&format!("{wrapper}("), "(");
+    let numbers = [
+        "InstanceId(",
+        "GrantNumber(",
+        "Incarnation(",
+        "Epoch(",
+        "WaiterId(",
+        "PartitionId(",
+        "Lsn(",
+    ];
+    for wrapper in numbers {
+        while let Some(from) = out.find(wrapper) {
+            let Some(length) = out[from..].find(')') else { break };
+            out.remove(from + length);
+            out.replace_range(from..from + wrapper.len(), "");
+        }
     }
-    for (from, to) in
-        [("RequestId { instance: (", "(("), (" incarnation: (", " ("), (" sequence: ", " #")]
+    for (from, to, rest) in
+        [("tag: BufferTag {", '}', ""), ("RequestId { instance: ", '}', "request ")]
     {
-        out = out.replace(from, to);
-    }
-    // The page stands before it already.
-    while let Some(from) = out.find("tag: BufferTag {") {
-        let Some(length) = out[from..].find('}') else { break };
-        let until = from + length + 1;
-        let until = if out[until..].starts_with(", ") { until + 2 } else { until };
-        out.replace_range(from..until, "");
+        while let Some(at) = out.find(from) {
+            let Some(length) = out[at..].find(to) else { break };
+            let until = at + length + 1;
+            let inside: String =
+                out[at + from.len()..until - 1].split(", ").map(last_word).collect::<Vec<_>>().join("/");
+            let said = if rest.is_empty() { String::new() } else { inside };
+            let until = if said.is_empty() && out[until..].starts_with(", ") { until + 2 } else { until };
+            out.replace_range(at..until, &said);
+        }
     }
     out
+}
+
+fn last_word(words: &str) -> &str {
+    words.trim().rsplit(' ').next().unwrap_or_default()
 }
 
 pub(super) fn event_words(event: &Event) -> String {

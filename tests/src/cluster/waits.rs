@@ -7,14 +7,18 @@ use super::{
 use pagewire_protocol::Mode;
 
 impl Cluster {
+    /// As long as nothing is disturbed; otherwise everyone has what it wants after the heal.
     pub(super) fn check_waits(&self) -> Checked {
+        if self.membership.disturbed {
+            return Ok(());
+        }
         for (node, thread) in self.threads() {
             if let Some(waiting) = thread.waiting {
                 let waited = self.summary.steps - waiting.since;
                 let Waiting { page, mode, .. } = waiting;
                 ensure!(
                     waited < WAIT_STEPS_MAX,
-                    "instance {node} has waited {waited} steps for page {page} in {mode}"
+                    "I5: instance {node} has waited {waited} steps for page {page} in {mode}"
                 );
             }
         }
@@ -28,7 +32,8 @@ impl Cluster {
     /// One thread wants a page in `wanted` while all others stream through it in the other mode.
     pub(super) fn probe_starvation(&mut self, wanted: Mode) -> Checked {
         let page = self.random.index(self.pages.len());
-        let probe = self.random.index(self.nodes.len());
+        let active: Vec<_> = (0..self.nodes.len()).filter(|&at| self.nodes[at].is_active()).collect();
+        let probe = active[self.random.index(active.len())];
         let mode = if wanted == Mode::X { Mode::S } else { Mode::X };
         self.habit = Habit::Stream { page, mode, probe };
         for _ in 0..STREAM_STEPS {

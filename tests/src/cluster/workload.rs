@@ -2,7 +2,13 @@
 //!
 //! A thread may hold several guards; it takes pages in ascending order, as DESIGN 5.2 asks.
 
-use super::{Checked, Cluster, Node, Place, content::{Content, Version}, ensure, thread_of};
+use super::{
+    Checked, Cluster, Node, Place,
+    content::{Content, Version},
+    ensure,
+    redo::REDO_THREAD,
+    thread_of,
+};
 use pagewire_node::grd::{AcquireError, Event, WaiterId};
 use pagewire_protocol::{Lsn, Mode};
 
@@ -49,6 +55,11 @@ pub(super) struct Thread {
 }
 
 impl Thread {
+    /// The instance is fenced: guards that are out fail when they are used.
+    pub(super) fn lose_guards(&mut self) {
+        self.guards.clear();
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.guards.is_empty() && self.waiting.is_none()
     }
@@ -60,7 +71,8 @@ impl Thread {
 
 impl Cluster {
     pub(super) fn anyone_could_release(&self) -> bool {
-        self.nodes.iter().any(|node| node.threads.iter().any(Thread::could_release))
+        let could = |node: &Node| node.is_active() && node.threads.iter().any(Thread::could_release);
+        self.nodes.iter().any(could)
     }
 
     pub(super) fn thread_step(&mut self) -> Checked {
@@ -96,7 +108,7 @@ impl Cluster {
         let mut places = (first..first + all).map(|at| ((at % all) / threads, at % threads));
         places.find(|&(node, thread)| {
             let node = &self.nodes[node];
-            wanted(node, &node.threads[thread])
+            node.is_active() && wanted(node, &node.threads[thread])
         })
     }
 
@@ -112,6 +124,9 @@ impl Cluster {
     fn mixed_step(&mut self, node: usize, thread: usize) -> Checked {
         let it = &self.nodes[node].threads[thread];
         let Some(last) = it.guards.iter().map(|guard| guard.page).max() else {
+            if self.nodes[node].leaving {
+                return Ok(());
+            }
             let page = self.random.index(self.pages.len());
             return self.acquire_any(node, thread, page);
         };
@@ -135,8 +150,8 @@ impl Cluster {
     pub(super) fn acquire(&mut self, node: usize, thread: usize, page: usize, mode: Mode) -> Checked {
         let place = Place { node, page };
         if self.nodes[node].frames[page].may_pin(mode) {
-            self.trace.action(self.summary.steps, || {
-                format!("instance {node} page {page} thread {thread} pins {mode} by itself")
+            self.trace.action(page, self.summary.steps, || {
+                format!("instance {node} thread {thread} pins {mode} by itself")
             });
             let seen = self.grant(place, mode)?;
             self.nodes[node].threads[thread].guards.push(Guard { page, mode, seen });
@@ -172,29 +187,35 @@ impl Cluster {
     pub(super) fn first_waiter(&self, place: Place) -> Option<(WaiterId, Mode)> {
         let waiting = self.nodes[place.node].threads.iter().filter_map(|thread| thread.waiting);
         let here = waiting.filter(|waiting| waiting.page == place.page);
-        here.map(|waiting| (waiting.waiter, waiting.mode)).min()
+        let here = here.map(|waiting| (waiting.waiter, waiting.mode));
+        here.chain(self.redo_waiter(place).map(|waiter| (waiter, Mode::X))).min()
     }
 
     /// The wait that `waiter` stands for is over: it must be going on until now.
     fn end_wait(&mut self, place: Place, waiter: WaiterId) -> Checked<Waiting> {
-        let it = &mut self.nodes[place.node].threads[thread_of(waiter)];
+        let Some(it) = self.nodes[place.node].threads.get_mut(at(waiter)) else {
+            return Err(format!("I5: waiter {} ends, which is of no thread", waiter.0));
+        };
         let waiting = it.waiting.filter(|w| w.waiter == waiter && w.page == place.page);
         let Some(waiting) = waiting else {
-            return Err(format!("waiter {} ends, but nobody waits so", waiter.0));
+            return Err(format!("I5: waiter {} ends, but nobody waits so", waiter.0));
         };
         (it.waiting, it.former) = (None, Some(waiter));
-        let frame = &mut self.nodes[place.node].frames[place.page];
-        frame.owed = frame.owed.filter(|&owed| owed != waiter);
+        self.clear_owed(place, waiter);
         let waited = self.summary.steps - waiting.since;
         self.summary.longest_wait_steps = self.summary.longest_wait_steps.max(waited);
         Ok(waiting)
     }
 
     pub(super) fn apply_complete(&mut self, place: Place, waiter: WaiterId, mode: Mode) -> Checked {
+        if thread_of(waiter) == REDO_THREAD {
+            self.clear_owed(place, waiter);
+            return self.redo_granted(place, waiter);
+        }
         let waiting = self.end_wait(place, waiter)?;
         ensure!(waiting.mode == mode, "waits for {}, gets {mode}", waiting.mode);
         let seen = self.grant(place, mode)?;
-        let it = &mut self.nodes[place.node].threads[thread_of(waiter)];
+        let it = &mut self.nodes[place.node].threads[at(waiter)];
         it.guards.push(Guard { page: place.page, mode, seen });
         self.summary.completed += 1;
         Ok(())
@@ -206,15 +227,30 @@ impl Cluster {
         waiter: WaiterId,
         error: Option<&AcquireError>,
     ) -> Checked {
-        self.end_wait(place, waiter)?;
+        if thread_of(waiter) == REDO_THREAD {
+            self.clear_owed(place, waiter);
+            self.redo_failed(place);
+        } else {
+            self.end_wait(place, waiter)?;
+        }
+        let fenced = self.nodes[place.node].fenced;
         match error {
             None => Ok(()),
             Some(AcquireError::Storage { .. }) if self.options.read_failure_percent > 0 => {
                 self.summary.failed += 1;
                 Ok(())
             }
-            Some(error) => Err(format!("a waiter fails though nothing is wrong: {error}")),
+            Some(AcquireError::LeaseExpired { .. }) if fenced => {
+                self.summary.failed += 1;
+                Ok(())
+            }
+            Some(error) => Err(format!("I5: a waiter fails though nothing is wrong: {error}")),
         }
+    }
+
+    fn clear_owed(&mut self, place: Place, waiter: WaiterId) {
+        let frame = &mut self.nodes[place.node].frames[place.page];
+        frame.owed = frame.owed.filter(|&owed| owed != waiter);
     }
 
     // ---- with a guard --------------------------------------------------------------------------
@@ -228,15 +264,15 @@ impl Cluster {
         let page = it.guards[at].page;
         let others = self.nodes.iter().enumerate().any(|(other, node_)| {
             let frame = &node_.frames[page];
-            if other == node { frame.shared > 0 } else { frame.is_pinned() }
+            if other == node { frame.shared > 0 } else { node_.is_live() && frame.is_pinned() }
         });
-        ensure!(!others, "instance {node} changes page {page} while others have guards of it");
+        ensure!(!others, "I1: instance {node} changes page {page} while others have guards of it");
         let value = self.random.next_u64();
         let it = &mut self.nodes[node];
         it.clock = Lsn(it.clock.0 + 1);
         let content = Content { version: it.clock, value };
-        self.trace.action(self.summary.steps, || {
-            format!("instance {node} page {page} thread {thread} makes v{}", content.version.0)
+        self.trace.action(page, self.summary.steps, || {
+            format!("instance {node} thread {thread} makes v{}", content.version.0)
         });
         it.frames[page].held = Some(content);
         it.frames[page].dirty = true;
@@ -254,12 +290,16 @@ impl Cluster {
     fn release(&mut self, node: usize, thread: usize) -> Checked {
         let guards = &mut self.nodes[node].threads[thread].guards;
         let Guard { page, mode, seen } = guards.swap_remove(self.random.index(guards.len()));
-        self.trace.action(self.summary.steps, || {
-            format!("instance {node} page {page} thread {thread} unpins {mode}")
+        self.trace.action(page, self.summary.steps, || {
+            format!("instance {node} thread {thread} unpins {mode}")
         });
-        ensure!(seen == self.pages[page].truth(), "the page changed under a guard");
+        ensure!(seen == self.pages[page].truth(), "I2: the page changed under a guard");
         self.nodes[node].frames[page].unpin(mode);
         self.note_drained(Place { node, page });
         self.check_page(page)
     }
+}
+
+fn at(waiter: WaiterId) -> usize {
+    usize::try_from(thread_of(waiter)).unwrap_or(usize::MAX)
 }
