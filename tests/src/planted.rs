@@ -15,12 +15,17 @@ pub fn choose(name: &'static str) {
     pagewire_transport::planted::choose(name);
 }
 
-/// Runs up to `seeds` seeds with the bug `name`, or with `all` one after the other, and prints which
-/// seed found each. True when all were found.
+/// Runs up to `seeds` seeds, each of the shape that it is given, with the bug `name`, or with `all`
+/// one after the other, and prints which seed found each. True when all were found.
 ///
 /// # Errors
 /// When there is no bug of that name.
-pub fn find(name: &str, base: u64, seeds: u64) -> Result<bool, String> {
+pub fn find(
+    name: &str,
+    base: u64,
+    seeds: u64,
+    shape: impl Fn(u64) -> Options,
+) -> Result<bool, String> {
     let bugs: Vec<_> = all().into_iter().filter(|bug| name == "all" || bug.0 == name).collect();
     if bugs.is_empty() {
         let names: Vec<_> = all().into_iter().map(|bug| bug.0).collect();
@@ -30,7 +35,7 @@ pub fn find(name: &str, base: u64, seeds: u64) -> Result<bool, String> {
     for (name, what) in &bugs {
         choose(name);
         let seed = (0..seeds).map(|n| base.wrapping_add(n)).enumerate().find_map(|(n, seed)| {
-            first_failure(seed, &Options::mixed(seed)).map(|(_, what)| (n + 1, seed, what))
+            first_failure(seed, &shape(seed)).map(|(_, what)| (n + 1, seed, what))
         });
         choose("");
         match seed {

@@ -16,7 +16,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("session_state_behind", "the handshake asks for a message that was acknowledged"),
     ("session_move_forgets_acks", "a move goes back to what the peer stated before it acknowledged"),
     ("session_never_lazy", "acknowledgements that are not urgent never leave"),
-    ("session_reuse_sequence", "a message that was sent is not counted: the next has its number"),
+    ("session_ignore_credit", "messages are sent for which no receive is posted"),
     ("session_keep_acknowledged", "an acknowledged message now and then stays in the window"),
 ];
 

@@ -61,7 +61,10 @@ fn main() -> ExitCode {
     // A panic is a failure that is told with its seed.
     std::panic::set_hook(Box::new(|_| {}));
     let done = match &arguments.planted {
-        Some(name) => planted::find(name, arguments.seed_base, arguments.seeds.max(2000)),
+        Some(name) => arguments.options(1).and_then(|_| {
+            let shape = |seed| arguments.options(seed).unwrap_or_else(|_| Options::mixed(seed));
+            planted::find(name, arguments.seed_base, arguments.seeds.max(2000), shape)
+        }),
         None => simulate(&arguments),
     };
     match done {

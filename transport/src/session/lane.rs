@@ -175,7 +175,7 @@ impl LaneState {
     #[inline]
     #[allow(clippy::result_large_err)] // Back-pressure hands the message back by value.
     pub(super) fn submit(&mut self, message: Message, linked: bool) -> Result<(), Message> {
-        if self.room(linked) == 0 {
+        if self.room(linked) == 0 && !planted::is("session_ignore_credit") {
             return Err(message);
         }
         self.retained.push_back(message);
@@ -185,7 +185,7 @@ impl LaneState {
 
     #[inline]
     pub(super) fn next_outgoing(&self) -> Option<(Sequence, &Message)> {
-        if self.credit_left() == 0 {
+        if self.credit_left() == 0 && !planted::is("session_ignore_credit") {
             return None;
         }
         let position = usize::try_from(self.cursor.0 - self.acked.0 - 1).ok()?;
@@ -197,9 +197,7 @@ impl LaneState {
         debug_assert!(self.next_outgoing().is_some());
         let first = self.cursor > self.high_water;
         self.high_water = self.high_water.max(self.cursor);
-        if !(planted::is("session_reuse_sequence") && self.cursor.0 % 16 == 0) {
-            self.cursor = self.cursor.next();
-        }
+        self.cursor = self.cursor.next();
         self.sent = self.sent.wrapping_add(1);
         self.told();
         self.check();
