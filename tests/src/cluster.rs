@@ -218,7 +218,7 @@ impl Cluster {
         };
         for at in 0..count(options.members) {
             cluster.nodes[at].life = Incarnation(1);
-            cluster.join(at, &view);
+            cluster.join(at, &view).expect("a first view is no fault");
         }
         cluster
     }

@@ -15,9 +15,27 @@ enum Role {
     Holder,
 }
 
-const MASTER_STATES: [&str; 4] = ["no entry", "free", "exclusive", "converting"];
-const HOLDER_STATES: [&str; 8] =
-    ["nothing", "S", "S busy", "X", "X busy", "requesting", "in transit", "releasing"];
+const MASTER_STATES: [&str; 8] = [
+    "no entry",
+    "storage only",
+    "shared",
+    "exclusive",
+    "converting",
+    "loading",
+    "repairing",
+    "lost",
+];
+const HOLDER_STATES: [&str; 9] = [
+    "nothing",
+    "S",
+    "S busy",
+    "X",
+    "X busy",
+    "requesting",
+    "in transit",
+    "releasing",
+    "past image",
+];
 const EPOCHS: [&str; 3] = ["same epoch", "older epoch", "newer epoch"];
 
 type Cell = (Role, &'static str, &'static str, &'static str, Option<Fault>);
@@ -59,6 +77,7 @@ fn kind(message: &Pcm) -> (Role, &'static str) {
         Pcm::Discard { .. } => (Holder, "DISCARD"),
         Pcm::Discarded { .. } => (Master, "DISCARDED"),
         Pcm::WriteRequest { .. } => (Master, "WRITE_REQUEST"),
+        Pcm::Write { .. } => (Holder, "WRITE"),
         Pcm::Refuse { .. } => (Master, "REFUSE"),
         Pcm::Query { .. } => (Holder, "QUERY"),
         Pcm::Report { .. } => (Master, "REPORT"),
@@ -80,7 +99,7 @@ const MASTER_MESSAGES: [&str; 10] = [
     "REPORT",
     "ASSIGNED",
 ];
-const HOLDER_MESSAGES: [&str; 10] = [
+const HOLDER_MESSAGES: [&str; 11] = [
     "SHIP",
     "INVALIDATE",
     "INVALIDATED",
@@ -88,17 +107,22 @@ const HOLDER_MESSAGES: [&str; 10] = [
     "RELEASED",
     "NAK",
     "DISCARD",
+    "WRITE",
     "QUERY",
     "ASSIGN",
     "RESPONSE",
 ];
 
-fn master_state(entry: Option<&EntryView>) -> &'static str {
+fn master_state(loading: bool, entry: Option<&EntryView>) -> &'static str {
     match entry {
+        _ if loading => "loading",
         None => "no entry",
+        Some(entry) if entry.repairing => "repairing",
+        Some(entry) if entry.lost => "lost",
         Some(entry) if entry.converting => "converting",
         Some(entry) if entry.exclusive => "exclusive",
-        Some(_) => "free",
+        Some(entry) if entry.holders.is_empty() => "storage only",
+        Some(_) => "shared",
     }
 }
 
@@ -112,6 +136,7 @@ fn holder_state(holding: Option<&HoldingView>) -> &'static str {
         Mode::S => "S",
         Mode::N if it.in_transit => "in transit",
         Mode::N if it.busy => "requesting",
+        Mode::N if it.past_image.is_some() => "past image",
         Mode::N => "nothing",
     }
 }
@@ -124,7 +149,10 @@ impl Cluster {
             let (node, tag) = (&self.nodes[place.node].grd, &self.pages[place.page].tag);
             let (role, message) = kind(message);
             let state = match role {
-                Role::Master => master_state(node.entry(tag).as_ref()),
+                Role::Master => {
+                    let loading = node.loading().any(|partition| partition == tag.partition());
+                    master_state(loading, node.entry(tag).as_ref())
+                }
                 Role::Holder => holder_state(node.holding(tag).as_ref()),
             };
             let own = node.view().epoch_of(tag);

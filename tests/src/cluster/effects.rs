@@ -250,12 +250,17 @@ impl Cluster {
 
     fn apply_request_over(&mut self, place: Place) -> Checked {
         let first = self.first_waiter(place);
-        let frame = &mut self.nodes[place.node].frames[place.page];
+        let node = &mut self.nodes[place.node];
+        let mode = node.grd.holding(&self.pages[place.page].tag).map(|holding| holding.mode);
+        let frame = &mut node.frames[place.page];
         let Some((_, want)) = frame.request.take() else {
             return Err("I5: a request is over that was never made".to_owned());
         };
         ensure!(!frame.reading, "a request is over while its page is being read");
-        frame.owed = first.filter(|&(_, mode)| mode <= want).map(|(waiter, _)| waiter);
+        // It was granted, not refused: then it is of use to its first waiter.
+        let granted = mode.is_some_and(|mode| mode >= want);
+        let owed = first.filter(|&(_, mode)| granted && mode <= want);
+        frame.owed = owed.map(|(waiter, _)| waiter);
         self.requests.retain(|waiting| waiting.place != place);
         Ok(())
     }

@@ -163,7 +163,7 @@ impl Cluster {
             ensure!(version >= it.directory_version, "I2: the directory's version went back");
             it.directory_version = version;
         }
-        if self.is_moving(&entry) || entry.converting {
+        if self.is_moving(page) || entry.converting || entry.repairing {
             return Ok(());
         }
         ensure!(entry.queued == 0, "I5: requests wait, and nothing is converting");
@@ -194,11 +194,11 @@ impl Cluster {
         check_entry(&entry)
     }
 
-    /// The entry is being collected or repaired.
-    #[allow(clippy::unused_self)]
-    pub(super) fn is_moving(&self, entry: &EntryView) -> bool {
-        let _ = entry;
-        false
+    /// The master of the page is still collecting what others have of its partition.
+    pub(super) fn is_moving(&self, page: usize) -> bool {
+        let it = &self.pages[page];
+        let partition = it.tag.partition();
+        self.nodes[it.master].grd.loading().any(|loading| loading == partition)
     }
 
     // ---- what redo looks at ----------------------------------------------------------------------
@@ -211,7 +211,7 @@ impl Cluster {
     /// The master knows who has the page.
     pub(super) fn is_settled_entry(&self, master: usize, page: usize) -> bool {
         let entry = self.nodes[master].grd.entry(&self.pages[page].tag);
-        entry.is_none_or(|entry| !self.is_moving(&entry) && !entry.converting)
+        !self.is_moving(page) && entry.is_none_or(|entry| !entry.repairing && !entry.converting)
     }
 
     /// Somebody has the current version.

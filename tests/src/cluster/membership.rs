@@ -188,6 +188,8 @@ impl Cluster {
         }
         let dead = self.membership.dead.clone();
         let next = old.next(members, dead).map_err(|error| format!("no view: {error}"))?;
+        // It travels as bytes.
+        let next = View::decode(&next.encode()).map_err(|error| format!("no view: {error}"))?;
         let next = Arc::new(next);
         ensure!(next.epoch() > old.epoch(), "I6: the epoch goes back");
         self.membership.disturbed = true;
@@ -195,7 +197,7 @@ impl Cluster {
         self.membership.view = Arc::clone(&next);
         self.summary.views += 1;
         for &node in joined {
-            self.join(node, &next);
+            self.join(node, &next)?;
         }
         for member in next.members() {
             let node = usize::from(member.id.0);
@@ -210,12 +212,13 @@ impl Cluster {
     }
 
     /// An instance begins its life with the view that it is a member of.
-    pub(super) fn join(&mut self, node: usize, view: &Arc<View>) {
+    pub(super) fn join(&mut self, node: usize, view: &Arc<View>) -> Checked {
         let life = self.nodes[node].life;
         self.nodes[node].begin(Grd::new(instance_id_of(node), life, Arc::clone(view)));
         self.membership.told[node].clear();
         self.network.begin_life(node, life);
         self.meet(node, view);
+        self.feed_all(node, Event::Continue)
     }
 
     /// Sessions as the view has members.

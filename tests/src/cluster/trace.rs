@@ -72,7 +72,15 @@ impl Trace {
     pub(super) fn into_lines(self, page: usize) -> Vec<String> {
         // What the runtime wanted and nothing came of is left out.
         let nothing = |words: &str| {
-            let idle = ["Evict {", "WriteBack {", "PastImageWanted {", "Stat {", "Flushed {"];
+            let idle = [
+                "Evict {",
+                "WriteBack {",
+                "PastImageWanted {",
+                "Stat {",
+                "Flushed {",
+                "pins S by itself",
+                "unpins S",
+            ];
             !words.contains('\n') && idle.iter().any(|idle| words.contains(idle))
         };
         let about = |action: &Action| {
