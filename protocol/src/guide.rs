@@ -24,12 +24,22 @@ pub const GUIDE_RECORDS_MAX: usize = 4096 / GUIDE_RECORD_BYTES;
 /// Bytes of the body of PCM_LOAD_GUIDE.
 pub const GUIDE_BODY_BYTES: usize = 4;
 
+/// The lower half of a request's sequence, as reports have it.
+#[must_use]
+pub fn lower_half(sequence: u64) -> u32 {
+    u32::try_from(sequence & u64::from(u32::MAX)).unwrap_or(0)
+}
+
 /// A copy that was shipped away, and whose arrival the master has not confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transit {
     /// To whom.
     pub to: InstanceId,
-    /// Under which grant.
+    /// That one is no member any more, as far as the reporter knows.
+    pub to_dead: bool,
+    /// The request that was answered with it: the lower half of its sequence.
+    pub request: u32,
+    /// Under which grant; less than 2^48.
     pub grant: GrantNumber,
     /// Version of the copy.
     pub version: Lsn,
@@ -42,7 +52,7 @@ pub struct Transit {
 pub struct Report {
     /// Mode in which it is held.
     pub mode: Mode,
-    /// The grant under which it is held.
+    /// The grant under which it is held; less than 2^48.
     pub grant: GrantNumber,
     /// Version at the last grant or drain.
     pub version: Lsn,
@@ -56,6 +66,9 @@ pub struct Report {
     pub transit: Option<Transit>,
     /// Version of the past image that is kept.
     pub past: Option<Lsn>,
+    /// The request for the page that is not answered yet: the lower half of its sequence. A copy in
+    /// transit for another request has arrived long ago.
+    pub pending: Option<u32>,
 }
 
 impl Report {
