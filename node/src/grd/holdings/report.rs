@@ -109,15 +109,14 @@ impl Holdings {
     /// Forgets what was on its way.
     fn cut(&mut self, tag: BufferTag, fence: GrantNumber, out: &mut Out<'_>) {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
-        h.revocation = None;
-        h.parked = None;
+        (h.revocation, h.parked, h.fence) = (None, None, fence);
         if h.activity == Activity::Releasing {
             // It is tried again, if the page is not wanted after all.
             h.activity = Activity::Idle;
             (h.wants_eviction, h.reopen) = (true, true);
         }
         let Some(p) = h.pending else { return };
-        h.pending = Some(Pending { fence, ..Pending::new(p.request, p.want, p.recovery) });
+        h.pending = Some(Pending::new(p.request, p.want, p.recovery));
         if let (true, false, Some(grant)) = (p.page, p.held, p.grant) {
             (h.mode, h.grant, h.version) = (Mode::S, grant, p.version);
             take(h, tag, &p, out);
