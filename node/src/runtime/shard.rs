@@ -46,7 +46,7 @@ use crate::{
     grd::{Effect, Event as Input, Grd, TagMap},
     store::Store,
 };
-use pagewire_protocol::{BufferTag, GrantNumber, Incarnation, InstanceId, Lane, Pcm};
+use pagewire_protocol::{BufferTag, Epoch, GrantNumber, Incarnation, InstanceId, Lane, Pcm};
 use pagewire_transport::{
     Arena, Endpoint, EndpointConfig, Frame, SharedFrame, counters::EndpointCounters,
 };
@@ -99,12 +99,14 @@ pub struct Shard {
     io: IoThreads,
     handles: Vec<HandleEnd>,
     outbox: Outbox,
+    /// The page that came with the event that the core is handling.
+    newcomer: Option<Frame>,
     /// Pages that came and are not installed yet.
     arrivals: TagMap<Frame>,
     /// Pages shipped away and not claimed yet.
     transits: TagMap<(GrantNumber, SharedFrame)>,
     /// Requests that wait for room, the oldest first.
-    waiting: VecDeque<(InstanceId, BufferTag, Pcm)>,
+    waiting: VecDeque<(InstanceId, BufferTag, Epoch, Pcm)>,
     outstanding: usize,
     outstanding_max: usize,
     inputs: VecDeque<Input>,
@@ -196,6 +198,7 @@ impl Shard {
             endpoint,
             handles: Vec::new(),
             outbox: Outbox::default(),
+            newcomer: None,
             arrivals: TagMap::default(),
             transits: TagMap::default(),
             waiting: VecDeque::with_capacity(64),
@@ -247,7 +250,7 @@ impl Shard {
     #[must_use]
     pub fn peers_missing(&self) -> Vec<InstanceId> {
         let is_missing = |id: &InstanceId| *id != self.me && !self.linked.contains(id);
-        self.grd.view().members().iter().copied().filter(is_missing).collect()
+        self.grd.view().members().iter().map(|member| member.id).filter(is_missing).collect()
     }
 
     /// The refusal of a peer that this instance has to go for, if there is one.
