@@ -302,6 +302,8 @@ impl Grd {
                     .tell_own(partition, out.view, |record| directory.guide(me, record, &mut out));
             }
         }
+        // Of whatever is being collected this instance has told what it has.
+        directory.guide(out.me, GuideRecord::Nothing { epoch }, &mut out);
         effects.push(Effect::ViewInstalled { epoch });
         for guide in std::mem::take(&mut self.parked_guides) {
             self.guide(guide, effects);

@@ -32,14 +32,16 @@ impl Holdings {
         out.effect(Effect::Request { to, tag, epoch, message });
     }
 
-    /// Nobody waits for it any more: it ends without a grant if it can.
+    /// Nobody waits for it any more, or somebody needs more than it asks for: it ends without a grant
+    /// if it can.
     pub(super) fn cancel(&mut self, tag: BufferTag, out: &mut Out<'_>) {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
-        if !h.waiters.is_empty() || h.asked {
+        let Some(p) = h.pending.as_mut().filter(|p| p.grant.is_none() && !p.cancelled) else {
             return;
-        }
-        let open = h.pending.as_mut().filter(|p| p.grant.is_none() && !p.cancelled);
-        if let Some(p) = open {
+        };
+        let front = self.pool.front(h.waiters);
+        let wanted = front.map_or(h.asked, |first| p.recovery || !first.recovery);
+        if !wanted {
             p.cancelled = true;
             out.send_to_master(tag, Pcm::Cancel { request: p.request });
         }
