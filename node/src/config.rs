@@ -219,6 +219,7 @@ impl NodeConfig {
         Ok(EndpointConfig {
             cluster_key,
             shards: self.shards,
+            view_epoch: view.epoch(),
             view_hash: view.hash(),
             credits: self.credits,
             page_crc: self.page_crc,

@@ -9,6 +9,7 @@ use crate::{
     runtime::{End, Handle, Node, NodeError, PeerLinks, ReadGuard, WhyTcp, WriteGuard},
 };
 use pagewire_protocol::{BufferTag, Incarnation, InstanceId, LinkKind, Lsn, TcpReason};
+use pagewire_transport::arena::LeaseExpired;
 use std::{net::SocketAddr, time::Duration};
 
 /// A running node that an agent drives.
@@ -115,7 +116,7 @@ impl Pages for Handle {
 }
 
 impl PageWrite for WriteGuard<'_> {
-    fn update(&mut self, change: &mut dyn FnMut(&mut [u8])) -> Lsn {
+    fn update(&mut self, change: &mut dyn FnMut(&mut [u8])) -> Result<Lsn, LeaseExpired> {
         WriteGuard::update(self, change)
     }
 }

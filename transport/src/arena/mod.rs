@@ -8,12 +8,14 @@
 
 mod frame;
 mod layout;
+mod lease;
 mod limits;
 mod memory;
 mod pages;
 mod view;
 
 pub use frame::{Frame, SharedFrame};
+pub use lease::{Lease, LeaseExpired};
 pub(crate) use memory::lock_limits_bytes;
 pub use pages::{
     Drain, ExclusivePin, PageTable, PageView, PinMiss, PinTicket, SharedPin, StillShared,
