@@ -384,11 +384,26 @@ impl WriteGuard<'_> {
     /// [`LeaseExpired`] when the lease of this instance is over, or ended meanwhile: the change
     /// counts for nothing, and what follows from it must not be done.
     pub fn update(&mut self, change: impl FnOnce(&mut [u8])) -> Result<Lsn, LeaseExpired> {
+        self.update_logged(Lsn::ZERO, change)
+    }
+
+    /// As [`WriteGuard::update`], of a change that this instance's redo log describes up to
+    /// `redo_end`: the page does not leave the instance, and is not written to storage, before the
+    /// [`RedoLog`](super::RedoLog) is durable up to there.
+    ///
+    /// # Errors
+    /// As [`WriteGuard::update`].
+    pub fn update_logged(
+        &mut self,
+        redo_end: Lsn,
+        change: impl FnOnce(&mut [u8]),
+    ) -> Result<Lsn, LeaseExpired> {
         let pin = self.pin.as_mut().ok_or(LeaseExpired)?;
         let page = pin.page_mut()?;
         let version = self.line.next_version();
         change(page);
         page::set_lsn(page, version);
+        self.line.shared.flush.raise(pin.index(), redo_end);
         pin.page().map(|_| version)
     }
 }

@@ -10,6 +10,7 @@
 //! an only one with [`Shard::poll`].
 
 mod command;
+mod copies;
 mod counters;
 mod error;
 mod handle;
@@ -19,6 +20,7 @@ mod links;
 mod node;
 mod outbox;
 mod pool;
+mod redo;
 mod refusals;
 mod shard;
 mod shards;
@@ -29,4 +31,5 @@ pub use error::NodeError;
 pub use handle::{Handle, ReadGuard, WriteGuard};
 pub use links::{End, PeerLinks, WhyTcp, words};
 pub use node::Node;
+pub use redo::{Flushed, NothingToFlush, RedoLog};
 pub use shard::Shard;

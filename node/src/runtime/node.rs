@@ -5,6 +5,7 @@ use super::{
     error::NodeError,
     handle::Handle,
     links::{self, PeerLinks, WhyTcp},
+    redo::{NothingToFlush, RedoLog},
     shards::{self, Answer, Control, Running, Shards, Status},
 };
 use crate::config::NodeConfig;
@@ -35,7 +36,16 @@ impl Node {
     /// # Errors
     /// [`NodeError`] with what was found, what was expected and what to do.
     pub fn start(config: &NodeConfig) -> Result<Self, NodeError> {
-        let mut shards = Shards::open(config)?;
+        Self::start_with(config, &(Arc::new(NothingToFlush) as _))
+    }
+
+    /// As [`Node::start`], for an instance that has a redo log: no page that it describes leaves
+    /// before its redo is durable.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_with(config: &NodeConfig, redo: &Arc<dyn RedoLog>) -> Result<Self, NodeError> {
+        let mut shards = Shards::open(config, redo)?;
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         for peer in &config.peers {
             shards.add_peer(peer.instance, peer.address)?;

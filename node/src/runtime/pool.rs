@@ -34,6 +34,8 @@ pub(super) struct Drained {
     pub(super) to: Mode,
     pub(super) dirty: bool,
     pub(super) version: Lsn,
+    /// Up to where the redo log has to be durable before it leaves.
+    pub(super) flush: Lsn,
 }
 
 /// See the module.
@@ -115,6 +117,7 @@ impl Pool {
         }
         self.shared.clock.fetch_max(page::lsn(&frame).0, Ordering::Relaxed);
         let index = self.table.publish(frame, tag, Mode::N, dirty);
+        self.shared.flush.set(index, Lsn::ZERO);
         self.enter(tag, index);
     }
 
@@ -143,7 +146,8 @@ impl Pool {
     /// that is not there, so the core goes on and those who wait for it are told.
     pub(super) fn lower(&mut self, tag: &BufferTag, to: Mode) -> Option<Drained> {
         let Some(index) = self.index(tag) else {
-            return Some(Drained { tag: *tag, to, dirty: false, version: Lsn::ZERO });
+            let (version, flush) = (Lsn::ZERO, Lsn::ZERO);
+            return Some(Drained { tag: *tag, to, dirty: false, version, flush });
         };
         self.slot(index).draining = Some(to);
         self.drained(index)
@@ -159,7 +163,9 @@ impl Pool {
         }
         self.slot(index).draining = None;
         let version = self.table.share(index).map_or(Lsn::ZERO, |frame| page::lsn(&frame));
-        Some(Drained { tag, to, dirty: self.table.is_dirty(index), version })
+        let dirty = self.table.is_dirty(index);
+        let flush = if dirty { self.shared.flush.get(index) } else { Lsn::ZERO };
+        Some(Drained { tag, to, dirty, version, flush })
     }
 
     /// Lets local threads pin the page up to `mode`; only up to S while a send still holds its
@@ -207,7 +213,7 @@ impl Pool {
         if self.table.lower(index, Mode::N) == Drain::Waiting {
             return None;
         }
-        let dirty = self.table.is_dirty(index);
+        let (dirty, flush) = (self.table.is_dirty(index), self.shared.flush.get(index));
         // It is wanted, so it is not given up.
         self.keep(tag);
         let old = self.remove(tag)?;
@@ -216,6 +222,7 @@ impl Pool {
             self.arena.take().expect("the arena has a frame for every one that is sent");
         frame.copy_from_slice(&old);
         let index = self.table.publish(frame, *tag, Mode::N, dirty);
+        self.shared.flush.set(index, flush);
         self.enter(*tag, index);
         Some(index)
     }
@@ -253,7 +260,10 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::{index::PageIndex, shared::Panic};
+    use crate::runtime::{
+        index::PageIndex,
+        shared::{FlushPositions, Panic},
+    };
     use pagewire_protocol::{ClusterId, InstanceId};
     use pagewire_transport::{ArenaConfig, Endpoint, EndpointConfig};
     use std::time::Duration;
@@ -266,6 +276,7 @@ mod tests {
         let table = arena.page_table().unwrap();
         let shared = Arc::new(Shared {
             index: PageIndex::new(8),
+            flush: FlushPositions::new(8),
             pages: table.view(),
             clock: Arc::default(),
             waker: endpoint.waker(),
@@ -292,6 +303,28 @@ mod tests {
         pool.set_dirty(&away, true);
         pool.install(away, None, false);
         assert_eq!(pool.counters.protocol_errors.get(), 9);
+    }
+
+    #[test]
+    fn a_page_has_the_flush_position_of_its_last_change_here() {
+        let (arena, mut pool) = pool();
+        pool.install(tag(1), arena.take(), true);
+        let flush = |pool: &mut Pool| pool.lower(&tag(1), Mode::N).map(|drained| drained.flush);
+        assert_eq!(flush(&mut pool), Some(Lsn::ZERO), "its redo was durable before it came");
+        let index = pool.index(&tag(1)).expect("installed");
+        pool.shared.flush.raise(index, Lsn(9));
+        pool.shared.flush.raise(index, Lsn(7));
+        assert_eq!(flush(&mut pool), Some(Lsn(9)));
+        // A page that is copied to another frame takes its position along.
+        let sent = pool.share(&tag(1));
+        assert!(pool.pin(&tag(1), Mode::X).is_some_and(|ticket| ticket.is_exclusive()));
+        assert_eq!(pool.counters.pages_copied.get(), 1);
+        assert_eq!(pool.shared.flush.get(pool.index(&tag(1)).expect("copied")), Lsn(9));
+        drop(sent);
+        pool.set_dirty(&tag(1), false);
+        let clean = pool.slots.iter().position(|slot| slot.tag.is_some());
+        let clean = FrameIndex(u32::try_from(clean.expect("one")).expect("a frame"));
+        assert!(!pool.table.is_dirty(clean));
     }
 
     #[test]

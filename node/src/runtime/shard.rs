@@ -31,6 +31,7 @@ use flush::Flushes;
 
 use super::{
     command::{Command, Completion},
+    copies::Copies,
     counters::NodeCounters,
     error::NodeError,
     handle::{Handle, Line},
@@ -38,18 +39,17 @@ use super::{
     io::IoThreads,
     outbox::Outbox,
     pool::Pool,
+    redo::{NothingToFlush, Redo, RedoLog},
     refusals::Refusals,
-    shared::{Panic, Shared},
+    shared::{FlushPositions, Panic, Shared},
 };
 use crate::{
     config::{CACHE_PAGES_MIN, NodeConfig},
     grd::{Effect, Event as Input, Grd, TagMap},
     store::Store,
 };
-use pagewire_protocol::{BufferTag, GrantNumber, Incarnation, InstanceId, Lane, Pcm};
-use pagewire_transport::{
-    Arena, Endpoint, EndpointConfig, Frame, SharedFrame, counters::EndpointCounters,
-};
+use pagewire_protocol::{BufferTag, Incarnation, InstanceId, Lane, Pcm};
+use pagewire_transport::{Arena, Endpoint, EndpointConfig, Frame, counters::EndpointCounters};
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -85,6 +85,8 @@ pub(super) struct Place {
     pub(super) incarnation: Incarnation,
     /// Greatest page version this instance has seen or given.
     pub(super) clock: Arc<AtomicU64>,
+    /// Its redo log.
+    pub(super) redo: Arc<dyn RedoLog>,
 }
 
 /// One shard; see the module.
@@ -101,8 +103,9 @@ pub struct Shard {
     outbox: Outbox,
     /// Pages that came and are not installed yet.
     arrivals: TagMap<Frame>,
-    /// Pages shipped away and not claimed yet.
-    transits: TagMap<(GrantNumber, SharedFrame)>,
+    /// Pages shipped away and not claimed yet, and past images.
+    copies: Copies,
+    redo: Redo,
     /// Requests that wait for room, the oldest first.
     waiting: VecDeque<(InstanceId, BufferTag, Pcm)>,
     outstanding: usize,
@@ -143,6 +146,7 @@ impl Shard {
             listen: config.listen,
             incarnation: config.next_incarnation(),
             clock: Arc::default(),
+            redo: Arc::new(NothingToFlush),
         };
         Self::start(&config, &place)
     }
@@ -174,6 +178,7 @@ impl Shard {
         let shared = Arc::new(Shared {
             index: PageIndex::new(frames),
             pages: table.view(),
+            flush: FlushPositions::new(frames),
             clock: Arc::clone(&place.clock),
             waker: endpoint.waker(),
             acquire_timeout: Duration::from_millis(config.acquire_timeout_ms),
@@ -181,6 +186,7 @@ impl Shard {
         });
         let io = IoThreads::start(config.io_threads_of_shard(), &store, &arena, &shared.waker)
             .map_err(NodeError::Thread)?;
+        let redo = Redo::new(Arc::clone(&place.redo), shared.waker.clone());
         let limit = limit as usize;
         let counters = Arc::<NodeCounters>::default();
         let pool =
@@ -197,7 +203,8 @@ impl Shard {
             handles: Vec::new(),
             outbox: Outbox::default(),
             arrivals: TagMap::default(),
-            transits: TagMap::default(),
+            copies: Copies::default(),
+            redo,
             waiting: VecDeque::with_capacity(64),
             outstanding: 0,
             // The request is the credit: no more pages can be on their way than are posted.

@@ -8,6 +8,7 @@ use super::{
     counters::NodeCounters,
     error::NodeError,
     handle::Line,
+    redo::RedoLog,
     shard::{Place, Shard},
     shared::Panic,
 };
@@ -92,11 +93,11 @@ pub(super) fn address(first: SocketAddr, number: u16) -> Result<SocketAddr, Node
 
 impl Shards {
     /// All shards, listening.
-    pub(super) fn open(config: &NodeConfig) -> Result<Self, NodeError> {
+    pub(super) fn open(config: &NodeConfig, redo: &Arc<dyn RedoLog>) -> Result<Self, NodeError> {
         let mut rows = if config.listen.port() == 0 && config.shards > 1 { ROWS } else { 1 };
         loop {
             rows -= 1;
-            match Self::open_row(config) {
+            match Self::open_row(config, redo) {
                 Err(
                     NodeError::Transport(TransportError::Listen { .. }) | NodeError::Ports { .. },
                 ) if rows > 0 => {}
@@ -105,12 +106,13 @@ impl Shards {
         }
     }
 
-    fn open_row(config: &NodeConfig) -> Result<Self, NodeError> {
+    fn open_row(config: &NodeConfig, redo: &Arc<dyn RedoLog>) -> Result<Self, NodeError> {
         let mut place = Place {
             number: 0,
             listen: config.listen,
             incarnation: config.next_incarnation(),
             clock: Arc::<AtomicU64>::default(),
+            redo: Arc::clone(redo),
         };
         let mut shards = vec![Shard::start(config, &place)?];
         let first = shards[0].listen_address();

@@ -43,8 +43,7 @@ impl Shard {
             }
             Effect::Ship { to, tag, message, keep } => self.ship(to, tag, message, keep),
             Effect::Forget { tag, grant } => {
-                if self.transits.get(&tag).is_some_and(|(shipped, _)| *shipped == grant) {
-                    self.transits.remove(&tag);
+                if self.copies.end_transit(&tag, grant).is_some() {
                     self.admit();
                 }
             }
@@ -114,7 +113,7 @@ impl Shard {
         let frame = if keep { self.pool.share(&tag) } else { self.pool.remove(&tag) };
         let Some(frame) = frame else { return };
         if let (false, Pcm::Response { grant, .. }) = (keep, message) {
-            self.transits.insert(tag, (grant, frame.clone()));
+            self.copies.sent(tag, grant, frame.clone());
         }
         self.counters.pages_shipped.add(1);
         self.counters.bytes_shipped.add(frame.len() as u64);
@@ -143,7 +142,7 @@ impl Shard {
 
 /// What the core is told of a page whose pins are drained.
 pub(super) fn drained_input(drained: Drained) -> Input {
-    let Drained { tag, to, dirty, version } = drained;
+    let Drained { tag, to, dirty, version, .. } = drained;
     debug_assert!(version != Lsn(u64::MAX));
     Input::Drained { tag, to, dirty, version }
 }

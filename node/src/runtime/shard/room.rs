@@ -9,7 +9,7 @@ impl Shard {
     /// Sends requests while there is room for what they bring and credit for it to come.
     pub(super) fn admit(&mut self) {
         while self.outstanding < self.outstanding_max
-            && self.pool.has_room(self.outstanding + self.transits.len())
+            && self.pool.has_room(self.outstanding + self.copies.frames())
         {
             let Some((to, tag, message)) = self.waiting.pop_front() else { return };
             self.outstanding += 1;
@@ -29,7 +29,7 @@ impl Shard {
             return;
         }
         let wanted = self.waiting.len().min(self.outstanding_max);
-        let expected = self.outstanding + self.transits.len() + wanted;
+        let expected = self.outstanding + self.copies.frames() + wanted;
         // The core would not give up a busy page, the one that waits for its upgrade among them.
         let may_go = |tag: &BufferTag| self.grd.holding(tag).is_some_and(|h| !h.busy);
         for _ in 0..self.pool.excess(expected) {
