@@ -7,6 +7,7 @@
 //! storage = "/srv/shared"         # the same files on all instances
 //!                                 # optional, with what they are otherwise:
 //! members = [0, 1, 2]             # this instance and its peers
+//! members_max = 3                 # as many as `members` has; more, where some may join later
 //! page_size = 8192                # 4096, 8192, 16384 or 32768
 //! arena_mb = 64
 //! cache_pages = 4000              # as many as the arena has room for
@@ -81,6 +82,9 @@ pub struct NodeConfig {
     pub storage: PathBuf,
     /// All members, this instance included.
     pub members: Vec<InstanceId>,
+    /// Most members that there may be at a time: memory for what they have on their way is set aside.
+    /// By default as many as `members` has.
+    pub members_max: Option<u16>,
     /// Members to dial, with their addresses.
     pub peers: Vec<PeerConfig>,
     /// Size of a page.
@@ -151,6 +155,7 @@ impl NodeConfig {
             listen,
             storage,
             members,
+            members_max: None,
             peers: Vec::new(),
             page_size: PageSize::K8,
             arena_mb: 64,

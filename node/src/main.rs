@@ -102,6 +102,8 @@ Keys of the file, with what they are when they are left out:
   listen = \"10.0.0.1:7400\"     IP:PORT
   storage = \"/srv/shared\"      folder of the page files that all instances share
   members = [0, 1]              this instance and its peers
+  members_max = 2               1 to 64: more than `members` has, where some may join later [as
+                                many as members]
   page_size = 8192              4096, 8192, 16384 or 32768
   arena_mb = 64                 memory for pages, in MiB
   cache_pages = 4000            32 or more [as many as the arena has room for]

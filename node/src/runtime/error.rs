@@ -1,6 +1,7 @@
 //! Why a node does not start, does not reach its peers, or does not answer.
 
 use crate::{store::StoreError, view::ViewError};
+use pagewire_protocol::InstanceId;
 use pagewire_transport::{ClusterKeyError, TransportError};
 use std::{io, net::SocketAddr};
 
@@ -27,6 +28,17 @@ pub enum NodeError {
         frames: u32,
         /// Frames it must have.
         needed: u32,
+    },
+    /// There is no memory for one more peer.
+    #[error(
+        "instance {peer} is one peer too many, expected at most {most}: raise `members_max` on all \
+         instances"
+    )]
+    TooManyPeers {
+        /// The peer.
+        peer: InstanceId,
+        /// Peers that there are frames for.
+        most: usize,
     },
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]

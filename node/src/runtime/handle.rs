@@ -200,6 +200,8 @@ impl Handle {
         let mut withdrawn = false;
         loop {
             if let Some(result) = line.finish() {
+                let waited_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                line.shared.longest_wait_ns.fetch_max(waited_ns, Ordering::Relaxed);
                 return match result {
                     Ok(grant) => {
                         self.record(grant.path, start);

@@ -15,7 +15,10 @@ use pagewire_transport::{LinkPolicy, counters::EndpointCounters, poller::PollerC
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -27,6 +30,7 @@ pub struct Node {
     listen_address: SocketAddr,
     identity: (InstanceId, Incarnation),
     transport: LinkPolicy,
+    longest_wait_ns: Arc<AtomicU64>,
     endpoint_counters: Vec<Arc<EndpointCounters>>,
 }
 
@@ -51,10 +55,11 @@ impl Node {
             shards.add_peer(peer.instance, peer.address)?;
         }
         let (listen_address, identity) = (shards.listen_address(), shards.identity());
+        let longest_wait_ns = shards.longest_wait_ns();
         let shards = shards.run(config)?;
         let endpoint_counters = shards.iter().map(|s| Arc::clone(&s.endpoint_counters)).collect();
         let transport = config.transport;
-        Ok(Self { shards, listen_address, identity, transport, endpoint_counters })
+        Ok(Self { shards, listen_address, identity, transport, longest_wait_ns, endpoint_counters })
     }
 
     /// Asks all shards at once; the answers in their order.
@@ -98,6 +103,13 @@ impl Node {
     #[must_use]
     pub fn identity(&self) -> (InstanceId, Incarnation) {
         self.identity
+    }
+
+    /// The longest that a thread has waited for a page, of the waits that have ended since this was
+    /// asked last.
+    #[must_use]
+    pub fn take_longest_wait(&self) -> Duration {
+        Duration::from_nanos(self.longest_wait_ns.swap(0, Ordering::Relaxed))
     }
 
     /// Counters, summed over the shards, as they are now.

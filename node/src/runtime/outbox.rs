@@ -81,12 +81,23 @@ impl Outbox {
         }
     }
 
+    /// Forgets a peer, and what waits for it.
+    pub(super) fn remove_peer(&mut self, id: InstanceId) {
+        self.forget(id);
+        self.peers.retain(|peer| peer.id != id);
+    }
+
     /// Drops what waits for an instance whose life is over: the next one must not get it.
     pub(super) fn forget(&mut self, id: InstanceId) {
         for queue in self.peers.iter_mut().filter(|p| p.id == id).flat_map(|p| &mut p.lanes) {
             self.waiting -= queue.len();
             queue.clear();
         }
+    }
+
+    /// Number of peers.
+    pub(super) fn peers(&self) -> usize {
+        self.peers.len()
     }
 
     /// Number of messages that wait.

@@ -281,6 +281,7 @@ mod tests {
             clock: Arc::default(),
             waker: endpoint.waker(),
             acquire_timeout: Duration::from_secs(1),
+            longest_wait_ns: Arc::default(),
             panic: Panic::none_yet(0),
         });
         (arena.clone(), Pool::new(arena, table, shared, 8, Arc::default()))

@@ -85,6 +85,8 @@ pub(super) struct Place {
     pub(super) incarnation: Incarnation,
     /// Greatest page version this instance has seen or given.
     pub(super) clock: Arc<AtomicU64>,
+    /// Longest wait for a page since somebody asked, in nanoseconds.
+    pub(super) longest_wait_ns: Arc<AtomicU64>,
     /// Its redo log.
     pub(super) redo: Arc<dyn RedoLog>,
 }
@@ -110,6 +112,8 @@ pub struct Shard {
     waiting: VecDeque<(InstanceId, BufferTag, Pcm)>,
     outstanding: usize,
     outstanding_max: usize,
+    /// Most peers that there are frames for.
+    peers_max: usize,
     inputs: VecDeque<Input>,
     effects: Vec<Effect>,
     /// Pages that are on their way to storage.
@@ -146,6 +150,7 @@ impl Shard {
             listen: config.listen,
             incarnation: config.next_incarnation(),
             clock: Arc::default(),
+            longest_wait_ns: Arc::default(),
             redo: Arc::new(NothingToFlush),
         };
         Self::start(&config, &place)
@@ -182,6 +187,7 @@ impl Shard {
             clock: Arc::clone(&place.clock),
             waker: endpoint.waker(),
             acquire_timeout: Duration::from_millis(config.acquire_timeout_ms),
+            longest_wait_ns: Arc::clone(&place.longest_wait_ns),
             panic: Panic::none_yet(place.number),
         });
         let io = IoThreads::start(config.io_threads_of_shard(), &store, &arena, &shared.waker)
@@ -208,6 +214,7 @@ impl Shard {
             waiting: VecDeque::with_capacity(64),
             outstanding: 0,
             // The request is the credit: no more pages can be on their way than are posted.
+            peers_max: config.peers_max(),
             outstanding_max: config.credits.of(Lane::Pages) as usize,
             inputs: VecDeque::with_capacity(64),
             effects: Vec::with_capacity(64),
@@ -225,8 +232,12 @@ impl Shard {
     /// Makes a peer known.
     ///
     /// # Errors
-    /// [`NodeError::Transport`] when it is this instance or known already.
+    /// [`NodeError::Transport`] when it is this instance or known already;
+    /// [`NodeError::TooManyPeers`] when there are no frames for it.
     pub fn add_peer(&mut self, id: InstanceId, address: SocketAddr) -> Result<(), NodeError> {
+        if self.outbox.peers() >= self.peers_max {
+            return Err(NodeError::TooManyPeers { peer: id, most: self.peers_max });
+        }
         self.endpoint.add_peer(id, address)?;
         self.outbox.add_peer(id);
         Ok(())

@@ -82,7 +82,7 @@ impl<T> Answer<'_, T> {
 
 /// The shards of an instance before they run.
 #[derive(Debug)]
-pub(super) struct Shards(Vec<Shard>);
+pub(super) struct Shards(Vec<Shard>, Arc<AtomicU64>);
 
 /// Address of shard `number` of the instance whose first shard listens on `first`.
 pub(super) fn address(first: SocketAddr, number: u16) -> Result<SocketAddr, NodeError> {
@@ -112,6 +112,7 @@ impl Shards {
             listen: config.listen,
             incarnation: config.next_incarnation(),
             clock: Arc::<AtomicU64>::default(),
+            longest_wait_ns: Arc::default(),
             redo: Arc::clone(redo),
         };
         let mut shards = vec![Shard::start(config, &place)?];
@@ -120,7 +121,12 @@ impl Shards {
             (place.number, place.listen) = (number, address(first, number)?);
             shards.push(Shard::start(config, &place)?);
         }
-        Ok(Self(shards))
+        Ok(Self(shards, place.longest_wait_ns))
+    }
+
+    /// Where the longest wait for a page is noted, in nanoseconds.
+    pub(super) fn longest_wait_ns(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.1)
     }
 
     /// Where the first listens.

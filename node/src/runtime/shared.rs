@@ -24,6 +24,8 @@ pub(super) struct Shared {
     pub(super) clock: Arc<AtomicU64>,
     pub(super) waker: Waker,
     pub(super) acquire_timeout: Duration,
+    /// Longest wait for a page since somebody asked, in nanoseconds; of all shards.
+    pub(super) longest_wait_ns: Arc<AtomicU64>,
     pub(super) panic: Arc<Panic>,
 }
 
