@@ -65,6 +65,23 @@ pub enum NodeError {
         /// The shard without one.
         shard: u16,
     },
+    /// Whoever knows does not say.
+    #[error("instance {instance} has not answered in {limit_ms} ms; see whether it is up and linked")]
+    NoAnswer {
+        /// Who was asked.
+        instance: InstanceId,
+        /// How long was waited.
+        limit_ms: u64,
+    },
+    /// This instance could not leave in order.
+    #[error(
+        "this instance still has pages or directory entries after {limit_s} s, expected none: see \
+         whether every other member is up, and that the view has it as leaving"
+    )]
+    NotLeft {
+        /// How long was waited.
+        limit_s: u64,
+    },
     /// A shard's thread is gone.
     #[error("the node has stopped")]
     Stopped,

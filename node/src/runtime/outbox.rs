@@ -95,6 +95,17 @@ impl Outbox {
         }
     }
 
+    /// True when the peer is one.
+    pub(super) fn knows(&self, id: InstanceId) -> bool {
+        self.peers.iter().any(|peer| peer.id == id)
+    }
+
+    /// True when nothing waits for the lane.
+    pub(super) fn is_clear(&self, id: InstanceId, lane: Lane) -> bool {
+        let of_peer = self.peers.iter().find(|peer| peer.id == id);
+        of_peer.is_some_and(|peer| peer.lanes[lane.index()].is_empty())
+    }
+
     /// Number of peers.
     pub(super) fn peers(&self) -> usize {
         self.peers.len()

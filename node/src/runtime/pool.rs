@@ -121,6 +121,26 @@ impl Pool {
         self.enter(tag, index);
     }
 
+    /// Publishes a copy again that was shipped away, or kept: as it is, or copied where a send still
+    /// holds its frame.
+    pub(super) fn reinstate(&mut self, tag: BufferTag, copy: Option<SharedFrame>, dirty: bool) {
+        let frame = copy.and_then(|copy| match copy.try_thaw() {
+            Ok(frame) => Some(frame),
+            Err(copy) => {
+                let mut frame = self.arena.take()?;
+                frame.copy_from_slice(&copy);
+                self.counters.pages_copied.add(1);
+                Some(frame)
+            }
+        });
+        self.install(tag, frame, dirty);
+    }
+
+    /// True when no page is held.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pages.is_empty()
+    }
+
     fn enter(&mut self, tag: BufferTag, index: FrameIndex) {
         *self.slot(index) = Slot { tag: Some(tag), ..Slot::default() };
         self.pages.insert(tag, index);
@@ -326,6 +346,24 @@ mod tests {
         let clean = pool.slots.iter().position(|slot| slot.tag.is_some());
         let clean = FrameIndex(u32::try_from(clean.expect("one")).expect("a frame"));
         assert!(!pool.table.is_dirty(clean));
+    }
+
+    #[test]
+    fn a_copy_is_held_again_also_while_a_send_has_its_frame() {
+        let (arena, mut pool) = pool();
+        for is_being_sent in [false, true] {
+            let mut frame = arena.take().expect("a frame");
+            frame[100] = 7;
+            let copy = frame.freeze();
+            let sent = is_being_sent.then(|| copy.clone());
+            pool.reinstate(tag(1), Some(copy), true);
+            assert!(pool.is_dirty(&tag(1)) && pool.share(&tag(1)).is_some_and(|page| page[100] == 7));
+            assert_eq!(pool.counters.pages_copied.get(), u64::from(is_being_sent));
+            drop((sent, pool.remove(&tag(1))));
+            assert!(pool.is_empty() && arena.free_frames() == 8);
+        }
+        pool.reinstate(tag(1), None, true);
+        assert_eq!(pool.counters.protocol_errors.get(), 1);
     }
 
     #[test]

@@ -12,11 +12,11 @@ use super::{
     shard::{Place, Shard},
     shared::Panic,
 };
-use crate::config::NodeConfig;
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use pagewire_protocol::{Incarnation, InstanceId};
+use crate::{config::NodeConfig, view::View};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use pagewire_protocol::{BufferTag, Incarnation, InstanceId, Stat};
 use pagewire_transport::{
-    TransportError, Waker,
+    Arena, TransportError, Waker,
     counters::EndpointCounters,
     poller::{self, Poller, PollerConfig, PollerCounters, Progress},
 };
@@ -44,6 +44,12 @@ pub(super) enum Control {
     Line(Sender<Line>),
     Flush(Sender<Result<(), String>>),
     Status(Sender<Status>),
+    View(Arc<View>, Vec<(InstanceId, SocketAddr)>, Sender<Result<(), NodeError>>),
+    LeaseLost(Sender<()>),
+    RedoDone(InstanceId, Incarnation, Sender<()>),
+    Leave(Sender<()>),
+    StatPage(BufferTag, Sender<(InstanceId, Stat)>),
+    StatInstance(InstanceId, Sender<(InstanceId, Stat)>),
     #[cfg(test)]
     Panic(&'static str, Sender<()>),
 }
@@ -62,6 +68,8 @@ pub(super) struct Running {
     waker: Waker,
     poller: Poller<Driver>,
     panic: Arc<Panic>,
+    /// To end its lease from any thread.
+    pub(super) arena: Arena,
     pub(super) counters: Arc<NodeCounters>,
     pub(super) endpoint_counters: Arc<EndpointCounters>,
 }
@@ -77,6 +85,18 @@ impl<T> Answer<'_, T> {
     /// Waits for it; a shard that ends instead says why.
     pub(super) fn wait(self) -> Result<T, NodeError> {
         self.answer.recv().map_err(|_| self.shard.ended())
+    }
+
+    /// Waits for it until `deadline`; `None` when it has not come, or will not.
+    pub(super) fn wait_until(self, deadline: Instant) -> Result<Option<T>, NodeError> {
+        match self.answer.recv_deadline(deadline) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) if self.shard.poller.is_finished() => {
+                Err(self.shard.ended())
+            }
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+        }
     }
 }
 
@@ -152,6 +172,7 @@ impl Shards {
             let (control, inbox) = unbounded();
             let (waker, counters) = (shard.waker(), shard.counters());
             let (endpoint_counters, panic) = (shard.endpoint_counters(), shard.panic());
+            let arena = shard.arena();
             let poller = PollerConfig {
                 name: format!("shard-{number}"),
                 core: config.poller_cores.get(number).copied(),
@@ -159,7 +180,7 @@ impl Shards {
             };
             let driver = Driver { shard, inbox, panic: Arc::clone(&panic) };
             let poller = Poller::start(poller, driver)?;
-            Ok(Running { control, waker, poller, panic, counters, endpoint_counters })
+            Ok(Running { control, waker, poller, panic, arena, counters, endpoint_counters })
         };
         self.0.into_iter().enumerate().map(start).collect()
     }
@@ -227,6 +248,20 @@ impl Driver {
                 Control::Peer(id, address, reply) => drop(reply.send(shard.add_peer(id, address))),
                 Control::Line(reply) => drop(reply.send(shard.line())),
                 Control::Flush(reply) => shard.flush(reply),
+                Control::View(view, addresses, reply) => {
+                    drop(reply.send(shard.install_view(&view, &addresses)));
+                }
+                Control::LeaseLost(reply) => {
+                    shard.lose_lease();
+                    drop(reply.send(()));
+                }
+                Control::RedoDone(instance, incarnation, reply) => {
+                    shard.redo_done(instance, incarnation);
+                    drop(reply.send(()));
+                }
+                Control::Leave(reply) => shard.leave(reply),
+                Control::StatPage(tag, reply) => shard.ask_about_page(tag, reply),
+                Control::StatInstance(of, reply) => shard.ask_about_instance(of, reply),
                 #[cfg(test)]
                 Control::Panic(words, _asker) => panic!("{words}"),
                 Control::Status(reply) => {

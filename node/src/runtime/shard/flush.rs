@@ -21,7 +21,7 @@ pub(super) struct Flushes {
 }
 
 /// The write-back that is under way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Flush {
     /// Pages that were dirty, or being written to, when it began: until they are written, found
     /// clean, or gone to another instance, and the duty to write them with them.
@@ -48,6 +48,14 @@ impl Flushes {
         if let Some(flush) = &mut self.now {
             flush.failed.get_or_insert_with(|| why.into());
         }
+    }
+
+    /// Nothing can be written any more: whoever asked is told why.
+    pub(super) fn abandon(&mut self) {
+        let failed = self.now.as_ref().and_then(|flush| flush.failed.clone());
+        let why = failed.unwrap_or_else(|| "nothing is written any more".to_owned());
+        self.now.get_or_insert_with(Flush::default).replies.append(&mut self.asked);
+        self.end(&Err(why));
     }
 
     /// It is over.
