@@ -17,6 +17,7 @@ mod handle;
 mod index;
 mod io;
 mod links;
+mod members;
 mod node;
 mod outbox;
 mod pool;

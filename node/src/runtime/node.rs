@@ -8,7 +8,7 @@ use super::{
     redo::{NothingToFlush, RedoLog},
     shards::{self, Answer, Control, Running, Shards, Status},
 };
-use crate::config::NodeConfig;
+use crate::{config::NodeConfig, view::View};
 use crossbeam_channel::Sender;
 use pagewire_protocol::{Incarnation, InstanceId};
 use pagewire_transport::{LinkPolicy, counters::EndpointCounters, poller::PollerCounters};
@@ -16,7 +16,7 @@ use std::{
     collections::BTreeSet,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -26,7 +26,9 @@ use std::{
 /// A running instance; dropping it stops its threads.
 #[derive(Debug)]
 pub struct Node {
-    shards: Vec<Running>,
+    pub(super) shards: Vec<Running>,
+    /// The view that was put in force last.
+    pub(super) view: Mutex<Arc<View>>,
     listen_address: SocketAddr,
     identity: (InstanceId, Incarnation),
     transport: LinkPolicy,
@@ -59,11 +61,20 @@ impl Node {
         let shards = shards.run(config)?;
         let endpoint_counters = shards.iter().map(|s| Arc::clone(&s.endpoint_counters)).collect();
         let transport = config.transport;
-        Ok(Self { shards, listen_address, identity, transport, longest_wait_ns, endpoint_counters })
+        let view = Mutex::new(config.view()?);
+        Ok(Self {
+            shards,
+            view,
+            listen_address,
+            identity,
+            transport,
+            longest_wait_ns,
+            endpoint_counters,
+        })
     }
 
     /// Asks all shards at once; the answers in their order.
-    fn ask<T>(&self, control: impl Fn(Sender<T>) -> Control) -> Result<Vec<T>, NodeError> {
+    pub(super) fn ask<T>(&self, control: impl Fn(Sender<T>) -> Control) -> Result<Vec<T>, NodeError> {
         let asked: Vec<_> =
             self.shards.iter().map(|shard| shard.ask(&control)).collect::<Result<_, _>>()?;
         asked.into_iter().map(Answer::wait).collect()
