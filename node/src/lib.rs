@@ -17,6 +17,7 @@ pub mod instance;
 pub mod latency;
 pub mod ledger;
 pub mod link_lines;
+pub mod planted;
 pub mod random;
 pub mod roster;
 pub mod runtime;

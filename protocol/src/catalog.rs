@@ -33,14 +33,8 @@ pub struct Exchange {
 }
 
 /// Numbers that are given out but not yet spoken; users of the original know them.
-pub const RESERVED: &[(u16, &str)] = &[
-    (13, "PCM_CANCEL_BUSY_REQUEST"),
-    (14, "PCM_STAT_REQUEST"),
-    (15, "PCM_STAT_REPLY"),
-    (17, "FAULT_NODE_CLEAR"),
-    (99, "MAX_PCM_REQUEST_MESSAGE: the greatest number of a PCM request"),
-    (101, "PCM_LOAD_GUIDE"),
-];
+pub const RESERVED: &[(u16, &str)] =
+    &[(99, "MAX_PCM_REQUEST_MESSAGE: the greatest number of a PCM request")];
 
 const EPOCH: &str = "of an old epoch: counted and dropped";
 

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod catalog;
+pub mod guide;
 pub mod header;
 pub mod hello;
 pub mod ids;
@@ -16,8 +17,10 @@ pub mod lsn;
 pub mod page;
 pub mod pcm;
 pub mod read;
+pub mod stat;
 pub mod tag;
 
+pub use guide::{GuideRecord, Report, Transit};
 pub use header::{Body, Lane, LaneClass, MessageKind, SessionHeader};
 pub use ids::{
     ClusterId, Epoch, GrantNumber, Incarnation, InstanceId, LinkNonce, Mode, PartitionId,
@@ -28,6 +31,7 @@ pub use lsn::Lsn;
 pub use page::PageSize;
 pub use pcm::Pcm;
 pub use read::{ReadMessage, ReadRefusal, RegionId};
+pub use stat::{InstanceStat, PageStat, Stat, StatAbout};
 pub use tag::{BufferTag, Fork};
 
 /// Version of the session and handshake wire format spoken by this build.

@@ -1,20 +1,24 @@
 //! PCM messages: what instances say to each other about one page.
 //!
-//! All share one fixed body of 72 bytes, so that decoding is one check of one layout; fields that
+//! All share one fixed body of 80 bytes, so that decoding is one check of one layout; fields that
 //! a message does not use are zero, and a decoder refuses them otherwise.
 //!
 //! ```text
-//!  0     20         22    23      24        32           40     48       56       64    66    68   72
-//!  +-----+----------+-----+-------+---------+------------+------+--------+--------+-----+-----+----+
-//!  | tag | request  |mode |verdict| request | request    |grant |revokes |version |acks |flags| -  |
-//!  |     | instance |     |       | sequence| incarnation|      |        |        |     |     |    |
-//!  +-----+----------+-----+-------+---------+------------+------+--------+--------+-----+-----+----+
+//!  0     20         22     23      24         32            40      48        56        64     72      74      76   80
+//!  +-----+----------+------+-------+----------+-------------+-------+---------+---------+------+-------+-------+----+
+//!  | tag | request  | mode |verdict| request  | request     | grant | revokes | version | mask | flags | small | -  |
+//!  |     | instance |      |       | sequence | incarnation |       |         |         |      |       |       |    |
+//!  +-----+----------+------+-------+----------+-------------+-------+---------+---------+------+-------+-------+----+
 //! ```
-//! Who sends what, and what answers it, is in [`crate::catalog`] and docs/messages.md.
+//! Sets of instances are masks: bit n is instance n. Who sends what, and what answers it, is in
+//! [`crate::catalog`] and docs/messages.md; what a REPORT and a STAT_REPLY put where, in
+//! [`crate::guide`] and [`crate::stat`].
 
 use crate::{
-    BufferTag, DecodeError, Fork, GrantNumber, Incarnation, InstanceId, Lane, Lsn, MessageKind,
-    Mode, RequestId,
+    BufferTag, DecodeError, Epoch, Fork, GrantNumber, Incarnation, InstanceId, Lane, Lsn,
+    MessageKind, Mode, RequestId,
+    guide::{Report, Transit},
+    stat::{InstanceStat, PageStat, Stat, StatAbout},
 };
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
@@ -22,7 +26,7 @@ use zerocopy::{
 };
 
 /// Bytes of a PCM body.
-pub const PCM_BODY_BYTES: usize = 72;
+pub const PCM_BODY_BYTES: usize = 80;
 
 /// Message numbers. Those that users of the original know keep their values.
 pub mod kind {
@@ -46,12 +50,40 @@ pub mod kind {
     pub const PCM_RELEASED: MessageKind = MessageKind(8);
     /// See [`Pcm::Written`](super::Pcm::Written).
     pub const PCM_WRITTEN: MessageKind = MessageKind(9);
+    /// See [`Pcm::Cancel`](super::Pcm::Cancel).
+    pub const PCM_CANCEL_BUSY_REQUEST: MessageKind = MessageKind(13);
+    /// See [`Pcm::StatRequest`](super::Pcm::StatRequest).
+    pub const PCM_STAT_REQUEST: MessageKind = MessageKind(14);
+    /// See [`Pcm::StatReply`](super::Pcm::StatReply).
+    pub const PCM_STAT_REPLY: MessageKind = MessageKind(15);
+    /// See [`Pcm::Nak`](super::Pcm::Nak).
+    pub const PCM_NAK: MessageKind = MessageKind(16);
+    /// See [`Pcm::NodeClear`](super::Pcm::NodeClear).
+    pub const FAULT_NODE_CLEAR: MessageKind = MessageKind(17);
+    /// See [`Pcm::Discard`](super::Pcm::Discard).
+    pub const PCM_DISCARD: MessageKind = MessageKind(18);
+    /// See [`Pcm::Discarded`](super::Pcm::Discarded).
+    pub const PCM_DISCARDED: MessageKind = MessageKind(19);
+    /// See [`Pcm::WriteRequest`](super::Pcm::WriteRequest).
+    pub const PCM_WRITE_REQUEST: MessageKind = MessageKind(20);
+    /// See [`Pcm::Refuse`](super::Pcm::Refuse).
+    pub const PCM_REFUSE: MessageKind = MessageKind(21);
+    /// See [`Pcm::Query`](super::Pcm::Query).
+    pub const PCM_QUERY: MessageKind = MessageKind(22);
+    /// See [`Pcm::Report`](super::Pcm::Report).
+    pub const PCM_REPORT: MessageKind = MessageKind(23);
+    /// See [`Pcm::Assign`](super::Pcm::Assign).
+    pub const PCM_ASSIGN: MessageKind = MessageKind(24);
+    /// See [`Pcm::Assigned`](super::Pcm::Assigned).
+    pub const PCM_ASSIGNED: MessageKind = MessageKind(25);
+    /// Shadow information in bulk: see [`crate::guide`].
+    pub const PCM_LOAD_GUIDE: MessageKind = MessageKind(101);
     /// See [`Pcm::Response`](super::Pcm::Response).
     pub const PCM_RESPONSE: MessageKind = MessageKind(102);
 }
 
 /// How a request is granted, or why it is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 #[non_exhaustive]
 pub enum Verdict {
@@ -61,27 +93,45 @@ pub enum Verdict {
     Storage = 2,
     /// The requester holds the current page already: no page comes.
     Held = 3,
-    /// Refused: the request is of another epoch than the one in this message's header.
-    StaleEpoch = 4,
+    /// Over: the requester has cancelled the request before it was granted.
+    Cancelled = 4,
     /// Refused: the receiver of the request does not master the page.
     NotMaster = 5,
     /// Refused: the instance that was told to ship the page does not have it.
     NotHolder = 6,
+    /// The requester's own past image may be the newest there is: compare it with storage.
+    OwnPastImage = 7,
 }
 
 impl Verdict {
+    const ALL: [Self; 7] = [
+        Self::Page,
+        Self::Storage,
+        Self::Held,
+        Self::Cancelled,
+        Self::NotMaster,
+        Self::NotHolder,
+        Self::OwnPastImage,
+    ];
+
     fn from_wire(byte: u8) -> Option<Self> {
-        use Verdict::{Held, NotHolder, NotMaster, Page, StaleEpoch, Storage};
-        [Page, Storage, Held, StaleEpoch, NotMaster, NotHolder]
-            .into_iter()
-            .find(|v| *v as u8 == byte)
+        Self::ALL.into_iter().find(|v| *v as u8 == byte)
     }
 
     /// True when the request was not granted.
     #[must_use]
     pub fn is_refusal(self) -> bool {
-        matches!(self, Self::StaleEpoch | Self::NotMaster | Self::NotHolder)
+        matches!(self, Self::Cancelled | Self::NotMaster | Self::NotHolder)
     }
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum NakReason {
+    /// Its partition epoch is older than the receiver's.
+    StaleEpoch = 1,
 }
 
 /// A PCM message; the page it speaks of travels beside it.
@@ -93,6 +143,8 @@ pub enum Pcm {
         request: RequestId,
         /// S or X.
         want: Mode,
+        /// The requester applies the redo of dead instances: it may have a page that is lost to others.
+        recovery: bool,
     },
     /// "Ship the page to the requester and keep at most what `want` leaves you."
     Ship {
@@ -104,13 +156,17 @@ pub enum Pcm {
         grant: GrantNumber,
         /// The shipper's grant that this revokes (or weakens): the last one numbered up to here.
         revokes: GrantNumber,
-        /// Invalidations that the requester has to wait for.
-        acks: u16,
+        /// Instances whose PCM_INVALIDATED the requester has to wait for.
+        acks: u64,
+        /// Nobody holds the page: ship the past image, and keep it.
+        past: bool,
     },
     /// "Give the page up, and tell the requester when you have."
     Invalidate {
         /// The request that waits for it.
         request: RequestId,
+        /// Number of the grant that the requester gets.
+        grant: GrantNumber,
         /// The receiver's grant that this revokes: the last one numbered up to here.
         revokes: GrantNumber,
     },
@@ -118,6 +174,8 @@ pub enum Pcm {
     Invalidated {
         /// The request that waited for it.
         request: RequestId,
+        /// The grant it is given up for.
+        grant: GrantNumber,
         /// The sender's copy was dirty: the duty to write it is now the requester's.
         dirty: bool,
     },
@@ -131,12 +189,14 @@ pub enum Pcm {
         grant: GrantNumber,
         /// Version of the page that is held.
         version: Lsn,
+        /// Instances that handed the duty to write over with this grant: each keeps a past image.
+        past: u64,
     },
-    /// "The claim is recorded": to the claimant, and to the shipper, who may forget its copy.
+    /// "The claim is recorded": to the claimant, and to the shipper, whose copy is in transit no more.
     Claimed {
         /// The request.
         request: RequestId,
-        /// The grant.
+        /// Number of the grant.
         grant: GrantNumber,
     },
     /// "I want to give it up; nothing of it is left for me to write." Also of a grant that was not
@@ -159,6 +219,87 @@ pub enum Pcm {
         /// Version on storage.
         version: Lsn,
     },
+    /// "I do not want it any more, if it is not granted yet."
+    Cancel {
+        /// The request.
+        request: RequestId,
+    },
+    /// "What do you know of it?"
+    StatRequest {
+        /// The page, or the whole instance.
+        about: StatAbout,
+    },
+    /// "That."
+    StatReply(
+        /// What is known.
+        Stat,
+    ),
+    /// "Not taken"; the epoch in the header is the receiver's partition epoch of the page.
+    Nak {
+        /// The message that was not taken.
+        kind: MessageKind,
+        /// Its request, if it had one.
+        request: RequestId,
+        /// Why not.
+        reason: NakReason,
+        /// Epoch of the view that the refusing instance has.
+        view: Epoch,
+    },
+    /// "What this instance held is cleared in my part of the directory." About no page.
+    NodeClear {
+        /// Who has died.
+        instance: InstanceId,
+        /// In which life.
+        incarnation: Incarnation,
+    },
+    /// "This version is on storage: drop your past image if it is not newer."
+    Discard {
+        /// Version on storage.
+        version: Lsn,
+    },
+    /// "I have no past image up to that version."
+    Discarded {
+        /// The version that was named.
+        version: Lsn,
+    },
+    /// "Please have the page written": to the master, and from it to the write-owner.
+    WriteRequest {
+        /// The version that is to be superseded on storage.
+        version: Lsn,
+    },
+    /// "I cannot take this grant": the master finds out who has the page.
+    Refuse {
+        /// The request.
+        request: RequestId,
+        /// Number of the grant.
+        grant: GrantNumber,
+    },
+    /// "Tell me what you have of the page; forget revocations and grants numbered below the fence."
+    Query {
+        /// Greater than every grant of the page so far.
+        fence: GrantNumber,
+    },
+    /// "That."
+    Report {
+        /// The fence of the query.
+        fence: GrantNumber,
+        /// What the sender has.
+        report: Report,
+    },
+    /// "This is what you have of the page now", whatever you reported.
+    Assign {
+        /// N: the copy in transit is one no more. S: it is held, as the current version.
+        mode: Mode,
+        /// Number of this assignment.
+        grant: GrantNumber,
+        /// The duty to write the page is with the receiver.
+        dirty: bool,
+    },
+    /// "It is as you say."
+    Assigned {
+        /// The assignment.
+        grant: GrantNumber,
+    },
     /// The answer to a request, from the master or from the shipper.
     Response {
         /// The request.
@@ -171,10 +312,16 @@ pub enum Pcm {
         grant: GrantNumber,
         /// Page: its version. Storage: the least version that the read must return.
         version: Lsn,
-        /// Invalidations that the requester has to wait for.
-        acks: u16,
+        /// Instances whose PCM_INVALIDATED the requester has to wait for.
+        acks: u64,
         /// The page is dirty and the duty to write it is now the requester's.
         dirty: bool,
+        /// The page is dirty and the duty to write it stays with the shipper.
+        unsaved: bool,
+        /// The page is a past image: storage may have a newer one.
+        past: bool,
+        /// Whose change the page carries, as far as is known; the shipper itself when it is not.
+        writer: InstanceId,
     },
 }
 
@@ -190,14 +337,29 @@ struct WirePcm {
     grant: U64,
     revokes: U64,
     version: U64,
-    acks: U16,
+    mask: U64,
     flags: U16,
+    small: U16,
     reserved: U32,
 }
 const _: () = assert!(size_of::<WirePcm>() == PCM_BODY_BYTES);
 const _: () = assert!(PCM_BODY_BYTES <= crate::header::BODY_BYTES_MAX);
 
-const FLAG_DIRTY: u16 = 1;
+/// The bits of the flags field; which of them a message uses its arm of encode says.
+mod flag {
+    pub(super) const DIRTY: u16 = 1;
+    pub(super) const UNSAVED: u16 = 2;
+    pub(super) const PAST: u16 = 4;
+    pub(super) const RECOVERY: u16 = 8;
+    pub(super) const TRANSIT: u16 = 16;
+    pub(super) const TRANSIT_DIRTY: u16 = 32;
+    pub(super) const INSTANCE: u16 = 64;
+    pub(super) const EXCLUSIVE: u16 = 128;
+    pub(super) const CONVERTING: u16 = 256;
+    pub(super) const LOST: u16 = 512;
+    pub(super) const REPAIRING: u16 = 1024;
+    pub(super) const KNOWN: u16 = 2048;
+}
 
 impl WirePcm {
     fn set_request(&mut self, request: RequestId) {
@@ -214,16 +376,130 @@ impl WirePcm {
         }
     }
 
+    fn mode_or_none(&self) -> Result<Mode, DecodeError> {
+        Mode::from_wire(self.mode).ok_or(DecodeError::Field {
+            what: "PCM mode",
+            found: self.mode.into(),
+            expected: "0 (N), 1 (S) or 2 (X)",
+        })
+    }
+
     fn mode(&self) -> Result<Mode, DecodeError> {
-        Mode::from_wire(self.mode).filter(|&m| m != Mode::N).ok_or(DecodeError::Field {
+        self.mode_or_none().ok().filter(|&m| m != Mode::N).ok_or(DecodeError::Field {
             what: "PCM mode",
             found: self.mode.into(),
             expected: "1 (S) or 2 (X)",
         })
     }
 
-    fn dirty(&self) -> bool {
-        self.flags.get() & FLAG_DIRTY != 0
+    fn set(&mut self, flag: u16, on: bool) {
+        if on {
+            self.flags = U16::new(self.flags.get() | flag);
+        }
+    }
+
+    fn has(&self, flag: u16) -> bool {
+        self.flags.get() & flag != 0
+    }
+
+    fn set_report(&mut self, report: &Report) {
+        let Report { mode, grant, version, dirty, unsaved, writer, transit, past } = *report;
+        self.mode = mode.to_wire();
+        self.grant = U64::new(grant.0);
+        self.version = U64::new(version.0);
+        self.small = U16::new(writer.0);
+        self.set(flag::DIRTY, dirty);
+        self.set(flag::UNSAVED, unsaved);
+        if let Some(Transit { to, grant, version, dirty }) = transit {
+            self.set(flag::TRANSIT, true);
+            self.set(flag::TRANSIT_DIRTY, dirty);
+            self.request_instance = U16::new(to.0);
+            self.request_sequence = U64::new(grant.0);
+            self.request_incarnation = U64::new(version.0);
+        }
+        if let Some(version) = past {
+            self.set(flag::PAST, true);
+            self.mask = U64::new(version.0);
+        }
+    }
+
+    fn report(&self) -> Result<Report, DecodeError> {
+        Ok(Report {
+            mode: self.mode_or_none()?,
+            grant: GrantNumber(self.grant.get()),
+            version: Lsn(self.version.get()),
+            dirty: self.has(flag::DIRTY),
+            unsaved: self.has(flag::UNSAVED),
+            writer: InstanceId(self.small.get()),
+            transit: self.has(flag::TRANSIT).then(|| Transit {
+                to: InstanceId(self.request_instance.get()),
+                grant: GrantNumber(self.request_sequence.get()),
+                version: Lsn(self.request_incarnation.get()),
+                dirty: self.has(flag::TRANSIT_DIRTY),
+            }),
+            past: self.has(flag::PAST).then(|| Lsn(self.mask.get())),
+        })
+    }
+
+    fn set_stat(&mut self, stat: &Stat) {
+        match *stat {
+            Stat::Page(page) => {
+                let owner = page.owner.map_or(u16::MAX, |owner| owner.0);
+                self.request_instance = U16::new(owner);
+                self.request_sequence = U64::new(page.holders);
+                self.request_incarnation = U64::new(page.past_images);
+                self.grant = U64::new(page.grant.0);
+                self.revokes = U64::new(page.stored.0);
+                self.version = U64::new(page.version.0);
+                self.small = U16::new(page.queued);
+                self.set(flag::KNOWN, page.known);
+                self.set(flag::EXCLUSIVE, page.exclusive);
+                self.set(flag::CONVERTING, page.converting);
+                self.set(flag::LOST, page.lost);
+                self.set(flag::REPAIRING, page.repairing);
+            }
+            Stat::Instance(it) => {
+                self.set(flag::INSTANCE, true);
+                self.request_sequence = U64::new(it.entries);
+                self.request_incarnation = U64::new(it.held_shared);
+                self.grant = U64::new(it.held_exclusive);
+                self.revokes = U64::new(it.dirty);
+                self.version = U64::new(it.past_images);
+                self.mask = U64::new(it.requests);
+                self.small = U16::new(it.partitions);
+                self.reserved = U32::new(it.loading.into());
+            }
+        }
+    }
+
+    fn stat(&self) -> Stat {
+        if self.has(flag::INSTANCE) {
+            return Stat::Instance(InstanceStat {
+                entries: self.request_sequence.get(),
+                partitions: self.small.get(),
+                loading: u16::try_from(self.reserved.get()).unwrap_or(u16::MAX),
+                held_shared: self.request_incarnation.get(),
+                held_exclusive: self.grant.get(),
+                dirty: self.revokes.get(),
+                past_images: self.version.get(),
+                requests: self.mask.get(),
+            });
+        }
+        let owner = self.request_instance.get();
+        Stat::Page(PageStat {
+            known: self.has(flag::KNOWN),
+            owner: (owner != u16::MAX).then_some(InstanceId(owner)),
+            exclusive: self.has(flag::EXCLUSIVE),
+            holders: self.request_sequence.get(),
+            past_images: self.request_incarnation.get(),
+            version: Lsn(self.version.get()),
+            stored: Lsn(self.revokes.get()),
+            queued: self.small.get(),
+            grant: GrantNumber(self.grant.get()),
+            converting: self.has(flag::CONVERTING),
+            repairing: self.has(flag::REPAIRING),
+            lost: self.has(flag::LOST),
+        })
     }
 }
 
@@ -241,15 +517,29 @@ impl Pcm {
             Self::Release { .. } => kind::PCM_RELEASE,
             Self::Released { .. } => kind::PCM_RELEASED,
             Self::Written { .. } => kind::PCM_WRITTEN,
+            Self::Cancel { .. } => kind::PCM_CANCEL_BUSY_REQUEST,
+            Self::StatRequest { .. } => kind::PCM_STAT_REQUEST,
+            Self::StatReply(_) => kind::PCM_STAT_REPLY,
+            Self::Nak { .. } => kind::PCM_NAK,
+            Self::NodeClear { .. } => kind::FAULT_NODE_CLEAR,
+            Self::Discard { .. } => kind::PCM_DISCARD,
+            Self::Discarded { .. } => kind::PCM_DISCARDED,
+            Self::WriteRequest { .. } => kind::PCM_WRITE_REQUEST,
+            Self::Refuse { .. } => kind::PCM_REFUSE,
+            Self::Query { .. } => kind::PCM_QUERY,
+            Self::Report { .. } => kind::PCM_REPORT,
+            Self::Assign { .. } => kind::PCM_ASSIGN,
+            Self::Assigned { .. } => kind::PCM_ASSIGNED,
             Self::Response { .. } => kind::PCM_RESPONSE,
         }
     }
 
-    /// The lane it travels on. A response with a page has a frame and goes with the pages.
+    /// The lane it travels on. A response with a page has a frame and goes with the pages; a cancel
+    /// stays behind the request it cancels.
     #[must_use]
     pub fn lane(&self) -> Lane {
         match self {
-            Self::Acquire { .. } => Lane::Requests,
+            Self::Acquire { .. } | Self::Cancel { .. } | Self::StatRequest { .. } => Lane::Requests,
             Self::Response { verdict: Verdict::Page, .. } => Lane::Pages,
             _ => Lane::Control,
         }
@@ -258,10 +548,45 @@ impl Pcm {
     /// True when nobody waits for it: it need not leave before something else does.
     #[must_use]
     pub fn may_wait(&self) -> bool {
-        matches!(self, Self::Claimed { .. } | Self::Written { .. })
+        matches!(
+            self,
+            Self::Claimed { .. }
+                | Self::Written { .. }
+                | Self::Discard { .. }
+                | Self::Discarded { .. }
+        )
     }
 
-    /// The 72 bytes of this message about page `tag`.
+    /// True when it speaks of a page, and its header's epoch is the partition epoch of that page.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        !matches!(
+            self,
+            Self::Nak { .. }
+                | Self::NodeClear { .. }
+                | Self::StatRequest { .. }
+                | Self::StatReply(_)
+        )
+    }
+
+    /// The request it speaks of, if it does.
+    #[must_use]
+    pub fn request(&self) -> Option<RequestId> {
+        match *self {
+            Self::Acquire { request, .. }
+            | Self::Ship { request, .. }
+            | Self::Invalidate { request, .. }
+            | Self::Invalidated { request, .. }
+            | Self::Claim { request, .. }
+            | Self::Claimed { request, .. }
+            | Self::Cancel { request }
+            | Self::Refuse { request, .. }
+            | Self::Response { request, .. } => Some(request),
+            _ => None,
+        }
+    }
+
+    /// The 80 bytes of this message about page `tag`.
     #[must_use]
     pub fn encode(&self, tag: BufferTag) -> [u8; PCM_BODY_BYTES] {
         let mut wire = WirePcm {
@@ -269,34 +594,38 @@ impl Pcm {
                 .map(U32::new),
             ..WirePcm::default()
         };
-        let flag = |dirty: bool| U16::new(if dirty { FLAG_DIRTY } else { 0 });
         match *self {
-            Self::Acquire { request, want } => {
+            Self::Acquire { request, want, recovery } => {
                 wire.set_request(request);
                 wire.mode = want.to_wire();
+                wire.set(flag::RECOVERY, recovery);
             }
-            Self::Ship { request, want, grant, revokes, acks } => {
+            Self::Ship { request, want, grant, revokes, acks, past } => {
                 wire.set_request(request);
                 wire.mode = want.to_wire();
                 wire.grant = U64::new(grant.0);
                 wire.revokes = U64::new(revokes.0);
-                wire.acks = U16::new(acks);
+                wire.mask = U64::new(acks);
+                wire.set(flag::PAST, past);
             }
-            Self::Invalidate { request, revokes } => {
+            Self::Invalidate { request, grant, revokes } => {
                 wire.set_request(request);
+                wire.grant = U64::new(grant.0);
                 wire.revokes = U64::new(revokes.0);
             }
-            Self::Invalidated { request, dirty } => {
+            Self::Invalidated { request, grant, dirty } => {
                 wire.set_request(request);
-                wire.flags = flag(dirty);
+                wire.grant = U64::new(grant.0);
+                wire.set(flag::DIRTY, dirty);
             }
-            Self::Claim { request, mode, grant, version } => {
+            Self::Claim { request, mode, grant, version, past } => {
                 wire.set_request(request);
                 wire.mode = mode.to_wire();
                 wire.grant = U64::new(grant.0);
                 wire.version = U64::new(version.0);
+                wire.mask = U64::new(past);
             }
-            Self::Claimed { request, grant } => {
+            Self::Claimed { request, grant } | Self::Refuse { request, grant } => {
                 wire.set_request(request);
                 wire.grant = U64::new(grant.0);
             }
@@ -304,15 +633,57 @@ impl Pcm {
                 wire.grant = U64::new(grant.0);
                 wire.version = U64::new(version.0);
             }
-            Self::Released { grant } => wire.grant = U64::new(grant.0),
-            Self::Response { request, verdict, mode, grant, version, acks, dirty } => {
+            Self::Released { grant } | Self::Assigned { grant } => wire.grant = U64::new(grant.0),
+            Self::Cancel { request } => wire.set_request(request),
+            Self::StatRequest { about } => {
+                wire.set(flag::INSTANCE, about == StatAbout::Instance);
+            }
+            Self::StatReply(ref stat) => wire.set_stat(stat),
+            Self::Nak { kind, request, reason, view } => {
+                wire.set_request(request);
+                wire.small = U16::new(kind.0);
+                wire.verdict = reason as u8;
+                wire.version = U64::new(view.0);
+            }
+            Self::NodeClear { instance, incarnation } => {
+                wire.request_instance = U16::new(instance.0);
+                wire.request_incarnation = U64::new(incarnation.0);
+            }
+            Self::Discard { version }
+            | Self::Discarded { version }
+            | Self::WriteRequest { version } => wire.version = U64::new(version.0),
+            Self::Query { fence } => wire.grant = U64::new(fence.0),
+            Self::Report { fence, ref report } => {
+                wire.set_report(report);
+                wire.revokes = U64::new(fence.0);
+            }
+            Self::Assign { mode, grant, dirty } => {
+                wire.mode = mode.to_wire();
+                wire.grant = U64::new(grant.0);
+                wire.set(flag::DIRTY, dirty);
+            }
+            Self::Response {
+                request,
+                verdict,
+                mode,
+                grant,
+                version,
+                acks,
+                dirty,
+                unsaved,
+                past,
+                writer,
+            } => {
                 wire.set_request(request);
                 wire.verdict = verdict as u8;
                 wire.mode = mode.to_wire();
                 wire.grant = U64::new(grant.0);
                 wire.version = U64::new(version.0);
-                wire.acks = U16::new(acks);
-                wire.flags = flag(dirty);
+                wire.mask = U64::new(acks);
+                wire.set(flag::DIRTY, dirty);
+                wire.set(flag::UNSAVED, unsaved);
+                wire.set(flag::PAST, past);
+                wire.small = U16::new(writer.0);
             }
         }
         let mut bytes = [0; PCM_BODY_BYTES];
@@ -323,7 +694,7 @@ impl Pcm {
     /// Reads the body of a message numbered `kind`.
     ///
     /// # Errors
-    /// [`DecodeError`] when the number is no PCM message's, the length is not 72 bytes, or a field
+    /// [`DecodeError`] when the number is no PCM message's, the length is not 80 bytes, or a field
     /// holds what no sender writes.
     pub fn decode(kind: MessageKind, body: &[u8]) -> Result<(BufferTag, Self), DecodeError> {
         let wire = WirePcm::ref_from_bytes(body).map_err(|_| DecodeError::Length {
@@ -348,30 +719,75 @@ impl Pcm {
         let grant = GrantNumber(wire.grant.get());
         let revokes = GrantNumber(wire.revokes.get());
         let version = Lsn(wire.version.get());
-        let (acks, dirty) = (wire.acks.get(), wire.dirty());
+        let mask = wire.mask.get();
+        let (dirty, past) = (wire.has(flag::DIRTY), wire.has(flag::PAST));
         let message = match kind {
-            kind::PCM_ACQUIRE => Self::Acquire { request, want: wire.mode()? },
-            kind::PCM_SHIP => Self::Ship { request, want: wire.mode()?, grant, revokes, acks },
-            kind::PCM_INVALIDATE => Self::Invalidate { request, revokes },
-            kind::PCM_INVALIDATED => Self::Invalidated { request, dirty },
-            kind::PCM_CLAIM => Self::Claim { request, mode: wire.mode()?, grant, version },
+            kind::PCM_ACQUIRE => {
+                Self::Acquire { request, want: wire.mode()?, recovery: wire.has(flag::RECOVERY) }
+            }
+            kind::PCM_SHIP => {
+                Self::Ship { request, want: wire.mode()?, grant, revokes, acks: mask, past }
+            }
+            kind::PCM_INVALIDATE => Self::Invalidate { request, grant, revokes },
+            kind::PCM_INVALIDATED => Self::Invalidated { request, grant, dirty },
+            kind::PCM_CLAIM => {
+                Self::Claim { request, mode: wire.mode()?, grant, version, past: mask }
+            }
             kind::PCM_CLAIMED => Self::Claimed { request, grant },
             kind::PCM_RELEASE => Self::Release { grant, version },
             kind::PCM_RELEASED => Self::Released { grant },
             kind::PCM_WRITTEN => Self::Written { grant, version },
+            kind::PCM_CANCEL_BUSY_REQUEST => Self::Cancel { request },
+            kind::PCM_STAT_REQUEST => {
+                let whole = wire.has(flag::INSTANCE);
+                let about = if whole { StatAbout::Instance } else { StatAbout::Page };
+                Self::StatRequest { about }
+            }
+            kind::PCM_STAT_REPLY => Self::StatReply(wire.stat()),
+            kind::PCM_NAK => {
+                if wire.verdict != NakReason::StaleEpoch as u8 {
+                    let (what, found) = ("PCM_NAK reason", wire.verdict.into());
+                    return Err(DecodeError::Field { what, found, expected: "1" });
+                }
+                let kind = MessageKind(wire.small.get());
+                let view = Epoch(version.0);
+                Self::Nak { kind, request, reason: NakReason::StaleEpoch, view }
+            }
+            kind::FAULT_NODE_CLEAR => {
+                Self::NodeClear { instance: request.instance, incarnation: request.incarnation }
+            }
+            kind::PCM_DISCARD => Self::Discard { version },
+            kind::PCM_DISCARDED => Self::Discarded { version },
+            kind::PCM_WRITE_REQUEST => Self::WriteRequest { version },
+            kind::PCM_REFUSE => Self::Refuse { request, grant },
+            kind::PCM_QUERY => Self::Query { fence: grant },
+            kind::PCM_REPORT => Self::Report { fence: revokes, report: wire.report()? },
+            kind::PCM_ASSIGN => Self::Assign { mode: wire.mode_or_none()?, grant, dirty },
+            kind::PCM_ASSIGNED => Self::Assigned { grant },
             kind::PCM_RESPONSE => {
                 let verdict = Verdict::from_wire(wire.verdict).ok_or(DecodeError::Field {
                     what: "PCM_RESPONSE verdict",
                     found: wire.verdict.into(),
-                    expected: "1 to 6",
+                    expected: "1 to 7",
                 })?;
-                Self::Response { request, verdict, mode: wire.mode()?, grant, version, acks, dirty }
+                Self::Response {
+                    request,
+                    verdict,
+                    mode: wire.mode()?,
+                    grant,
+                    version,
+                    acks: mask,
+                    dirty,
+                    unsaved: wire.has(flag::UNSAVED),
+                    past,
+                    writer: InstanceId(wire.small.get()),
+                }
             }
             MessageKind(other) => {
                 return Err(DecodeError::Field {
                     what: "PCM message number",
                     found: other.into(),
-                    expected: "1 to 9 or 102",
+                    expected: "1 to 9, 13 to 25 or 102",
                 });
             }
         };
@@ -403,44 +819,151 @@ mod tests {
         prop_oneof![Just(Mode::S), Just(Mode::X)]
     }
 
-    fn message() -> impl Strategy<Value = Pcm> {
+    fn report() -> impl Strategy<Value = Report> {
+        let transit = proptest::option::of(any::<(u16, u64, u64, bool)>());
+        let past = proptest::option::of(any::<u64>());
+        (0u8..3, any::<(u64, u64, bool, bool, u16)>(), transit, past).prop_map(
+            |(mode, (grant, version, dirty, unsaved, writer), transit, past)| Report {
+                mode: Mode::from_wire(mode).unwrap(),
+                grant: GrantNumber(grant),
+                version: Lsn(version),
+                dirty,
+                unsaved,
+                writer: InstanceId(writer),
+                transit: transit.map(|(to, grant, version, dirty)| Transit {
+                    to: InstanceId(to),
+                    grant: GrantNumber(grant),
+                    version: Lsn(version),
+                    dirty,
+                }),
+                past: past.map(Lsn),
+            },
+        )
+    }
+
+    fn steady() -> impl Strategy<Value = Pcm> {
         let grant = || any::<u64>().prop_map(GrantNumber);
         let version = || any::<u64>().prop_map(Lsn);
-        let verdict = (1u8..=6).prop_map(|b| Verdict::from_wire(b).unwrap());
+        let verdict = (1u8..=7).prop_map(|b| Verdict::from_wire(b).unwrap());
+        let flags = any::<(u64, bool, bool, bool, u16)>();
         prop_oneof![
-            (request(), mode()).prop_map(|(request, want)| Pcm::Acquire { request, want }),
-            (request(), mode(), grant(), grant(), any::<u16>()).prop_map(
-                |(request, want, grant, revokes, acks)| Pcm::Ship {
+            (request(), mode(), any::<bool>()).prop_map(|(request, want, recovery)| Pcm::Acquire {
+                request,
+                want,
+                recovery
+            }),
+            (request(), mode(), grant(), grant(), any::<u64>(), any::<bool>()).prop_map(
+                |(request, want, grant, revokes, acks, past)| Pcm::Ship {
                     request,
                     want,
                     grant,
                     revokes,
-                    acks
+                    acks,
+                    past
                 }
             ),
-            (request(), grant())
-                .prop_map(|(request, revokes)| Pcm::Invalidate { request, revokes }),
-            (request(), any::<bool>())
-                .prop_map(|(request, dirty)| Pcm::Invalidated { request, dirty }),
-            (request(), mode(), grant(), version()).prop_map(|(request, mode, grant, version)| {
-                Pcm::Claim { request, mode, grant, version }
+            (request(), grant(), grant()).prop_map(|(request, grant, revokes)| Pcm::Invalidate {
+                request,
+                grant,
+                revokes
             }),
+            (request(), grant(), any::<bool>())
+                .prop_map(|(request, grant, dirty)| Pcm::Invalidated { request, grant, dirty }),
+            (request(), mode(), grant(), version(), any::<u64>()).prop_map(
+                |(request, mode, grant, version, past)| Pcm::Claim {
+                    request,
+                    mode,
+                    grant,
+                    version,
+                    past
+                }
+            ),
             (request(), grant()).prop_map(|(request, grant)| Pcm::Claimed { request, grant }),
             (grant(), version()).prop_map(|(grant, version)| Pcm::Release { grant, version }),
             grant().prop_map(|grant| Pcm::Released { grant }),
             (grant(), version()).prop_map(|(grant, version)| Pcm::Written { grant, version }),
-            (request(), verdict, mode(), grant(), version(), any::<u16>(), any::<bool>()).prop_map(
-                |(request, verdict, mode, grant, version, acks, dirty)| Pcm::Response {
-                    request,
-                    verdict,
-                    mode,
-                    grant,
-                    version,
-                    acks,
-                    dirty
+            (request(), verdict, mode(), grant(), version(), flags).prop_map(
+                |(request, verdict, mode, grant, version, (acks, dirty, unsaved, past, writer))| {
+                    Pcm::Response {
+                        request,
+                        verdict,
+                        mode,
+                        grant,
+                        version,
+                        acks,
+                        dirty,
+                        unsaved,
+                        past,
+                        writer: InstanceId(writer),
+                    }
                 }
             ),
         ]
+    }
+
+    fn rare() -> impl Strategy<Value = Pcm> {
+        let grant = || any::<u64>().prop_map(GrantNumber);
+        let version = || any::<u64>().prop_map(Lsn);
+        prop_oneof![
+            request().prop_map(|request| Pcm::Cancel { request }),
+            any::<bool>().prop_map(|whole| Pcm::StatRequest {
+                about: if whole { StatAbout::Instance } else { StatAbout::Page }
+            }),
+            (any::<u16>(), request(), any::<u64>()).prop_map(|(kind, request, view)| Pcm::Nak {
+                kind: MessageKind(kind),
+                request,
+                reason: NakReason::StaleEpoch,
+                view: Epoch(view)
+            }),
+            (any::<u16>(), any::<u64>()).prop_map(|(instance, incarnation)| Pcm::NodeClear {
+                instance: InstanceId(instance),
+                incarnation: Incarnation(incarnation)
+            }),
+            version().prop_map(|version| Pcm::Discard { version }),
+            version().prop_map(|version| Pcm::Discarded { version }),
+            version().prop_map(|version| Pcm::WriteRequest { version }),
+            (request(), grant()).prop_map(|(request, grant)| Pcm::Refuse { request, grant }),
+            grant().prop_map(|fence| Pcm::Query { fence }),
+            (grant(), report()).prop_map(|(fence, report)| Pcm::Report { fence, report }),
+            (0u8..3, grant(), any::<bool>()).prop_map(|(mode, grant, dirty)| Pcm::Assign {
+                mode: Mode::from_wire(mode).unwrap(),
+                grant,
+                dirty
+            }),
+            grant().prop_map(|grant| Pcm::Assigned { grant }),
+            any::<[u64; 6]>().prop_map(|n| Pcm::StatReply(Stat::Instance(InstanceStat {
+                entries: n[0],
+                partitions: 7,
+                loading: 3,
+                held_shared: n[1],
+                held_exclusive: n[2],
+                dirty: n[3],
+                past_images: n[4],
+                requests: n[5],
+            }))),
+            (any::<[u64; 5]>(), any::<[bool; 5]>(), proptest::option::of(0u16..64)).prop_map(
+                |(n, [known, exclusive, converting, repairing, lost], owner)| {
+                    Pcm::StatReply(Stat::Page(PageStat {
+                        known,
+                        owner: owner.map(InstanceId),
+                        exclusive,
+                        holders: n[0],
+                        past_images: n[1],
+                        version: Lsn(n[2]),
+                        stored: Lsn(n[3]),
+                        queued: 9,
+                        grant: GrantNumber(n[4]),
+                        converting,
+                        repairing,
+                        lost,
+                    }))
+                }
+            ),
+        ]
+    }
+
+    fn message() -> impl Strategy<Value = Pcm> {
+        prop_oneof![steady(), rare()]
     }
 
     fn tag() -> impl Strategy<Value = BufferTag> {

@@ -134,6 +134,8 @@ struct Cluster {
     drains: Vec<Place>,
     habit: Habit,
     last_waiter: u64,
+    /// The page that came with the event that is being handled.
+    newcomer: Option<Content>,
     effects: Vec<Effect>,
     summary: Summary,
     trace: Trace,
@@ -197,6 +199,7 @@ impl Cluster {
             drains: Vec::new(),
             habit: Habit::Mixed,
             last_waiter: 0,
+            newcomer: None,
             effects: Vec::new(),
             summary: Summary::default(),
             trace: Trace::new(traced),
@@ -289,12 +292,14 @@ impl Cluster {
         }
         if let Some(content) = content {
             ensure!(frame.request.is_some(), "a page came without a reservation");
-            ensure!(frame.arrival.is_none(), "a page came while another waits to be installed");
-            frame.arrival = Some(content);
+            self.newcomer = Some(content);
             node.clock = node.clock.max(content.version);
         }
         let (from, tag) = (self.nodes[from].id, self.pages[page].tag);
-        self.feed(place, Event::Message { from, epoch: EPOCH, tag, message })
+        self.feed(
+            place,
+            Event::Message { from, incarnation: Incarnation(1), epoch: EPOCH, tag, message },
+        )
     }
 
     fn send_request(&mut self) -> Checked {
@@ -307,7 +312,10 @@ impl Cluster {
             return Ok(());
         }
         let (from, tag) = (self.nodes[node].id, self.pages[page].tag);
-        self.feed(place, Event::Message { from, epoch: EPOCH, tag, message })
+        self.feed(
+            place,
+            Event::Message { from, incarnation: Incarnation(1), epoch: EPOCH, tag, message },
+        )
     }
 
     fn report_drain(&mut self) -> Checked {
@@ -320,7 +328,7 @@ impl Cluster {
         };
         let (dirty, version) = (frame.dirty, content.version);
         let tag = self.pages[place.page].tag;
-        self.feed(place, Event::Drained { tag, to, dirty, version })
+        self.feed(place, Event::Drained { tag, to, dirty, version, flush: Lsn::ZERO })
     }
 
     fn housekeeping(&mut self) -> Checked {
@@ -345,6 +353,7 @@ impl Cluster {
             self.apply(place, effect)?;
         }
         self.effects = effects;
+        self.newcomer = None;
         self.check_page(page)
     }
 
@@ -395,9 +404,8 @@ impl Cluster {
 /// The request whose requester gets the duty to write the page with this message.
 fn carried_duty(message: &Pcm) -> Option<pagewire_protocol::RequestId> {
     match *message {
-        Pcm::Response { request, dirty: true, .. } | Pcm::Invalidated { request, dirty: true } => {
-            Some(request)
-        }
+        Pcm::Response { request, dirty: true, .. }
+        | Pcm::Invalidated { request, dirty: true, .. } => Some(request),
         _ => None,
     }
 }

@@ -57,10 +57,6 @@ impl InstanceSet {
     fn iter(self) -> impl Iterator<Item = InstanceId> {
         (0..64).map(InstanceId).filter(move |id| self.has(*id))
     }
-
-    fn count(self) -> u16 {
-        u16::try_from(self.0.count_ones()).unwrap_or(64)
-    }
 }
 
 /// A grant on its way, from the decision to the claim.
@@ -261,19 +257,29 @@ fn start(entry: &mut Entry, tag: BufferTag, request: RequestId, want: Mode, out:
         Mode::X => source.map_or(others, |source| others.without(source)),
         Mode::S | Mode::N => InstanceSet::default(),
     };
-    let acks = invalidate.count();
+    let acks = invalidate.0;
     entry.conversion = Some(Conversion { request, want, grant, source });
     for holder in invalidate.iter() {
-        out.send(holder, tag, Pcm::Invalidate { request, revokes });
+        out.send(holder, tag, Pcm::Invalidate { request, grant, revokes });
     }
     if let Some(source) = source {
-        out.send(source, tag, Pcm::Ship { request, want, grant, revokes, acks });
+        out.send(source, tag, Pcm::Ship { request, want, grant, revokes, acks, past: false });
         return;
     }
     let verdict = if has_it { Verdict::Held } else { Verdict::Storage };
     let version = entry.version;
-    let response =
-        Pcm::Response { request, verdict, mode: want, grant, version, acks, dirty: false };
+    let response = Pcm::Response {
+        request,
+        verdict,
+        mode: want,
+        grant,
+        version,
+        acks,
+        dirty: false,
+        unsaved: false,
+        past: false,
+        writer: out.me,
+    };
     out.send(requester, tag, response);
 }
 

@@ -1,6 +1,11 @@
 //! What goes into the core and what comes out of it.
 
-use pagewire_protocol::{BufferTag, Epoch, GrantNumber, InstanceId, Lsn, Mode, Pcm, pcm::Verdict};
+use crate::view::View;
+use pagewire_protocol::{
+    BufferTag, Epoch, GrantNumber, GuideRecord, Incarnation, InstanceId, Lsn, Mode, PartitionId,
+    Pcm, Stat, StatAbout, pcm::Verdict,
+};
+use std::sync::Arc;
 
 /// Names a local thread that waits for a page; chosen by the runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,6 +95,15 @@ pub enum AcquireError {
         /// The page.
         tag: BufferTag,
     },
+    /// This instance may no longer act: its lease is over.
+    #[error(
+        "page {tag}: this instance has lost its lease and is out of the cluster; it comes back when \
+             it is started again"
+    )]
+    LeaseExpired {
+        /// The page.
+        tag: BufferTag,
+    },
     /// The node has stopped.
     #[error("page {tag}: the node has stopped")]
     Stopped {
@@ -114,12 +128,14 @@ pub enum AcquireError {
 /// What happens to the core.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A message has come. The page of a response is kept by the runtime until [`Effect::Install`]
-    /// or [`Effect::Discard`].
+    /// A message has come. A page that came with it is kept by the runtime if [`Effect::Take`] is
+    /// among the effects, or with the whole message if [`Effect::Park`] is; otherwise it is dropped.
     Message {
         /// Who sent it.
         from: InstanceId,
-        /// The epoch in its header.
+        /// In which life; 0 where sessions alone vouch for the sender.
+        incarnation: Incarnation,
+        /// The epoch in its header: the sender's epoch of the page's partition.
         epoch: Epoch,
         /// The page it speaks of.
         tag: BufferTag,
@@ -134,6 +150,8 @@ pub enum Event {
         mode: Mode,
         /// Whom to complete.
         waiter: WaiterId,
+        /// The thread applies the redo of dead instances: it may have what is lost to others. X only.
+        recovery: bool,
     },
     /// A local thread no longer wants to wait.
     Withdraw {
@@ -153,8 +171,12 @@ pub enum Event {
         dirty: bool,
         /// The page's version.
         version: Lsn,
+        /// Where in this instance's log the redo of the page's changes ends; 0 if it is clean or
+        /// nothing of it was changed here.
+        flush: Lsn,
     },
-    /// [`Effect::Read`] is done: the version that was read, or why not.
+    /// [`Effect::Read`] or [`Effect::ReadNewer`] is done: the version that was found, or why not. The
+    /// page is kept if [`Effect::Take`] is among the effects, otherwise dropped.
     ReadDone {
         /// The page.
         tag: BufferTag,
@@ -180,6 +202,53 @@ pub enum Event {
         /// The page.
         tag: BufferTag,
     },
+    /// The membership layer has decided a view. One that is not newer than the present one is
+    /// ignored; numbers may be skipped.
+    View(Arc<View>),
+    /// This instance's log is durable up to here.
+    Flushed {
+        /// Position in the log.
+        up_to: Lsn,
+    },
+    /// This instance may no longer act. It is the last event that has any effect.
+    LeaseLost,
+    /// All redo of an instance that has died is applied; told to every member.
+    RedoDone {
+        /// Who has died.
+        instance: InstanceId,
+        /// In which life.
+        incarnation: Incarnation,
+    },
+    /// PCM_LOAD_GUIDE has come: shadow information of another instance.
+    LoadGuide {
+        /// Who sent it.
+        from: InstanceId,
+        /// In which life; 0 where sessions alone vouch for the sender.
+        incarnation: Incarnation,
+        /// The epoch in its header: that of the sender's view.
+        epoch: Epoch,
+        /// The records in its frame.
+        batch: Vec<GuideRecord>,
+        /// The sender has no more for now.
+        last: bool,
+    },
+    /// The frame of a past image is wanted back, or the redo before it. May be repeated, and should be
+    /// after a while: a view change forgets it.
+    PastImageWanted {
+        /// The page.
+        tag: BufferTag,
+    },
+    /// What [`Effect::Again`] asked for.
+    Continue,
+    /// A tool wants to know; [`Effect::StatReply`] answers.
+    Stat {
+        /// Whom to ask; [`Grd::manager`](super::Grd::manager) about a page.
+        to: InstanceId,
+        /// The page.
+        tag: BufferTag,
+        /// The page or the whole instance.
+        about: StatAbout,
+    },
 }
 
 /// What the core wants done, in this order.
@@ -191,6 +260,8 @@ pub enum Effect {
         to: InstanceId,
         /// The page it speaks of.
         tag: BufferTag,
+        /// What its header says: the partition epoch in which it was decided.
+        epoch: Epoch,
         /// What it says.
         message: Pcm,
     },
@@ -201,7 +272,21 @@ pub enum Effect {
         to: InstanceId,
         /// The page.
         tag: BufferTag,
+        /// What its header says.
+        epoch: Epoch,
         /// The request.
+        message: Pcm,
+    },
+    /// The request for the page goes (also) here, under the reservation that it has: one that still
+    /// waits for its frame goes here instead, one that is on its way is sent again.
+    RequestAgain {
+        /// To whom.
+        to: InstanceId,
+        /// The page.
+        tag: BufferTag,
+        /// What its header says.
+        epoch: Epoch,
+        /// The request, with the id it had.
         message: Pcm,
     },
     /// The request for the page is over, in whatever way.
@@ -210,23 +295,84 @@ pub enum Effect {
         tag: BufferTag,
     },
     /// Send a message with the page. `keep`: the page stays; otherwise it is only kept as in
-    /// transit, until [`Effect::Forget`].
+    /// transit, until [`Effect::Forget`], [`Effect::ToPastImage`] or [`Effect::Reinstate`].
     Ship {
         /// To whom.
         to: InstanceId,
         /// The page.
         tag: BufferTag,
+        /// What its header says.
+        epoch: Epoch,
         /// The response that carries it.
         message: Pcm,
         /// Whether this instance goes on holding it.
         keep: bool,
     },
-    /// The page in transit has arrived: drop the copy.
+    /// Send a message with the past image, which is kept.
+    ShipPastImage {
+        /// To whom.
+        to: InstanceId,
+        /// The page.
+        tag: BufferTag,
+        /// What its header says.
+        epoch: Epoch,
+        /// The response that carries it.
+        message: Pcm,
+    },
+    /// The page in transit has arrived and was clean, or is of no use: drop the copy.
     Forget {
         /// The page.
         tag: BufferTag,
         /// The grant under which it was shipped.
         grant: GrantNumber,
+    },
+    /// The page in transit becomes the past image, in place of an older one.
+    ToPastImage {
+        /// The page.
+        tag: BufferTag,
+        /// The grant under which it was shipped.
+        grant: GrantNumber,
+    },
+    /// The page in transit is held again; nobody may pin it yet.
+    Reinstate {
+        /// The page.
+        tag: BufferTag,
+        /// The grant under which it was shipped.
+        grant: GrantNumber,
+        /// It is dirty, and this instance's to write.
+        dirty: bool,
+    },
+    /// The page is no longer held: it becomes the past image, in place of an older one.
+    KeepPastImage {
+        /// The page.
+        tag: BufferTag,
+        /// Its version.
+        version: Lsn,
+    },
+    /// A newer version is on storage: drop the past image.
+    DropPastImage {
+        /// The page.
+        tag: BufferTag,
+        /// Its version.
+        version: Lsn,
+    },
+    /// The page that came with this event is wanted: keep it until [`Effect::Install`] or
+    /// [`Effect::Discard`]. (A page without it is dropped when the effects are done.)
+    Take {
+        /// The page.
+        tag: BufferTag,
+    },
+    /// This event is of a later view: hand it in again, page and all, once there has been an
+    /// [`Effect::ViewInstalled`], before anything that came after it.
+    Park,
+    /// Read the page from storage, and keep the newest of what is there, the page that was taken if
+    /// there is one, and the own past image if there is one; [`Event::ReadDone`] follows with that
+    /// one's version.
+    ReadNewer {
+        /// The page.
+        tag: BufferTag,
+        /// Least version that storage must return.
+        at_least: Lsn,
     },
     /// Read the page from storage into the reserved frame; [`Event::ReadDone`] follows.
     Read {
@@ -261,7 +407,7 @@ pub enum Effect {
         /// The page.
         tag: BufferTag,
     },
-    /// The page that came is not wanted.
+    /// The page that was taken is not wanted after all.
     Discard {
         /// The page.
         tag: BufferTag,
@@ -304,5 +450,47 @@ pub enum Effect {
     Drop {
         /// The page.
         tag: BufferTag,
+    },
+    /// Make this instance's log durable up to here; [`Event::Flushed`] follows. Positions go up.
+    Flush {
+        /// A page that waits for it.
+        tag: BufferTag,
+        /// Position in the log.
+        to: Lsn,
+    },
+    /// This instance is out: hits and live guards fail from now on, no I/O is started. The first
+    /// effect of [`Event::LeaseLost`].
+    Fence,
+    /// Send PCM_LOAD_GUIDE on the bulk lane.
+    LoadGuide {
+        /// To whom.
+        to: InstanceId,
+        /// What its header says: the epoch of the view.
+        epoch: Epoch,
+        /// At most [`GUIDE_RECORDS_MAX`](pagewire_protocol::guide::GUIDE_RECORDS_MAX) records.
+        batch: Vec<GuideRecord>,
+        /// There are no more for now.
+        last: bool,
+    },
+    /// There is more to do, in pieces so that nobody waits for it: hand in [`Event::Continue`] soon.
+    Again,
+    /// The view is in force: what was parked comes again.
+    ViewInstalled {
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// The directory entries of a partition that this instance has come to master are complete.
+    PartitionReady {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// What [`Event::Stat`] asked for.
+    StatReply {
+        /// Who says so.
+        from: InstanceId,
+        /// The page.
+        tag: BufferTag,
+        /// What it says.
+        stat: Stat,
     },
 }

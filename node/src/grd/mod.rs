@@ -25,18 +25,21 @@ pub use holdings::HoldingView;
 pub use out::Anomalies;
 pub(crate) use table::TagMap;
 
-use crate::view::View;
+use crate::{planted, view::View};
 use directory::Directory;
 use holdings::Holdings;
 use out::Out;
-use pagewire_protocol::{BufferTag, Incarnation, InstanceId, Pcm, RequestId, pcm::Verdict};
-use std::collections::VecDeque;
+use pagewire_protocol::{
+    BufferTag, Incarnation, InstanceId, Pcm, RequestId,
+    pcm::{NakReason, Verdict},
+};
+use std::{collections::VecDeque, sync::Arc};
 
 /// The directory core of one instance; see the module.
 #[derive(Debug)]
 pub struct Grd {
     me: InstanceId,
-    view: View,
+    view: Arc<View>,
     directory: Directory,
     holdings: Holdings,
     /// Messages from this instance to itself.
@@ -47,10 +50,10 @@ pub struct Grd {
 impl Grd {
     /// The core of instance `me` in its life `incarnation`, as a member of `view`.
     #[must_use]
-    pub fn new(me: InstanceId, incarnation: Incarnation, view: View) -> Self {
+    pub fn new(me: InstanceId, incarnation: Incarnation, view: impl Into<Arc<View>>) -> Self {
         Self {
             me,
-            view,
+            view: view.into(),
             directory: Directory::new(),
             holdings: Holdings::new(RequestId { instance: me, incarnation, sequence: 0 }),
             loopback: VecDeque::with_capacity(64),
@@ -80,18 +83,18 @@ impl Grd {
             anomalies: &mut self.anomalies,
         };
         match event {
-            Event::Message { from, epoch, tag, message } => {
-                if epoch == self.view.epoch() {
+            Event::Message { from, epoch, tag, message, .. } => {
+                if epoch == self.view.epoch_of(&tag) || planted::is("accept_any_epoch") {
                     dispatch(&mut self.directory, &mut self.holdings, from, tag, message, &mut out);
                 } else {
                     refuse_epoch(from, tag, message, &mut out);
                 }
             }
-            Event::Acquire { tag, mode, waiter } => {
+            Event::Acquire { tag, mode, waiter, .. } => {
                 self.holdings.acquire(tag, mode, waiter, &mut out);
             }
             Event::Withdraw { tag, waiter } => self.holdings.withdraw(tag, waiter, &mut out),
-            Event::Drained { tag, to, dirty, version } => {
+            Event::Drained { tag, to, dirty, version, .. } => {
                 self.holdings.drained(tag, to, dirty, version, &mut out);
             }
             Event::ReadDone { tag, result } => self.holdings.read_done(tag, result, &mut out),
@@ -100,6 +103,7 @@ impl Grd {
             }
             Event::Evict { tag } => self.holdings.evict(tag, &mut out),
             Event::WriteBack { tag } => self.holdings.write_back(tag, &mut out),
+            _ => {}
         }
         while let Some((tag, message)) = out.loopback.pop_front() {
             let me = self.me;
@@ -141,14 +145,14 @@ fn dispatch(
 ) {
     match message {
         // To the master.
-        Pcm::Acquire { request, want } if out.view.master(&tag) == out.me => {
+        Pcm::Acquire { request, want, .. } if out.view.master(&tag) == out.me => {
             directory.acquire(tag, request, want, out);
         }
-        Pcm::Acquire { request, want } => {
+        Pcm::Acquire { request, want, .. } => {
             out.anomalies.not_master += 1;
             out.refuse(from, tag, request, want, Verdict::NotMaster);
         }
-        Pcm::Claim { request, mode, grant, version } => {
+        Pcm::Claim { request, mode, grant, version, .. } => {
             directory.claim(tag, request, mode, grant, version, out);
         }
         Pcm::Release { grant, version } => directory.release(tag, from, grant, version, out),
@@ -159,22 +163,19 @@ fn dispatch(
         Pcm::Released { grant } => holdings.released(tag, grant, out),
         // To the requester.
         Pcm::Response { .. } => holdings.response(from, tag, message, out),
-        Pcm::Invalidated { request, dirty } => {
+        Pcm::Invalidated { request, dirty, .. } => {
             holdings.invalidated(from, tag, request, dirty, out);
         }
+        _ => {}
     }
 }
 
+/// A page that came with it is not taken.
 fn refuse_epoch(from: InstanceId, tag: BufferTag, message: Pcm, out: &mut Out<'_>) {
     out.anomalies.stale_epoch += 1;
-    match message {
-        Pcm::Acquire { request, want } => {
-            out.refuse(from, tag, request, want, Verdict::StaleEpoch);
-        }
-        // Its page came with it and nobody wants it.
-        Pcm::Response { verdict: Verdict::Page, .. } => out.effect(Effect::Discard { tag }),
-        _ => {}
-    }
+    let (kind, reason, view) = (message.kind(), NakReason::StaleEpoch, out.view.epoch());
+    let request = message.request().unwrap_or_default();
+    out.send(from, tag, Pcm::Nak { kind, request, reason, view });
 }
 
 #[cfg(test)]

@@ -38,7 +38,8 @@ impl Out<'_> {
         if to == self.me {
             self.loopback.push_back((tag, message));
         } else {
-            self.effects.push(Effect::Send { to, tag, message });
+            let epoch = self.view.epoch_of(&tag);
+            self.effects.push(Effect::Send { to, tag, epoch, message });
         }
     }
 
@@ -66,6 +67,9 @@ impl Out<'_> {
             version: Lsn::ZERO,
             acks: 0,
             dirty: false,
+            unsaved: false,
+            past: false,
+            writer: self.me,
         };
         self.send(to, tag, message);
     }

@@ -32,35 +32,37 @@ fn run(grd: &mut Grd, event: Event) -> Vec<Effect> {
 }
 
 fn message(from: u16, message: Pcm) -> Event {
-    Event::Message { from: InstanceId(from), epoch: Epoch(1), tag: tag(), message }
+    Event::Message {
+        from: InstanceId(from),
+        incarnation: Incarnation(1),
+        epoch: Epoch(1),
+        tag: tag(),
+        message,
+    }
 }
 
 fn acquire(from: u16, sequence: u64, want: Mode) -> Event {
-    message(from, Pcm::Acquire { request: request(from, sequence), want })
+    message(from, Pcm::Acquire { request: request(from, sequence), want, recovery: false })
 }
 
 fn claim(from: u16, sequence: u64, grant: u64, mode: Mode) -> Event {
     let request = request(from, sequence);
-    message(from, Pcm::Claim { request, mode, grant: GrantNumber(grant), version: Lsn(7) })
+    message(from, Pcm::Claim { request, mode, grant: GrantNumber(grant), version: Lsn(7), past: 0 })
 }
 
 #[test]
 fn a_request_of_an_old_epoch_is_answered_not_dropped() {
     let mut master = grd(0);
     let event = match acquire(1, 1, Mode::S) {
-        Event::Message { from, tag, message, .. } => {
-            Event::Message { from, epoch: Epoch(0), tag, message }
+        Event::Message { from, incarnation, tag, message, .. } => {
+            Event::Message { from, incarnation, epoch: Epoch(0), tag, message }
         }
         other => other,
     };
     let effects = run(&mut master, event);
     assert!(matches!(
         effects[..],
-        [Effect::Send {
-            to: InstanceId(1),
-            message: Pcm::Response { verdict: Verdict::StaleEpoch, .. },
-            ..
-        }]
+        [Effect::Send { to: InstanceId(1), message: Pcm::Nak { view: Epoch(1), .. }, .. }]
     ));
     assert_eq!(master.anomalies().stale_epoch, 1);
 }
@@ -113,8 +115,9 @@ fn a_second_request_waits_for_the_first_ones_claim() {
 fn a_revocation_that_overtakes_its_grant_is_parked() {
     let mut holder = grd(1);
     let waiter = WaiterId(1);
-    run(&mut holder, Event::Acquire { tag: tag(), mode: Mode::S, waiter });
-    let early = Pcm::Invalidate { request: request(2, 1), revokes: GrantNumber(1) };
+    run(&mut holder, Event::Acquire { tag: tag(), mode: Mode::S, waiter, recovery: false });
+    let early =
+        Pcm::Invalidate { request: request(2, 1), grant: GrantNumber(2), revokes: GrantNumber(1) };
     assert_eq!(run(&mut holder, message(0, early)), [], "not answered \"not held\"");
     let grant = Pcm::Response {
         request: request(1, 1),
@@ -124,12 +127,16 @@ fn a_revocation_that_overtakes_its_grant_is_parked() {
         version: Lsn(3),
         acks: 0,
         dirty: false,
+        unsaved: false,
+        past: false,
+        writer: InstanceId(0),
     };
     let effects = run(&mut holder, message(0, grant));
     let completed = effects.iter().position(|e| matches!(e, Effect::Complete { .. }));
     let lowered = effects.iter().position(|e| matches!(e, Effect::Lower { to: Mode::N, .. }));
     assert!(completed.unwrap() < lowered.unwrap(), "the waiter first: {effects:?}");
-    let drained = Event::Drained { tag: tag(), to: Mode::N, dirty: false, version: Lsn(3) };
+    let drained =
+        Event::Drained { tag: tag(), to: Mode::N, dirty: false, version: Lsn(3), flush: Lsn(0) };
     let effects = run(&mut holder, drained);
     assert!(matches!(
         effects[0],
@@ -140,7 +147,8 @@ fn a_revocation_that_overtakes_its_grant_is_parked() {
 #[test]
 fn a_revocation_of_what_is_not_held_is_answered() {
     let mut holder = grd(1);
-    let invalidate = Pcm::Invalidate { request: request(2, 1), revokes: GrantNumber(1) };
+    let invalidate =
+        Pcm::Invalidate { request: request(2, 1), grant: GrantNumber(2), revokes: GrantNumber(1) };
     let effects = run(&mut holder, message(0, invalidate));
     assert!(matches!(effects[0], Effect::Send { message: Pcm::Invalidated { .. }, .. }));
     assert_eq!(holder.anomalies().not_holder, 1);
@@ -170,7 +178,10 @@ fn the_release_of_a_grant_that_could_not_be_read_lets_the_next_one_in() {
 #[test]
 fn a_storage_error_fails_the_waiter_and_frees_the_page() {
     let mut holder = grd(1);
-    run(&mut holder, Event::Acquire { tag: tag(), mode: Mode::X, waiter: WaiterId(9) });
+    run(
+        &mut holder,
+        Event::Acquire { tag: tag(), mode: Mode::X, waiter: WaiterId(9), recovery: false },
+    );
     let grant = Pcm::Response {
         request: request(1, 1),
         verdict: Verdict::Storage,
@@ -179,6 +190,9 @@ fn a_storage_error_fails_the_waiter_and_frees_the_page() {
         version: Lsn(0),
         acks: 0,
         dirty: false,
+        unsaved: false,
+        past: false,
+        writer: InstanceId(0),
     };
     let effects = run(&mut holder, message(0, grant));
     assert_eq!(effects, [Effect::Read { tag: tag(), at_least: Lsn(0) }]);
@@ -200,7 +214,10 @@ fn a_grant_of_another_mode_than_was_asked_for_is_counted_and_given_back() {
         (Verdict::Page, Mode::N),
     ] {
         let mut holder = grd(1);
-        run(&mut holder, Event::Acquire { tag: tag(), mode: Mode::X, waiter: WaiterId(9) });
+        run(
+            &mut holder,
+            Event::Acquire { tag: tag(), mode: Mode::X, waiter: WaiterId(9), recovery: false },
+        );
         let grant = Pcm::Response {
             request: request(1, 1),
             verdict,
@@ -209,18 +226,20 @@ fn a_grant_of_another_mode_than_was_asked_for_is_counted_and_given_back() {
             version: Lsn(3),
             acks: 0,
             dirty: false,
+            unsaved: false,
+            past: false,
+            writer: InstanceId(0),
         };
         let effects = run(&mut holder, message(0, grant));
         let has = |wanted: fn(&Effect) -> bool| effects.iter().any(wanted);
         assert!(has(|e| matches!(e, Effect::Broken { .. })), "{effects:?}");
         assert!(has(|e| matches!(e, Effect::RequestOver { .. })), "{effects:?}");
-        let discards = has(|e| matches!(e, Effect::Discard { .. }));
-        assert_eq!(discards, verdict == Verdict::Page, "{effects:?}");
+        assert!(!has(|e| matches!(e, Effect::Take { .. })), "{effects:?}");
         let error = Some(AcquireError::Protocol { tag: tag() });
         let failed = Effect::Fail { waiter: WaiterId(9), tag: tag(), error };
         assert!(effects.contains(&failed), "{effects:?}");
         let message = Pcm::Release { grant: GrantNumber(4), version: Lsn(3) };
-        let released = Effect::Send { to: MASTER, tag: tag(), message };
+        let released = Effect::Send { to: MASTER, tag: tag(), epoch: Epoch(1), message };
         assert!(effects.contains(&released), "{effects:?}");
         assert_eq!(holder.anomalies().wrong_mode, 1);
         assert_eq!(holder.held_tags().count(), 0, "nothing is left of it");

@@ -48,7 +48,7 @@ use crate::{
     grd::{Effect, Event as Input, Grd, TagMap},
     store::Store,
 };
-use pagewire_protocol::{BufferTag, Incarnation, InstanceId, Lane, Pcm};
+use pagewire_protocol::{BufferTag, Epoch, Incarnation, InstanceId, Lane, Pcm};
 use pagewire_transport::{Arena, Endpoint, EndpointConfig, Frame, counters::EndpointCounters};
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::{
@@ -103,13 +103,15 @@ pub struct Shard {
     io: IoThreads,
     handles: Vec<HandleEnd>,
     outbox: Outbox,
+    /// The page that came with the event that the core is handling.
+    newcomer: Option<Frame>,
     /// Pages that came and are not installed yet.
     arrivals: TagMap<Frame>,
     /// Pages shipped away and not claimed yet, and past images.
     copies: Copies,
     redo: Redo,
     /// Requests that wait for room, the oldest first.
-    waiting: VecDeque<(InstanceId, BufferTag, Pcm)>,
+    waiting: VecDeque<(InstanceId, BufferTag, Epoch, Pcm)>,
     outstanding: usize,
     outstanding_max: usize,
     /// Most peers that there are frames for.
@@ -208,6 +210,7 @@ impl Shard {
             endpoint,
             handles: Vec::new(),
             outbox: Outbox::default(),
+            newcomer: None,
             arrivals: TagMap::default(),
             copies: Copies::default(),
             redo,
@@ -265,7 +268,7 @@ impl Shard {
     #[must_use]
     pub fn peers_missing(&self) -> Vec<InstanceId> {
         let is_missing = |id: &InstanceId| *id != self.me && !self.linked.contains(id);
-        self.grd.view().members().iter().copied().filter(is_missing).collect()
+        self.grd.view().members().iter().map(|member| member.id).filter(is_missing).collect()
     }
 
     /// The refusal of a peer that this instance has to go for, if there is one.

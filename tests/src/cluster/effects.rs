@@ -23,6 +23,8 @@ impl Cluster {
             Effect::Fail { waiter, error, .. } => self.apply_fail(place, waiter, error.as_ref()),
             Effect::Open { mode, .. } => self.apply_open(place, mode),
             Effect::Drop { .. } => self.apply_drop(place),
+            Effect::Take { .. } => self.apply_take(place),
+            other => Err(format!("not simulated yet: {other:?}")),
         }
     }
 
@@ -57,7 +59,7 @@ impl Cluster {
 
     fn apply_request(&mut self, place: Place, to: InstanceId, message: Pcm) -> Checked {
         let frame = &mut self.nodes[place.node].frames[place.page];
-        let Pcm::Acquire { request, want } = message else {
+        let Pcm::Acquire { request, want, .. } = message else {
             return Err("a request is no ACQUIRE".to_owned());
         };
         ensure!(frame.request.is_none(), "a second request for the page");
@@ -171,6 +173,14 @@ impl Cluster {
         ensure!(frame.held.is_some(), "marks what it does not have");
         ensure!(std::mem::take(&mut frame.duty), "marks dirty, but the duty has not come");
         frame.dirty = true;
+        Ok(())
+    }
+
+    fn apply_take(&mut self, place: Place) -> Checked {
+        let frame = &mut self.nodes[place.node].frames[place.page];
+        ensure!(frame.arrival.is_none(), "takes a page while another waits to be installed");
+        frame.arrival = self.newcomer.take();
+        ensure!(frame.arrival.is_some(), "takes a page that has not come");
         Ok(())
     }
 

@@ -81,7 +81,7 @@ impl Cluster {
         } else {
             let found = content.version;
             ensure!(found >= at_least, "storage has v{found}, at least v{at_least} is needed");
-            frame.arrival = Some(content);
+            self.newcomer = Some(content);
             node.clock = node.clock.max(found);
             self.summary.reads += 1;
             Ok(found)

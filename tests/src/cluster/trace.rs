@@ -50,18 +50,20 @@ fn request_words(request: &RequestId) -> String {
 
 pub(super) fn message_words(message: &Pcm) -> String {
     match message {
-        Pcm::Acquire { request, want } => format!("ACQUIRE {want} for {}", request_words(request)),
-        Pcm::Ship { request, want, grant, revokes, acks } => format!(
-            "SHIP {want} for {}, grant {grant} revokes {revokes}, {acks} acks",
+        Pcm::Acquire { request, want, .. } => {
+            format!("ACQUIRE {want} for {}", request_words(request))
+        }
+        Pcm::Ship { request, want, grant, revokes, acks, .. } => format!(
+            "SHIP {want} for {}, grant {grant} revokes {revokes}, acks {acks:b}",
             request_words(request)
         ),
-        Pcm::Invalidate { request, revokes } => {
+        Pcm::Invalidate { request, revokes, .. } => {
             format!("INVALIDATE for {}, revokes {revokes}", request_words(request))
         }
-        Pcm::Invalidated { request, dirty } => {
+        Pcm::Invalidated { request, dirty, .. } => {
             format!("INVALIDATED for {}{}", request_words(request), dirty_word(*dirty))
         }
-        Pcm::Claim { request, mode, grant, version } => {
+        Pcm::Claim { request, mode, grant, version, .. } => {
             format!("CLAIM {mode} by {}, grant {grant}, v{}", request_words(request), version.0)
         }
         Pcm::Claimed { request, grant } => {
@@ -70,12 +72,13 @@ pub(super) fn message_words(message: &Pcm) -> String {
         Pcm::Release { grant, version } => format!("RELEASE grant {grant}, v{}", version.0),
         Pcm::Released { grant } => format!("RELEASED grant {grant}"),
         Pcm::Written { grant, version } => format!("WRITTEN grant {grant}, v{}", version.0),
-        Pcm::Response { request, verdict, mode, grant, version, acks, dirty } => format!(
-            "RESPONSE {verdict:?} {mode} to {}, grant {grant}, v{}, {acks} acks{}",
+        Pcm::Response { request, verdict, mode, grant, version, acks, dirty, .. } => format!(
+            "RESPONSE {verdict:?} {mode} to {}, grant {grant}, v{}, acks {acks:b}{}",
             request_words(request),
             version.0,
             dirty_word(*dirty)
         ),
+        other => format!("{other:?}"),
     }
 }
 
@@ -100,6 +103,7 @@ pub(super) fn event_words(event: &Event) -> String {
         }
         Event::Evict { .. } => "evict".to_owned(),
         Event::WriteBack { .. } => "write back".to_owned(),
+        other => format!("{other:?}"),
     }
 }
 
@@ -129,5 +133,6 @@ pub(super) fn effect_words(effect: &Effect) -> String {
         },
         Effect::Open { mode, .. } => format!("open {mode}"),
         Effect::Drop { .. } => "drop".to_owned(),
+        other => format!("{other:?}"),
     }
 }

@@ -149,7 +149,7 @@ impl Cluster {
         let it = &mut self.nodes[node].threads[thread];
         it.waiting = Some(Waiting { waiter, page, mode, since });
         let tag = self.pages[page].tag;
-        self.feed(place, Event::Acquire { tag, mode, waiter })
+        self.feed(place, Event::Acquire { tag, mode, waiter, recovery: false })
     }
 
     /// The thread gives up waiting. Now and then a former waiter does: nothing must happen.

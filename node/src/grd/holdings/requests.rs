@@ -10,6 +10,11 @@ use crate::grd::{
 };
 use pagewire_protocol::{BufferTag, InstanceId, Lsn, Mode, Pcm, RequestId, pcm::Verdict};
 
+/// The set of one instance.
+fn mask(id: InstanceId) -> u64 {
+    1 << (id.0 % 64)
+}
+
 impl Holdings {
     pub(super) fn request(&mut self, tag: BufferTag, want: Mode, out: &mut Out<'_>) {
         self.last_request.sequence += 1;
@@ -27,7 +32,12 @@ impl Holdings {
             path: GrantPath::Local,
         });
         let to = out.view.master(&tag);
-        out.effect(Effect::Request { to, tag, message: Pcm::Acquire { request, want } });
+        out.effect(Effect::Request {
+            to,
+            tag,
+            epoch: out.view.epoch_of(&tag),
+            message: Pcm::Acquire { request, want, recovery: false },
+        });
     }
 
     pub(in crate::grd) fn response(
@@ -37,15 +47,13 @@ impl Holdings {
         message: Pcm,
         out: &mut Out<'_>,
     ) {
-        let Pcm::Response { request, verdict, mode, grant, version, acks, dirty } = message else {
+        let Pcm::Response { request, verdict, mode, grant, version, acks, dirty, .. } = message
+        else {
             return;
         };
         let pending = self.holdings.get_mut(&tag).and_then(|h| h.pending.as_mut());
         let Some(p) = pending.filter(|p| p.request == request && p.grant.is_none()) else {
             out.anomalies.no_request += 1;
-            if verdict == Verdict::Page {
-                out.effect(Effect::Discard { tag });
-            }
             return;
         };
         let master = out.view.master(&tag);
@@ -71,7 +79,10 @@ impl Holdings {
         p.path = p.path.max(hops);
         match verdict {
             Verdict::Storage => out.effect(Effect::Read { tag, at_least: version }),
-            Verdict::Page => p.page = true,
+            Verdict::Page => {
+                p.page = true;
+                out.effect(Effect::Take { tag });
+            }
             _ => (p.page, p.held) = (true, true),
         }
         self.finish_if_whole(tag, out);
@@ -80,13 +91,10 @@ impl Holdings {
     /// A grant of another mode than was asked for is of no use: it is given back, so that the master
     /// can go on, and whoever waits for it is told.
     fn wrong_mode(&mut self, tag: BufferTag, message: Pcm, out: &mut Out<'_>) {
-        let Pcm::Response { verdict, grant, version, .. } = message else { return };
+        let Pcm::Response { grant, version, .. } = message else { return };
         out.anomalies.wrong_mode += 1;
         let problem = "was granted in another mode than was asked for";
         out.effect(Effect::Broken { tag, problem });
-        if verdict == Verdict::Page {
-            out.effect(Effect::Discard { tag });
-        }
         // What was held before stays held: only the new grant goes back.
         out.send_to_master(tag, Pcm::Release { grant, version });
         self.refused(tag, &AcquireError::Protocol { tag }, out);
@@ -106,7 +114,7 @@ impl Holdings {
             out.anomalies.no_request += 1;
             return;
         };
-        p.acks += 1;
+        p.acks |= mask(from);
         p.dirty |= dirty;
         let third = from != master && master != out.me;
         p.path = p.path.max(if third { GrantPath::ThreeWay } else { GrantPath::TwoWay });
@@ -124,6 +132,7 @@ impl Holdings {
         match result {
             Ok(version) => {
                 (p.page, p.version) = (true, version);
+                out.effect(Effect::Take { tag });
                 self.finish_if_whole(tag, out);
             }
             Err(reason) => {
@@ -171,7 +180,7 @@ impl Holdings {
             h.dirty = p.dirty;
             out.effect(Effect::Install { tag, dirty: p.dirty });
         }
-        out.send_to_master(tag, Pcm::Claim { request, mode, grant, version });
+        out.send_to_master(tag, Pcm::Claim { request, mode, grant, version, past: 0 });
         if let Some(parked) = h.parked.take() {
             self.accept(tag, parked, out);
         }

@@ -10,10 +10,12 @@ use pagewire_protocol::{BufferTag, GrantNumber, Mode, Pcm, RequestId, pcm::Verdi
 impl Holdings {
     pub(in crate::grd) fn revoke(&mut self, tag: BufferTag, message: Pcm, out: &mut Out<'_>) {
         let revocation = match message {
-            Pcm::Ship { request, want, grant, revokes, acks } => {
-                Revocation { request, revokes, ship: Some(Ship { want, grant, acks }) }
+            Pcm::Ship { request, want, grant, revokes, acks, .. } => {
+                Revocation { request, grant, revokes, ship: Some(Ship { want, grant, acks }) }
             }
-            Pcm::Invalidate { request, revokes } => Revocation { request, revokes, ship: None },
+            Pcm::Invalidate { request, grant, revokes } => {
+                Revocation { request, grant, revokes, ship: None }
+            }
             _ => return,
         };
         let h = self.holding(tag);
@@ -37,10 +39,10 @@ impl Holdings {
             return;
         }
         out.anomalies.not_holder += 1;
-        let request = revocation.request;
+        let Revocation { request, grant, .. } = revocation;
         match revocation.ship {
             None => {
-                let gone = Pcm::Invalidated { request, dirty: false };
+                let gone = Pcm::Invalidated { request, grant, dirty: false };
                 out.send(request.instance, tag, gone);
             }
             Some(ship) => {
@@ -67,8 +69,12 @@ impl Holdings {
                     version: h.version,
                     acks,
                     dirty: h.dirty && !keep,
+                    unsaved: h.dirty && keep,
+                    past: false,
+                    writer: out.me,
                 };
-                out.effect(Effect::Ship { to: requester, tag, message: response, keep });
+                let epoch = out.view.epoch_of(&tag);
+                out.effect(Effect::Ship { to: requester, tag, epoch, message: response, keep });
                 if keep {
                     h.mode = Mode::S;
                     if h.activity != Activity::Releasing {
@@ -80,7 +86,7 @@ impl Holdings {
                 }
             }
             None => {
-                let gone = Pcm::Invalidated { request, dirty: h.dirty };
+                let gone = Pcm::Invalidated { request, grant: revocation.grant, dirty: h.dirty };
                 out.send(requester, tag, gone);
                 out.effect(Effect::Drop { tag });
                 h.give_up();

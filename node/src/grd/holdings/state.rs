@@ -31,6 +31,7 @@ pub(super) enum Purpose {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Revocation {
     pub(super) request: RequestId,
+    pub(super) grant: GrantNumber,
     pub(super) revokes: GrantNumber,
     pub(super) ship: Option<Ship>,
 }
@@ -39,7 +40,7 @@ pub(super) struct Revocation {
 pub(super) struct Ship {
     pub(super) want: Mode,
     pub(super) grant: GrantNumber,
-    pub(super) acks: u16,
+    pub(super) acks: u64,
 }
 
 impl Revocation {
@@ -60,8 +61,8 @@ pub(super) struct Pending {
     /// The grant, once PCM_RESPONSE has come.
     pub(super) grant: Option<GrantNumber>,
     /// Invalidations to wait for, known with the response, and those that have come.
-    pub(super) acks_due: u16,
-    pub(super) acks: u16,
+    pub(super) acks_due: u64,
+    pub(super) acks: u64,
     /// The page is there: it came with the response, was read, or was held all along.
     pub(super) page: bool,
     /// The page was held all along.

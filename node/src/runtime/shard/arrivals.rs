@@ -5,7 +5,7 @@ use crate::{
     grd::{AcquireError, Event as Input, WaiterId},
     runtime::{command::Command, io::IoDone},
 };
-use pagewire_protocol::{Pcm, hello::Refusal, pcm::Verdict};
+use pagewire_protocol::{Incarnation, Pcm, hello::Refusal, pcm::Verdict};
 use pagewire_transport::{Event, Received};
 use std::time::Instant;
 
@@ -65,7 +65,7 @@ impl Shard {
         if refusal != Refusal::View {
             return detail;
         }
-        let members: Vec<_> = self.grd.view().members().iter().map(|id| id.0).collect();
+        let members: Vec<_> = self.grd.view().members().iter().map(|member| member.id.0).collect();
         format!("{detail}; the members of instance {} are {members:?}", self.me)
     }
 
@@ -85,10 +85,11 @@ impl Shard {
             tracing::warn!("instance {from} sent PCM message {kind} with a page it must not have");
             return;
         }
-        if let Some(frame) = frame {
-            self.arrivals.insert(tag, frame);
-        }
-        self.input(Input::Message { from, epoch, tag, message });
+        // The session ends with the peer's life, so it vouches for it.
+        let incarnation = Incarnation(0);
+        self.run();
+        self.newcomer = frame;
+        self.input(Input::Message { from, incarnation, epoch, tag, message });
         self.run();
     }
 
@@ -96,8 +97,9 @@ impl Shard {
         match done {
             IoDone::Read { tag, result } => {
                 self.counters.pages_read.add(1);
+                self.run();
                 let result = result.map(|(version, frame)| {
-                    self.arrivals.insert(tag, frame);
+                    self.newcomer = Some(frame);
                     version
                 });
                 self.input(Input::ReadDone { tag, result });
@@ -132,7 +134,8 @@ impl Shard {
                     self.complete(waiter(sequence), Err(Some(error)));
                     return;
                 }
-                self.input(Input::Acquire { tag, mode, waiter: waiter(sequence) });
+                let waiter = waiter(sequence);
+                self.input(Input::Acquire { tag, mode, waiter, recovery: false });
             }
             Command::Withdraw { sequence, tag } => {
                 self.input(Input::Withdraw { tag, waiter: waiter(sequence) });

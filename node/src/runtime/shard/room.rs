@@ -11,13 +11,13 @@ impl Shard {
         while self.outstanding < self.outstanding_max
             && self.pool.has_room(self.outstanding + self.copies.frames())
         {
-            let Some((to, tag, message)) = self.waiting.pop_front() else { return };
+            let Some((to, tag, epoch, message)) = self.waiting.pop_front() else { return };
             self.outstanding += 1;
             if to == self.me {
-                let epoch = self.grd.view().epoch();
-                self.input(Input::Message { from: to, epoch, tag, message });
+                let incarnation = self.identity().1;
+                self.input(Input::Message { from: to, incarnation, epoch, tag, message });
             } else {
-                self.send(to, tag, message, None);
+                self.send(to, tag, epoch, message, None);
             }
         }
     }
