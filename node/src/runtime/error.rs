@@ -66,7 +66,9 @@ pub enum NodeError {
         shard: u16,
     },
     /// Whoever knows does not say.
-    #[error("instance {instance} has not answered in {limit_ms} ms; see whether it is up and linked")]
+    #[error(
+        "instance {instance} has not answered in {limit_ms} ms; see whether it is up and linked"
+    )]
     NoAnswer {
         /// Who was asked.
         instance: InstanceId,

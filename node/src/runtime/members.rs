@@ -80,11 +80,8 @@ impl Node {
     /// [`NodeError::NotLeft`] after `limit`; [`NodeError::Stopped`], [`NodeError::Panicked`].
     pub fn leave(&self, limit: Duration) -> Result<(), NodeError> {
         let deadline = Instant::now() + limit;
-        let asked: Vec<_> = self
-            .shards
-            .iter()
-            .map(|shard| shard.ask(Control::Leave))
-            .collect::<Result<_, _>>()?;
+        let asked: Vec<_> =
+            self.shards.iter().map(|shard| shard.ask(Control::Leave)).collect::<Result<_, _>>()?;
         for answer in asked {
             let late = || NodeError::NotLeft { limit_s: limit.as_secs() };
             answer.wait_until(deadline)?.ok_or_else(late)?;

@@ -74,7 +74,10 @@ impl Node {
     }
 
     /// Asks all shards at once; the answers in their order.
-    pub(super) fn ask<T>(&self, control: impl Fn(Sender<T>) -> Control) -> Result<Vec<T>, NodeError> {
+    pub(super) fn ask<T>(
+        &self,
+        control: impl Fn(Sender<T>) -> Control,
+    ) -> Result<Vec<T>, NodeError> {
         let asked: Vec<_> =
             self.shards.iter().map(|shard| shard.ask(&control)).collect::<Result<_, _>>()?;
         asked.into_iter().map(Answer::wait).collect()

@@ -357,7 +357,9 @@ mod tests {
             let copy = frame.freeze();
             let sent = is_being_sent.then(|| copy.clone());
             pool.reinstate(tag(1), Some(copy), true);
-            assert!(pool.is_dirty(&tag(1)) && pool.share(&tag(1)).is_some_and(|page| page[100] == 7));
+            assert!(
+                pool.is_dirty(&tag(1)) && pool.share(&tag(1)).is_some_and(|page| page[100] == 7)
+            );
             assert_eq!(pool.counters.pages_copied.get(), u64::from(is_being_sent));
             drop((sent, pool.remove(&tag(1))));
             assert!(pool.is_empty() && arena.free_frames() == 8);

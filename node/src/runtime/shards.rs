@@ -253,11 +253,11 @@ impl Driver {
                 }
                 Control::LeaseLost(reply) => {
                     shard.lose_lease();
-                    drop(reply.send(()));
+                    let _ = reply.send(());
                 }
                 Control::RedoDone(instance, incarnation, reply) => {
                     shard.redo_done(instance, incarnation);
-                    drop(reply.send(()));
+                    let _ = reply.send(());
                 }
                 Control::Leave(reply) => shard.leave(reply),
                 Control::StatPage(tag, reply) => shard.ask_about_page(tag, reply),

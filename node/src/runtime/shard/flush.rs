@@ -71,6 +71,9 @@ impl Shard {
     /// Writes every page back that is dirty now and makes it durable; the answer goes to `reply`.
     pub fn flush(&mut self, reply: Sender<Result<(), String>>) {
         self.flushes.asked.push(reply);
+        if self.is_fenced {
+            return self.flushes.abandon();
+        }
         self.flush_on();
     }
 
@@ -93,7 +96,7 @@ impl Shard {
 
     fn begin_flush(&mut self) {
         let left: BTreeSet<_> = self.pool.unclean().chain(self.writing.iter().copied()).collect();
-        self.inputs.extend(left.iter().map(|&tag| Input::WriteBack { tag }));
+        self.inputs.extend(left.iter().map(|&tag| Input::WriteBack { tag }.into()));
         let replies = std::mem::take(&mut self.flushes.asked);
         self.flushes.now = Some(Flush { left, replies, failed: None, syncing: false });
         self.run();

@@ -30,11 +30,6 @@ impl Shard {
         self.leave_on();
     }
 
-    /// True when there may be something to do that nothing wakes the shard for.
-    pub(super) fn is_leaving(&self) -> bool {
-        self.leaving.is_some()
-    }
-
     pub(super) fn leave_on(&mut self) {
         let Some(leaving) = &mut self.leaving else { return };
         let now = Instant::now();
@@ -66,7 +61,8 @@ impl Shard {
 
     /// True when the others need nothing of this instance any more, and know all it had to say.
     fn has_left(&self) -> bool {
-        let has_told = |peer: &pagewire_protocol::InstanceId| self.endpoint.unacknowledged(*peer) == 0;
+        let has_told =
+            |peer: &pagewire_protocol::InstanceId| self.endpoint.unacknowledged(*peer) == 0;
         self.pool.is_empty()
             && self.copies.frames() == 0
             && self.outstanding == 0

@@ -75,7 +75,8 @@ impl Shard {
             if let (false, Some((_, address))) = (self.outbox.knows(member.id), address) {
                 self.add_peer(member.id, *address)?;
             }
-            if member.incarnation.0 != 0 && self.endpoint.admit(member.id, member.incarnation).is_some()
+            if member.incarnation.0 != 0
+                && self.endpoint.admit(member.id, member.incarnation).is_some()
             {
                 self.forget_life(member.id);
             }
@@ -174,7 +175,8 @@ impl Shard {
     /// True when that is so.
     pub(super) fn cancelled_here(&mut self, message: &Pcm) -> bool {
         let Pcm::Cancel { request } = message else { return false };
-        let is_it = |waiting: &Pcm| matches!(waiting, Pcm::Acquire { request: r, .. } if r == request);
+        let is_it =
+            |waiting: &Pcm| matches!(waiting, Pcm::Acquire { request: r, .. } if r == request);
         let Some(at) = self.waiting.iter().position(|(.., waiting)| is_it(waiting)) else {
             return false;
         };
