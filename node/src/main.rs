@@ -3,14 +3,16 @@
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use pagewire_node::{
     NodeConfig, agent, demo, doctor, instance::NodeInstance, link_lines::LinkLines, roster::Roster,
-    runtime::Node,
+    runtime::Node, view::View,
 };
+use pagewire_protocol::Incarnation;
 use std::{
     error::Error,
     io::{self, BufReader, Write, stdin, stdout},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -167,6 +169,12 @@ struct LedgerOptions {
     /// Seed of the workers.
     #[arg(long, default_value_t = 0, hide = true)]
     seed: u64,
+    /// File with the view to begin with.
+    #[arg(long, requires_all = ["agent", "incarnation"], hide = true)]
+    view: Option<PathBuf>,
+    /// Life that the instance has in it.
+    #[arg(long, requires = "view", hide = true)]
+    incarnation: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -242,7 +250,10 @@ fn run(command: Command) -> Result<bool, Box<dyn Error>> {
                     log: Some(log),
                     threads,
                     seed,
+                    view,
+                    incarnation,
                 } => {
+                    let config = in_view(config, view.as_deref(), incarnation)?;
                     let options = agent::Options { manifest, log, threads, seed };
                     run_agent(config, &options)
                 }
@@ -250,6 +261,20 @@ fn run(command: Command) -> Result<bool, Box<dyn Error>> {
             }
         }
     }
+}
+
+/// `config` of an instance that begins in a view which somebody has decided.
+fn in_view(
+    config: NodeConfig,
+    view: Option<&Path>,
+    incarnation: Option<u64>,
+) -> Result<NodeConfig, Box<dyn Error>> {
+    let Some(path) = view else { return Ok(config) };
+    let refused = |error: &dyn Error| format!("view {}: {error}", path.display());
+    let bytes = std::fs::read(path).map_err(|error| refused(&error))?;
+    let view = View::decode(&bytes).map_err(|error| refused(&error))?;
+    let incarnation = incarnation.map(Incarnation);
+    Ok(NodeConfig { first_view: Some(Arc::new(view)), incarnation, ..config })
 }
 
 /// Runs the demo's part of an instance. What the coordinator was told, it tells the user.
