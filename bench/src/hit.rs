@@ -3,12 +3,14 @@
 //! The thread calls what an engine's backend calls (`Handle::read`, `Handle::write`); no message, no
 //! lock, no allocation, no system call. One hit is shorter than two readings of the clock, so hits
 //! are timed in batches and the percentiles are those of the batches' means. Beside it stands a
-//! bare hash look-up of the same tags followed by the same read of one byte.
+//! bare hash look-up of the same tags, which finds the same page in the same memory, followed by the
+//! same read of one byte. It runs twice, as the control.
 
 use crate::{
     cores,
     error::BenchError,
     options::Run,
+    pairing::{Verdict, order},
     relation::Relation,
     report::Report,
     stats::{Samples, median, rounded},
@@ -24,6 +26,8 @@ use std::{
 
 /// Hits that are timed together.
 const BATCH: u32 = 64;
+/// Hits before the first leg, so that none finds the caches and the branch predictor cold.
+const WARM_UP: usize = 100_000;
 
 /// Options of `hit`.
 #[derive(Debug, Clone, clap::Args)]
@@ -98,12 +102,16 @@ impl Leg {
     }
 }
 
+/// Legs of a round: hit, bare, bare again.
+const LEGS: usize = 3;
+
 /// Runs the benchmark and prints it.
 ///
 /// # Errors
 /// [`BenchError`].
 pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
-    let relation = Relation::create(args.pages)?;
+    // Holes: a page of zeros is a valid one, and a million of them are 8 GiB.
+    let relation = Relation::sparse(args.pages)?;
     let node = Node::start(&relation.config(0, 1, args.pages))?;
     let handle = node.handle()?;
     let tags: Vec<_> = (0..args.pages).map(Relation::tag).collect();
@@ -112,16 +120,37 @@ pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
         drop(handle.write(*tag)?);
     }
     cores::pin(cores::pair()?[0])?;
-    let order = order(tags.len(), args.samples_per_round);
-    let bytes = vec![1u8; tags.len()];
-    let map: HashMap<BufferTag, usize> = tags.iter().copied().zip(0..).collect();
-    let (mut read, mut write, mut lookup) = (Leg::new(), Leg::new(), Leg::new());
+    let pages = shuffled(tags.len(), args.samples_per_round);
+    let legs = compare(&handle, &tags, &pages, args.run.rounds)?;
+    let mut write = Leg::new();
     for _ in 0..args.run.rounds {
-        read.round(&order, |at| hit_read(&handle, tags[at]));
-        lookup.round(&order, |at| map.get(&tags[at]).map_or(0, |&found| bytes[found]));
-        write.round(&order, |at| hit_write(&handle, tags[at]));
+        write.round(&pages, |at| hit_write(&handle, tags[at]));
     }
-    Figures { args, read, write, lookup }.print(args.run.json)
+    Figures { args, legs, write }.print(args.run.json)
+}
+
+/// Read hits beside bare look-ups. Guards are held meanwhile, so that the bare legs may keep where
+/// each page is.
+fn compare(
+    handle: &Handle,
+    tags: &[BufferTag],
+    pages: &[usize],
+    rounds: u32,
+) -> Result<[Leg; LEGS], BenchError> {
+    let held = tags.iter().map(|tag| handle.read(*tag)).collect::<Result<Vec<_>, _>>()?;
+    let map: HashMap<BufferTag, &[u8]> =
+        tags.iter().copied().zip(held.iter().map(|guard| &**guard)).collect();
+    let mut legs = [(); LEGS].map(|()| Leg::new());
+    Leg::new().round(&pages[..pages.len().min(WARM_UP)], |at| hit_read(handle, tags[at]));
+    for round in 0..rounds {
+        for leg in order::<LEGS>(round) {
+            match leg {
+                0 => legs[leg].round(pages, |at| hit_read(handle, tags[at])),
+                _ => legs[leg].round(pages, |at| map.get(&tags[at]).map_or(0, |page| page[0])),
+            }
+        }
+    }
+    Ok(legs)
 }
 
 fn hit_read(handle: &Handle, tag: BufferTag) -> u8 {
@@ -133,7 +162,7 @@ fn hit_write(handle: &Handle, tag: BufferTag) -> u8 {
 }
 
 /// Pages in a pseudo-random order, the same in every run.
-fn order(pages: usize, samples: u32) -> Vec<usize> {
+fn shuffled(pages: usize, samples: u32) -> Vec<usize> {
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
     let mut next = || {
         state =
@@ -147,23 +176,29 @@ fn order(pages: usize, samples: u32) -> Vec<usize> {
 #[derive(Debug)]
 struct Figures<'a> {
     args: &'a Args,
-    read: Leg,
+    legs: [Leg; LEGS],
     write: Leg,
-    lookup: Leg,
 }
 
 impl Figures<'_> {
-    fn ratio(&self) -> f64 {
-        self.read.mean_ns() / self.lookup.mean_ns()
+    /// Median over the rounds of (mean of `leg` / mean of the bare look-up).
+    fn ratio(&self, leg: usize) -> f64 {
+        let pairs = self.legs[leg].means_ns.iter().zip(&self.legs[1].means_ns);
+        median(&pairs.map(|(leg, bare)| leg / bare).collect::<Vec<_>>())
+    }
+
+    fn verdict(&self) -> Verdict {
+        Verdict::of(self.ratio(2), self.args.run.rounds)
     }
 }
 
 impl Report for Figures<'_> {
     fn json(&self) -> Value {
-        let mut object = self.read.json();
+        let mut object = self.legs[0].json();
         object["write"] = self.write.json();
-        object["bare_lookup"] = self.lookup.json();
-        object["ratio_lookup"] = json!(rounded(self.ratio()));
+        object["bare_lookup"] = self.legs[1].json();
+        object["ratio_lookup"] = json!(rounded(self.ratio(0)));
+        object["control"] = json!(rounded(self.ratio(2)));
         object["pages"] = json!(self.args.pages);
         object["rounds"] = json!(self.args.run.rounds);
         object
@@ -176,10 +211,12 @@ impl Report for Figures<'_> {
                 "{:<16} {:>8} {:>8} {:>8} {:>12}",
                 "", "mean ns", "p50 ns", "p99 ns", "allocations"
             ),
-            self.read.row("read hit"),
+            self.legs[0].row("read hit"),
             self.write.row("write hit"),
-            self.lookup.row("bare look-up"),
-            format!("read hit to bare look-up: {:.2}", self.ratio()),
+            self.legs[1].row("bare look-up"),
+            self.legs[2].row("bare again"),
+            format!("read hit to bare look-up: {:.2}", self.ratio(0)),
+            self.verdict().to_string(),
         ]
     }
 }

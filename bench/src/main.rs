@@ -10,11 +10,13 @@
 //!   verbs    latency or rate over RDMA verbs          alone: perftest takes turns with it
 //!   grant    a page of another instance               against a page fetch, and a bare chain
 //!   hit      a page that is held locally              against a bare hash look-up
+//!   directory  memory and time of a directory entry   against a map of the standard library
 //! ```
 //! What carries the messages is in [`ways`], how legs alternate in [`pairing`].
 #![forbid(unsafe_code)]
 
 mod cores;
+mod directory;
 mod error;
 mod grant;
 mod hit;
@@ -64,6 +66,8 @@ enum Benchmark {
     Grant(grant::Args),
     /// A page that is held locally, against a bare hash look-up.
     Hit(hit::Args),
+    /// What a page costs in the directory: memory, look-up, insert.
+    Directory(directory::Args),
 }
 
 impl Benchmark {
@@ -77,6 +81,7 @@ impl Benchmark {
             Self::Verbs(args) => verbs::run(args),
             Self::Grant(args) => grant::run(args),
             Self::Hit(args) => hit::run(args),
+            Self::Directory(args) => directory::run(args),
         }
     }
 }

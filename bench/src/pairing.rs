@@ -90,7 +90,7 @@ impl<const L: usize> Paired<L> {
 
 /// The legs of `round`: begun one leg further on every second round, backwards in the odd ones, so
 /// that each leg comes before and after each other one equally often.
-fn order<const L: usize>(round: u32) -> [usize; L] {
+pub(crate) fn order<const L: usize>(round: u32) -> [usize; L] {
     let round = usize::try_from(round).unwrap_or(0);
     let mut order = std::array::from_fn(|i| (i + round / 2) % L);
     if round % 2 == 1 {

@@ -9,6 +9,7 @@ use std::{
     fs::File,
     io::{self, BufWriter, Write},
     net::{Ipv4Addr, SocketAddr},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -27,13 +28,29 @@ impl Relation {
     /// # Errors
     /// [`BenchError::Storage`].
     pub(crate) fn create(pages: u32) -> Result<Self, BenchError> {
+        Self::with(|path| write_segments(path, pages, blocks_per_segment(PageSize::K8)))
+    }
+
+    /// A relation of `pages` pages of zeros (new ones, as PostgreSQL has it), which take no room on
+    /// the disk.
+    ///
+    /// # Errors
+    /// [`BenchError::Storage`].
+    pub(crate) fn sparse(pages: u32) -> Result<Self, BenchError> {
+        Self::with(|path| {
+            for (name, blocks) in segments(pages, blocks_per_segment(PageSize::K8)) {
+                let bytes = u64::from(blocks.end - blocks.start) * PageSize::K8.bytes() as u64;
+                File::create(path.join(name))?.set_len(bytes)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn with(fill: impl FnOnce(&Path) -> io::Result<()>) -> Result<Self, BenchError> {
         let folder = tempfile::tempdir().map_err(BenchError::Storage)?;
-        let relation = Self { folder };
-        let path = relation.folder.path().join("base/5");
-        std::fs::create_dir_all(&path).map_err(BenchError::Storage)?;
-        write_segments(&path, pages, blocks_per_segment(PageSize::K8))
-            .map_err(BenchError::Storage)?;
-        Ok(relation)
+        let path = folder.path().join("base/5");
+        std::fs::create_dir_all(&path).and_then(|()| fill(&path)).map_err(BenchError::Storage)?;
+        Ok(Self { folder })
     }
 
     /// The page with number `block`.
@@ -53,18 +70,25 @@ impl Relation {
     }
 }
 
-/// Writes the relation's files: a new one after every `per_segment` blocks, numbered from the second
-/// on.
-fn write_segments(folder: &Path, pages: u32, per_segment: u32) -> io::Result<()> {
-    let mut bytes = vec![0; PageSize::K8.bytes()];
-    page::init(&mut bytes);
-    for first in (0..pages).step_by(per_segment as usize) {
+/// The relation's files and their blocks: a new one after every `per_segment` blocks, numbered from
+/// the second on.
+fn segments(pages: u32, per_segment: u32) -> impl Iterator<Item = (String, Range<u32>)> {
+    (0..pages).step_by(per_segment as usize).map(move |first| {
         let name = match first / per_segment {
             0 => "16384".to_owned(),
             segment => format!("16384.{segment}"),
         };
+        (name, first..pages.min(first.saturating_add(per_segment)))
+    })
+}
+
+/// Writes the relation's files, full of empty pages.
+fn write_segments(folder: &Path, pages: u32, per_segment: u32) -> io::Result<()> {
+    let mut bytes = vec![0; PageSize::K8.bytes()];
+    page::init(&mut bytes);
+    for (name, blocks) in segments(pages, per_segment) {
         let mut file = BufWriter::with_capacity(1 << 20, File::create(folder.join(name))?);
-        for block in first..pages.min(first.saturating_add(per_segment)) {
+        for block in blocks {
             let checksum = page::checksum(&bytes, block);
             page::set_checksum(&mut bytes, checksum);
             file.write_all(&bytes)?;

@@ -17,6 +17,7 @@ mod event;
 mod fifo;
 mod holdings;
 mod out;
+pub mod store;
 mod table;
 
 pub use directory::EntryView;

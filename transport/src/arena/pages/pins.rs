@@ -85,6 +85,7 @@ impl PageView {
     #[inline]
     pub fn pin_shared(&self, index: FrameIndex, tag: &BufferTag) -> Result<SharedPin<'_>, PinMiss> {
         let descriptor = self.arena.descriptor(index.0);
+        self.arena.prefetch(index.0);
         let mut old = descriptor.word.load(Ordering::Acquire);
         loop {
             if mode_of(old) == 0 || old & EXCLUSIVE != 0 || old & PINS == PINS {
@@ -120,6 +121,7 @@ impl PageView {
         tag: &BufferTag,
     ) -> Result<ExclusivePin<'_>, PinMiss> {
         let descriptor = self.arena.descriptor(index.0);
+        self.arena.prefetch(index.0);
         let mut old = descriptor.word.load(Ordering::Acquire);
         loop {
             if mode_of(old) != mode_bits(Mode::X) || old & (EXCLUSIVE | PINS) != 0 {

@@ -1,0 +1,306 @@
+//! The index of one partition: open addressing, sorted by hash, a u32 for each place.
+//!
+//! ```text
+//!   place   | 4 bits: how far behind its home | 2 bits of hash | 26 bits: slot + 1 |    0: empty
+//!
+//!   key     32 bits of the tag's hash that decide neither partition nor shard
+//!   home    key x homes / 2^32 (Lemire's scaling: any number of homes, no division)
+//! ```
+//! Linear probing without a wrap: behind the last home there is room for the longest probe. An entry
+//! stands behind all entries with an earlier home, so that (Robin Hood hashing, Celis 1986)
+//! - a look-up ends at the first place whose entry has a later home, without reading entries;
+//! - a removal moves the entries behind it back, and leaves no tombstone;
+//! - the places are in the order of the keys, however many homes there are. A walk is a position in
+//!   that order: whatever is inserted, removed or moved between its steps, it meets each entry that
+//!   was there all the time exactly once.
+//!
+//! There is one index for each partition, so that a walk of one touches no other, and growing takes
+//! as long as one partition is large, not as long as all of them are.
+
+use super::Slot;
+
+/// Longest way from a home.
+const REACH: u32 = 15;
+const CHECK_SHIFT: u32 = 26;
+const DISTANCE_SHIFT: u32 = 28;
+const SLOT: u32 = (1 << CHECK_SHIFT) - 1;
+const HOMES_MIN: u32 = 4;
+
+/// Most entries of one store: 512 GiB of cached pages of 8 KiB.
+pub(super) const SLOTS_MAX: u32 = SLOT;
+
+/// What the index needs of a tag's hash. The lowest 12 bits are the partition, the upper 32 scale to
+/// the shard: of them only the lowest take part here, which say nothing about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key {
+    order: u32,
+    check: u32,
+}
+
+impl Key {
+    pub(super) fn of_hash(hash: u64) -> Self {
+        let bits = |from: u32, mask: u64| u32::try_from(hash >> from & mask).unwrap_or(0);
+        Self { order: bits(12, u64::from(u32::MAX)), check: bits(44, 3) }
+    }
+}
+
+/// A walk of one partition; the default is its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// Least key that has not been met; 2^32 at the end.
+    next: u64,
+}
+
+impl Cursor {
+    const END: Self = Self { next: 1 << 32 };
+
+    /// Whether the walk is over.
+    #[must_use]
+    pub fn is_done(self) -> bool {
+        self == Self::END
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Index {
+    places: Box<[u32]>,
+    homes: u32,
+    len: u32,
+}
+
+fn distance(place: u32) -> u32 {
+    place >> DISTANCE_SHIFT
+}
+
+fn slot(place: u32) -> Slot {
+    Slot((place & SLOT) - 1)
+}
+
+fn home(order: u32, homes: u32) -> u32 {
+    u32::try_from((u64::from(order) * u64::from(homes)) >> 32).unwrap_or(0)
+}
+
+impl Index {
+    pub(super) fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.places)
+    }
+
+    fn with_homes(homes: u32) -> Self {
+        let places = vec![0; (homes + REACH + 1) as usize].into_boxed_slice();
+        Self { places, homes, len: 0 }
+    }
+
+    /// Where an entry with `key` that `is_it` may stand.
+    fn place(&self, key: Key, is_it: impl Fn(Slot) -> bool) -> Option<usize> {
+        let home = home(key.order, self.homes) as usize;
+        // No places at all: the index is empty.
+        let probe = self.places.get(home..=home + REACH as usize)?;
+        for (&place, from_home) in probe.iter().zip(0..) {
+            if place == 0 || distance(place) < from_home {
+                return None;
+            }
+            let fits = distance(place) == from_home && place >> CHECK_SHIFT & 3 == key.check;
+            if fits && is_it(slot(place)) {
+                return Some(home + from_home as usize);
+            }
+        }
+        None
+    }
+
+    /// The slot with `key` that `is_it`.
+    #[inline]
+    pub(super) fn find(&self, key: Key, is_it: impl Fn(Slot) -> bool) -> Option<Slot> {
+        self.place(key, is_it).map(|at| slot(self.places[at]))
+    }
+
+    /// Adds a slot that is not there. `key_of` tells the key of those that are.
+    ///
+    /// # Panics
+    /// If the slot's number is [`SLOTS_MAX`] or more.
+    pub(super) fn insert(&mut self, key: Key, new: Slot, key_of: impl Fn(Slot) -> Key) {
+        assert!(new.0 < SLOTS_MAX, "a directory keeps at most {SLOTS_MAX} pages of one shard");
+        // At most seven tenths full: few entries are then as far from home as they may be.
+        if (u64::from(self.len) + 1) * 10 > u64::from(self.homes) * 7 {
+            self.grow(&key_of);
+        }
+        while !self.add(key, new) {
+            self.grow(&key_of);
+        }
+    }
+
+    /// False when somebody would be too far from home; then nothing has changed.
+    fn add(&mut self, key: Key, new: Slot) -> bool {
+        let home = home(key.order, self.homes) as usize;
+        let mut at = home;
+        let mut from_home = 0;
+        while self.places[at] != 0 && distance(self.places[at]) >= from_home {
+            at += 1;
+            from_home += 1;
+            if from_home > REACH {
+                return false;
+            }
+        }
+        let mut end = at;
+        loop {
+            match self.places.get(end) {
+                Some(0) => break,
+                Some(&place) if distance(place) < REACH => end += 1,
+                _ => return false,
+            }
+        }
+        self.places.copy_within(at..end, at + 1);
+        self.places[at + 1..=end].iter_mut().for_each(|place| *place += 1 << DISTANCE_SHIFT);
+        self.places[at] = from_home << DISTANCE_SHIFT | key.check << CHECK_SHIFT | (new.0 + 1);
+        self.len += 1;
+        true
+    }
+
+    /// Half as many homes again, or more if some key's neighbours need it.
+    fn grow(&mut self, key_of: &impl Fn(Slot) -> Key) {
+        let mut homes = self.homes;
+        *self = loop {
+            homes = homes.saturating_add(homes / 2).max(HOMES_MIN);
+            assert!(homes < 1 << 30, "tags that hash alike: no index of them can be built");
+            let mut grown = Self::with_homes(homes);
+            if self.slots().all(|slot| grown.add(key_of(slot), slot)) {
+                break grown;
+            }
+        };
+    }
+
+    fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.places.iter().filter(|place| **place != 0).map(|place| slot(*place))
+    }
+
+    /// Removes `old`, which has `key`. True when it was there.
+    pub(super) fn remove(&mut self, key: Key, old: Slot) -> bool {
+        let Some(mut at) = self.place(key, |slot| slot == old) else { return false };
+        self.len -= 1;
+        if self.len == 0 {
+            *self = Self::default();
+            return true;
+        }
+        while let Some(&behind) = self.places.get(at + 1)
+            && distance(behind) > 0
+        {
+            self.places[at] = behind - (1 << DISTANCE_SHIFT);
+            at += 1;
+        }
+        self.places[at] = 0;
+        true
+    }
+
+    /// Goes on with a walk: `visit` sees the slots that come next, about `max` of them (those that
+    /// share a home come together).
+    pub(super) fn walk(
+        &self,
+        cursor: &mut Cursor,
+        max: usize,
+        key_of: impl Fn(Slot) -> Key,
+        mut visit: impl FnMut(Slot),
+    ) {
+        if cursor.is_done() || self.len == 0 {
+            *cursor = Cursor::END;
+            return;
+        }
+        let scaled = (cursor.next * u64::from(self.homes)) >> 32;
+        let first = usize::try_from(scaled).unwrap_or(usize::MAX);
+        let mut met = 0;
+        let mut last_home = first;
+        for (at, &place) in self.places.iter().enumerate().skip(first) {
+            if place == 0 {
+                continue;
+            }
+            let home = at - distance(place) as usize;
+            if home > last_home && met >= max {
+                // The least key whose home is beyond the last one's.
+                cursor.next = ((last_home as u64 + 1) << 32).div_ceil(u64::from(self.homes));
+                return;
+            }
+            let slot = slot(place);
+            // Where the index has grown, entries met before may share a home with the next.
+            if home >= first && u64::from(key_of(slot).order) >= cursor.next {
+                visit(slot);
+                met += 1;
+            }
+            last_home = last_home.max(home);
+        }
+        *cursor = Cursor::END;
+    }
+
+    /// Empties the index; the slots that were in it.
+    pub(super) fn take(&mut self) -> Vec<Slot> {
+        let slots = self.slots().collect();
+        *self = Self::default();
+        slots
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(order: u32) -> Key {
+        Key { order, check: order & 3 }
+    }
+
+    /// Keys by slot.
+    fn filled(keys: &[u32]) -> Index {
+        let mut index = Index::default();
+        for (&order, at) in keys.iter().zip(0..) {
+            index.insert(key(order), Slot(at), |slot| key(keys[slot.0 as usize]));
+        }
+        index
+    }
+
+    #[test]
+    fn the_partition_and_the_shard_take_no_part_in_the_key() {
+        assert_eq!(Key::of_hash(0xFFF), Key::of_hash(0));
+        // Up to 2^18 shards.
+        assert_eq!(Key::of_hash(!0 << 46), Key::of_hash(0));
+        assert_ne!(Key::of_hash(1 << 12), Key::of_hash(0));
+        assert_ne!(Key::of_hash(1 << 45), Key::of_hash(0));
+    }
+
+    #[test]
+    fn neighbours_that_crowd_make_it_grow_rather_than_go_far_from_home() {
+        // 15 fit beside each other with one home; these need many homes to be told apart.
+        let keys: Vec<_> = (0..40).map(|i| i << 20).collect();
+        let index = filled(&keys);
+        assert_eq!(index.len(), 40);
+        for (&order, at) in keys.iter().zip(0..) {
+            assert_eq!(index.find(key(order), |slot| slot == Slot(at)), Some(Slot(at)));
+        }
+    }
+
+    #[test]
+    fn the_last_keys_of_all_have_room_behind_the_last_home() {
+        let keys: Vec<_> = (0..10).map(|i| u32::MAX - i).collect();
+        let mut index = filled(&keys);
+        for (&order, at) in keys.iter().zip(0..) {
+            assert!(index.remove(key(order), Slot(at)));
+            assert!(!index.remove(key(order), Slot(at)));
+        }
+        assert_eq!((index.len(), index.memory_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_walk_in_steps_of_one_meets_everything_in_the_order_of_the_keys() {
+        let keys: Vec<_> = (0..1000u32).map(|i| i.wrapping_mul(0x9E37_79B9)).collect();
+        let index = filled(&keys);
+        let (mut met, mut cursor, mut steps) = (Vec::new(), Cursor::default(), 0);
+        while !cursor.is_done() {
+            let key_of = |slot: Slot| key(keys[slot.0 as usize]);
+            index.walk(&mut cursor, 1, key_of, |slot| met.push(slot.0));
+            steps += 1;
+        }
+        assert!(steps > 500, "{steps} steps");
+        met.sort_unstable();
+        assert_eq!(met, (0..1000).collect::<Vec<_>>());
+    }
+}

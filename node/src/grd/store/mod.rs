@@ -1,0 +1,281 @@
+//! Where a master keeps its directory entries: dense, and found by tag or by partition.
+//!
+//! ```text
+//!   tag --hash--> partition --> its index (sorted by hash, 4 B a place) --> slab of 48 B entries
+//!                     |                                                        |
+//!                     +-- floor of grant numbers          side table <-- only while something
+//!                                                         of R (rare)    is under way
+//! ```
+//! A page at rest costs 48 B and about 4 / 0.58 B of index. What only a few pages have at a time (a
+//! conversion, a queue, a repair) is `R`, in a side table.
+//!
+//! An index for each partition, rather than one for all, is what a directory that moves by partitions
+//! needs: a walk of one partition touches nothing else (no chain through the entries, 4 to 8 B each,
+//! no scan of everything), growing takes microseconds, and a partition that has gone leaves nothing
+//! behind. Its price is one more dependent read of a small table (16 KiB x 8).
+//!
+//! Invariants: a page has at most one entry; its slot is valid until it is removed; an entry has the
+//! flag for rare state exactly while there is some; every entry's grant is at least the floor that
+//! its partition had when it was made.
+
+mod entry;
+mod index;
+mod pages;
+mod relations;
+mod set;
+mod slab;
+#[cfg(test)]
+mod tests;
+
+pub use entry::{Entry, GRANT_MAX};
+pub use index::Cursor;
+pub use pages::PageMap;
+pub use set::InstanceSet;
+
+use crate::grd::table::TagHasher;
+use index::{Index, Key};
+use pagewire_protocol::{BufferTag, GrantNumber, PartitionId, tag::PARTITIONS};
+use relations::Relations;
+use slab::Slab;
+use std::{collections::HashMap, hash::BuildHasherDefault};
+
+/// The place of an entry, valid until the entry is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(u32);
+
+/// One part of the directory.
+#[derive(Debug, Clone, Default)]
+struct Partition {
+    index: Index,
+    /// No new entry begins with a lesser grant number.
+    floor: GrantNumber,
+}
+
+/// Entries of one master; `R` is what few pages have at a time. See the module.
+#[derive(Debug)]
+pub struct Store<R> {
+    partitions: Box<[Partition]>,
+    slab: Slab,
+    relations: Relations,
+    rare: HashMap<Slot, R, BuildHasherDefault<TagHasher>>,
+}
+
+impl<R: Default> Default for Store<R> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn partition_of(hash: u64) -> usize {
+    usize::try_from(hash & u64::from(PARTITIONS - 1)).unwrap_or(0)
+}
+
+impl<R: Default> Store<R> {
+    /// Without entries.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            partitions: vec![Partition::default(); usize::from(PARTITIONS)].into_boxed_slice(),
+            slab: Slab::default(),
+            relations: Relations::default(),
+            rare: HashMap::default(),
+        }
+    }
+
+    fn partition(&self, id: PartitionId) -> &Partition {
+        &self.partitions[usize::from(id.0 % PARTITIONS)]
+    }
+
+    fn partition_mut(&mut self, id: PartitionId) -> &mut Partition {
+        &mut self.partitions[usize::from(id.0 % PARTITIONS)]
+    }
+
+    /// Number of entries.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Whether there is no entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of entries of one partition.
+    #[must_use]
+    pub fn partition_len(&self, id: PartitionId) -> usize {
+        self.partition(id).index.len()
+    }
+
+    /// Bytes of memory, those kept for later included; what is behind `R` is not.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let indexes: usize = self.partitions.iter().map(|p| p.index.memory_bytes()).sum();
+        // As in `Relations::memory_bytes`.
+        let rare = self.rare.capacity() * 8 / 7 * (size_of::<(Slot, R)>() + 1);
+        let partitions = size_of_val(&*self.partitions);
+        self.slab.memory_bytes() + indexes + partitions + self.relations.memory_bytes() + rare
+    }
+
+    /// The entry of a page.
+    #[must_use]
+    pub fn find(&self, tag: &BufferTag) -> Option<Slot> {
+        let hash = tag.hash();
+        self.partitions[partition_of(hash)].index.find(Key::of_hash(hash), |slot| {
+            let entry = self.slab.get(slot);
+            entry.block == tag.block && self.relations.is(entry.relation, tag)
+        })
+    }
+
+    /// The entry of a page: the one that is there, or a new one, whose last grant is the floor of its
+    /// partition.
+    pub fn insert(&mut self, tag: &BufferTag) -> Slot {
+        if let Some(slot) = self.find(tag) {
+            return slot;
+        }
+        let hash = tag.hash();
+        let partition = &mut self.partitions[partition_of(hash)];
+        let relation = self.relations.take(tag);
+        let slot = self.slab.insert(Entry::new(relation, tag.block, partition.floor));
+        let (slab, relations) = (&self.slab, &self.relations);
+        let key_of = |slot| key_in(slab, relations, slot);
+        partition.index.insert(Key::of_hash(hash), slot, key_of);
+        slot
+    }
+
+    /// The page of an entry.
+    #[must_use]
+    pub fn tag(&self, slot: Slot) -> BufferTag {
+        tag_in(&self.slab, &self.relations, slot)
+    }
+
+    /// An entry.
+    #[must_use]
+    pub fn get(&self, slot: Slot) -> &Entry {
+        self.slab.get(slot)
+    }
+
+    /// An entry, to change.
+    pub fn get_mut(&mut self, slot: Slot) -> &mut Entry {
+        self.slab.get_mut(slot)
+    }
+
+    /// An entry's rare state; without a look-up when there is none.
+    #[must_use]
+    pub fn rare(&self, slot: Slot) -> Option<&R> {
+        self.get(slot).has_rare().then(|| self.rare.get(&slot)).flatten()
+    }
+
+    /// An entry's rare state, to change.
+    pub fn rare_mut(&mut self, slot: Slot) -> Option<&mut R> {
+        self.parts_if(slot).1
+    }
+
+    /// An entry and its rare state, which is made if there is none.
+    pub fn parts(&mut self, slot: Slot) -> (&mut Entry, &mut R) {
+        let entry = self.slab.get_mut(slot);
+        entry.set_rare(true);
+        (entry, self.rare.entry(slot).or_default())
+    }
+
+    /// An entry and its rare state, if there is any.
+    pub fn parts_if(&mut self, slot: Slot) -> (&mut Entry, Option<&mut R>) {
+        let entry = self.slab.get_mut(slot);
+        let rare = if entry.has_rare() { self.rare.get_mut(&slot) } else { None };
+        (entry, rare)
+    }
+
+    /// Takes an entry's rare state away: it is at rest again.
+    pub fn take_rare(&mut self, slot: Slot) -> Option<R> {
+        let entry = self.slab.get_mut(slot);
+        if !entry.has_rare() {
+            return None;
+        }
+        entry.set_rare(false);
+        self.rare.remove(&slot)
+    }
+
+    /// Entries that have rare state, in no order.
+    pub fn rare_slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.rare.keys().copied()
+    }
+
+    /// Removes an entry, and returns its rare state. Its grant numbers will not be given again: the
+    /// floor of its partition keeps them.
+    pub fn remove(&mut self, slot: Slot) -> Option<R> {
+        let rare = self.take_rare(slot);
+        let hash = self.tag(slot).hash();
+        let partition = &mut self.partitions[partition_of(hash)];
+        let found = partition.index.remove(Key::of_hash(hash), slot);
+        debug_assert!(found, "slot {} is in no index", slot.0);
+        let entry = self.slab.remove(slot);
+        self.relations.give_up(entry.relation);
+        partition.floor = partition.floor.max(entry.grant());
+        rare
+    }
+
+    /// Removes an entry if it says nothing that storage does not ([`Entry::is_forgettable`]) and
+    /// nothing is under way. Lost with it is the least version that storage must return, so that a
+    /// storage that forgets writes is not found out by the next reader of the page. The grant
+    /// numbers are kept, as in [`Store::remove`].
+    pub fn forget(&mut self, slot: Slot) -> bool {
+        let forgettable = self.get(slot).is_forgettable();
+        if forgettable {
+            self.remove(slot);
+        }
+        forgettable
+    }
+
+    /// Goes on with a walk of one partition: `visit` sees the entries that come next, about `max` of
+    /// them. An entry that is there from the first step to the last is seen exactly once, whatever
+    /// else comes, goes or grows between the steps.
+    pub fn walk(
+        &self,
+        id: PartitionId,
+        cursor: &mut Cursor,
+        max: usize,
+        mut visit: impl FnMut(Slot, &Entry),
+    ) {
+        let key_of = |slot| key_in(&self.slab, &self.relations, slot);
+        self.partition(id).index.walk(cursor, max, key_of, |slot| {
+            visit(slot, self.slab.get(slot));
+        });
+    }
+
+    /// The grant number that new entries of a partition begin with: no entry that was removed had a
+    /// greater one. It goes with the partition to another master.
+    #[must_use]
+    pub fn floor(&self, id: PartitionId) -> GrantNumber {
+        self.partition(id).floor
+    }
+
+    /// Raises the floor of a partition, if it is less. Entries that are there keep their grants.
+    pub fn raise_floor(&mut self, id: PartitionId, floor: GrantNumber) {
+        let partition = self.partition_mut(id);
+        partition.floor = partition.floor.max(floor);
+    }
+
+    /// Removes all entries of a partition at once, with their rare state. The floor stays, raised to
+    /// their grants.
+    pub fn clear(&mut self, id: PartitionId) {
+        let slots = self.partition_mut(id).index.take();
+        let mut floor = self.floor(id);
+        for slot in slots {
+            self.take_rare(slot);
+            let entry = self.slab.remove(slot);
+            self.relations.give_up(entry.relation);
+            floor = floor.max(entry.grant());
+        }
+        self.raise_floor(id, floor);
+    }
+}
+
+fn tag_in(slab: &Slab, relations: &Relations, slot: Slot) -> BufferTag {
+    let entry = slab.get(slot);
+    relations.tag(entry.relation, entry.block)
+}
+
+fn key_in(slab: &Slab, relations: &Relations, slot: Slot) -> Key {
+    Key::of_hash(tag_in(slab, relations, slot).hash())
+}

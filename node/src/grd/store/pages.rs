@@ -1,0 +1,195 @@
+//! A map from pages to `T`, made like the store: a slab and an index for each partition, so that it
+//! grows without a pause and one partition can be walked without the others.
+//!
+//! For what an instance holds: it has to tell a new master of a partition what it has there, bit by
+//! bit, while requests go on. A map of the standard library would have to be read as a whole.
+
+use super::{
+    Cursor, Slot,
+    index::{Index, Key},
+    partition_of,
+};
+use pagewire_protocol::{BufferTag, PartitionId, tag::PARTITIONS};
+
+/// Values of one chunk, a power of two.
+const CHUNK: usize = 1 << 10;
+
+type Place<T> = Option<(BufferTag, T)>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct PageMap<T> {
+    partitions: Box<[Index]>,
+    chunks: Vec<Vec<Place<T>>>,
+    free: Vec<u32>,
+    len: usize,
+}
+
+impl<T> Default for PageMap<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> PageMap<T> {
+    /// Without pages.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            partitions: vec![Index::default(); usize::from(PARTITIONS)].into_boxed_slice(),
+            chunks: Vec::new(),
+            free: Vec::new(),
+            len: 0,
+        }
+    }
+
+    /// Number of pages.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no page.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Number of pages of one partition.
+    #[must_use]
+    pub fn partition_len(&self, id: PartitionId) -> usize {
+        self.partitions[usize::from(id.0 % PARTITIONS)].len()
+    }
+
+    fn find(&self, tag: &BufferTag) -> Option<Slot> {
+        let hash = tag.hash();
+        let is_it = |slot| at(&self.chunks, slot).as_ref().is_some_and(|(found, _)| found == tag);
+        self.partitions[partition_of(hash)].find(Key::of_hash(hash), is_it)
+    }
+
+    /// What there is of a page.
+    #[must_use]
+    pub fn get(&self, tag: &BufferTag) -> Option<&T> {
+        let slot = self.find(tag)?;
+        at(&self.chunks, slot).as_ref().map(|(_, value)| value)
+    }
+
+    /// What there is of a page, to change.
+    pub fn get_mut(&mut self, tag: &BufferTag) -> Option<&mut T> {
+        let slot = self.find(tag)?;
+        at_mut(&mut self.chunks, slot).as_mut().map(|(_, value)| value)
+    }
+
+    /// What there is of a page, made by `make` if there is nothing.
+    pub fn get_or_insert_with(&mut self, tag: BufferTag, make: impl FnOnce() -> T) -> &mut T {
+        let slot = self.find(&tag).unwrap_or_else(|| self.vacant(&tag));
+        &mut at_mut(&mut self.chunks, slot).get_or_insert_with(|| (tag, make())).1
+    }
+
+    /// A slot for a page that has none, in the index already.
+    fn vacant(&mut self, tag: &BufferTag) -> Slot {
+        let slot = self.free.pop().map_or_else(|| self.push(), Slot);
+        let hash = tag.hash();
+        let chunks = &self.chunks;
+        // The new slot is not asked for its key.
+        let key_of =
+            |slot| Key::of_hash(at(chunks, slot).as_ref().map_or(0, |(found, _)| found.hash()));
+        self.partitions[partition_of(hash)].insert(Key::of_hash(hash), slot, key_of);
+        self.len += 1;
+        slot
+    }
+
+    fn push(&mut self) -> Slot {
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        let before = (self.chunks.len() - 1) * CHUNK;
+        let Some(chunk) = self.chunks.last_mut() else { unreachable!("one was just pushed") };
+        chunk.push(None);
+        Slot(u32::try_from(before + chunk.len() - 1).expect("the index has fewer than 2^26 slots"))
+    }
+
+    /// Takes a page out.
+    pub fn remove(&mut self, tag: &BufferTag) -> Option<T> {
+        let slot = self.find(tag)?;
+        let hash = tag.hash();
+        self.partitions[partition_of(hash)].remove(Key::of_hash(hash), slot);
+        self.free.push(slot.0);
+        self.len -= 1;
+        at_mut(&mut self.chunks, slot).take().map(|(_, value)| value)
+    }
+
+    /// All pages, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&BufferTag, &T)> {
+        self.chunks.iter().flatten().flatten().map(|(tag, value)| (tag, value))
+    }
+
+    /// Goes on with a walk of one partition: `visit` sees the pages that come next, about `max` of
+    /// them, as [`Store::walk`](super::Store::walk) does.
+    pub fn walk(
+        &self,
+        id: PartitionId,
+        cursor: &mut Cursor,
+        max: usize,
+        mut visit: impl FnMut(&BufferTag, &T),
+    ) {
+        let of = |slot| at(&self.chunks, slot).as_ref();
+        let key_of = |slot| Key::of_hash(of(slot).map_or(0, |(tag, _)| tag.hash()));
+        self.partitions[usize::from(id.0 % PARTITIONS)].walk(cursor, max, key_of, |slot| {
+            if let Some((tag, value)) = of(slot) {
+                visit(tag, value);
+            }
+        });
+    }
+}
+
+fn at<T>(chunks: &[Vec<Place<T>>], slot: Slot) -> &Place<T> {
+    let at = slot.0 as usize;
+    &chunks[at / CHUNK][at % CHUNK]
+}
+
+fn at_mut<T>(chunks: &mut [Vec<Place<T>>], slot: Slot) -> &mut Place<T> {
+    let at = slot.0 as usize;
+    &mut chunks[at / CHUNK][at % CHUNK]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn many_changes_leave_it_as_a_map_would_be() {
+        let tag = |block| BufferTag { relation: 7, block, ..BufferTag::default() };
+        let mut random = Random::new(5);
+        let (mut map, mut model) = (PageMap::new(), BTreeMap::new());
+        for step in 0..60_000u32 {
+            let tag = tag(random.below(9_000));
+            assert_eq!(map.get(&tag), model.get(&tag));
+            if random.below(3) == 0 {
+                assert_eq!(map.remove(&tag), model.remove(&tag));
+            } else {
+                *map.get_or_insert_with(tag, || 0) += step;
+                *model.entry(tag).or_insert(0) += step;
+                assert_eq!(map.get_mut(&tag), model.get_mut(&tag));
+            }
+        }
+        assert_eq!(map.len(), model.len());
+        let mut walked = BTreeMap::new();
+        for id in (0..PARTITIONS).map(PartitionId) {
+            let (mut cursor, before) = (Cursor::default(), walked.len());
+            while !cursor.is_done() {
+                map.walk(id, &mut cursor, 2, |tag, value| {
+                    assert_eq!((tag.partition(), walked.insert(*tag, *value)), (id, None));
+                });
+            }
+            assert_eq!(walked.len() - before, map.partition_len(id));
+        }
+        assert_eq!(walked, model);
+        assert_eq!(
+            map.iter().map(|(tag, value)| (*tag, *value)).collect::<BTreeMap<_, _>>(),
+            model
+        );
+    }
+}

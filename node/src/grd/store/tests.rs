@@ -1,0 +1,197 @@
+//! The store against maps of the standard library.
+
+use super::*;
+use crate::random::Random;
+use pagewire_protocol::{InstanceId, Lsn, tag::Fork};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the store should say of a page.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Model {
+    version: u64,
+    grant: u64,
+    rare: Option<u32>,
+}
+
+fn tag(number: u32) -> BufferTag {
+    let fork = if number.is_multiple_of(5) { Fork::Visibility } else { Fork::Main };
+    let (relation, block) = (16384 + number % 7, number / 7);
+    BufferTag { tablespace: 1663, database: 5, relation, fork, block }
+}
+
+fn seen(store: &Store<u32>, slot: Slot) -> Model {
+    let entry = store.get(slot);
+    Model { version: entry.version.0, grant: entry.grant().0, rare: store.rare(slot).copied() }
+}
+
+fn set(store: &mut Store<u32>, slot: Slot, model: Model) {
+    let entry = store.get_mut(slot);
+    entry.version = Lsn(model.version);
+    entry.set_grant(GrantNumber(model.grant));
+    store.take_rare(slot);
+    if let Some(rare) = model.rare {
+        *store.parts(slot).1 = rare;
+    }
+}
+
+fn assert_same(store: &Store<u32>, model: &BTreeMap<u32, Model>) {
+    assert_eq!(store.len(), model.len());
+    for (&number, expected) in model {
+        let slot = store.find(&tag(number)).unwrap();
+        assert_eq!((store.tag(slot), seen(store, slot)), (tag(number), *expected));
+    }
+    let rare = model.values().filter(|m| m.rare.is_some()).count();
+    assert_eq!(store.rare_slots().count(), rare);
+    let mut walked = BTreeSet::new();
+    for id in (0..PARTITIONS).map(PartitionId) {
+        let mut of_partition = 0;
+        store.walk(id, &mut Cursor::default(), usize::MAX, |slot, _| {
+            assert_eq!(store.tag(slot).partition(), id);
+            assert!(walked.insert(store.tag(slot)), "met twice");
+            of_partition += 1;
+        });
+        assert_eq!(of_partition, store.partition_len(id));
+    }
+    assert_eq!(walked.len(), model.len());
+}
+
+#[test]
+fn many_changes_leave_it_as_a_map_would_be() {
+    // Few partitions and many pages in each, and the other way round.
+    for (seed, pages) in [(1, 300), (2, 3_000), (3, 40_000)] {
+        let mut random = Random::new(seed);
+        let (mut store, mut model) = (Store::<u32>::new(), BTreeMap::new());
+        let mut floors = BTreeMap::new();
+        for step in 0..60_000u32 {
+            let number = random.below(pages);
+            let found = store.find(&tag(number));
+            assert_eq!(found.map(|slot| seen(&store, slot)), model.get(&number).copied());
+            let floor = floors.entry(tag(number).partition()).or_insert(0u64);
+            match (random.below(4), found) {
+                (0, Some(slot)) => {
+                    let gone: Model = model.remove(&number).unwrap();
+                    assert_eq!(store.remove(slot), gone.rare);
+                    *floor = gone.grant.max(*floor);
+                }
+                (_, found) => {
+                    let slot = store.insert(&tag(number));
+                    if found.is_none() {
+                        assert_eq!(store.get(slot).grant().0, *floor, "begins at the floor");
+                    }
+                    let rare = (random.below(20) == 0).then_some(step);
+                    let grant = store.get(slot).grant().0 + u64::from(random.below(3));
+                    let now = Model { version: step.into(), grant, rare };
+                    set(&mut store, slot, now);
+                    model.insert(number, now);
+                }
+            }
+        }
+        assert_same(&store, &model);
+        for number in model.keys().copied().collect::<Vec<_>>() {
+            let slot = store.find(&tag(number)).unwrap();
+            store.remove(slot);
+        }
+        assert_same(&store, &BTreeMap::new());
+    }
+}
+
+/// Numbers whose pages are all in one partition.
+fn of_one_partition(count: usize) -> Vec<u32> {
+    (0..).filter(|number| tag(*number).partition() == PartitionId(7)).take(count).collect()
+}
+
+#[test]
+fn a_walk_meets_what_stays_exactly_once_while_others_come_and_go() {
+    let numbers = of_one_partition(800);
+    for seed in 0..40 {
+        let mut random = Random::new(seed);
+        let mut store = Store::<u32>::new();
+        // The first half stays; the second comes and goes.
+        let (stay, others) = numbers.split_at(400);
+        for number in stay.iter().chain(others.iter().take(random.index(400))) {
+            store.insert(&tag(*number));
+        }
+        let mut met: BTreeMap<BufferTag, u32> = BTreeMap::new();
+        let mut cursor = Cursor::default();
+        while !cursor.is_done() {
+            let max = 1 + random.index(12);
+            let mut step = Vec::new();
+            store.walk(PartitionId(7), &mut cursor, max, |slot, _| step.push(slot));
+            assert!(step.len() <= max + 15, "a step of {} for {max}", step.len());
+            for slot in step {
+                *met.entry(store.tag(slot)).or_default() += 1;
+            }
+            for _ in 0..random.index(30) {
+                let number = random.pick(others);
+                match store.find(&tag(number)) {
+                    Some(slot) => drop(store.remove(slot)),
+                    None => drop(store.insert(&tag(number))),
+                }
+            }
+        }
+        for number in stay {
+            assert_eq!(met.get(&tag(*number)), Some(&1), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_walk_that_removes_what_it_meets_leaves_nothing() {
+    let mut store = Store::<u32>::new();
+    let numbers = of_one_partition(500);
+    for number in &numbers {
+        store.insert(&tag(*number));
+    }
+    let (mut cursor, mut removed) = (Cursor::default(), 0);
+    while !cursor.is_done() {
+        let mut step = Vec::new();
+        store.walk(PartitionId(7), &mut cursor, 16, |slot, _| step.push(slot));
+        removed += step.len();
+        for slot in step {
+            store.remove(slot);
+        }
+    }
+    assert_eq!((removed, store.len()), (numbers.len(), 0));
+}
+
+#[test]
+fn grants_of_a_page_that_was_forgotten_go_on_where_they_were() {
+    let mut store = Store::<u32>::new();
+    let slot = store.insert(&tag(1));
+    store.get_mut(slot).set_grant(GrantNumber(41));
+    store.get_mut(slot).version = Lsn(9);
+    assert!(!store.forget(slot), "a version that storage may not have");
+    store.get_mut(slot).stored = Lsn(9);
+    store.get_mut(slot).holders = InstanceSet::of(InstanceId(3));
+    assert!(!store.forget(slot), "somebody holds it");
+    store.get_mut(slot).holders = InstanceSet::default();
+    *store.parts(slot).1 = 5;
+    assert!(!store.forget(slot), "something is under way");
+    assert_eq!(store.take_rare(slot), Some(5));
+    assert!(store.forget(slot));
+    assert_eq!((store.len(), store.find(&tag(1))), (0, None));
+    let slot = store.insert(&tag(1));
+    assert_eq!(store.get_mut(slot).next_grant(), GrantNumber(42));
+}
+
+#[test]
+fn a_partition_that_is_cleared_keeps_its_floor_and_no_others_pages() {
+    let mut store = Store::<u32>::new();
+    for number in 0..20_000 {
+        let slot = store.insert(&tag(number));
+        store.get_mut(slot).set_grant(GrantNumber(number.into()));
+        store.parts(slot);
+    }
+    let all = store.len();
+    let cleared: Vec<_> = (0..20_000).filter(|n| tag(*n).partition() == PartitionId(7)).collect();
+    assert!(cleared.len() > 1);
+    store.clear(PartitionId(7));
+    assert_eq!(store.len(), all - cleared.len());
+    assert_eq!(store.rare_slots().count(), store.len());
+    for number in 0..20_000 {
+        assert_eq!(store.find(&tag(number)).is_none(), cleared.contains(&number));
+    }
+    assert_eq!(store.floor(PartitionId(7)), GrantNumber((*cleared.last().unwrap()).into()));
+    store.raise_floor(PartitionId(7), GrantNumber(3));
+    assert_eq!(store.floor(PartitionId(7)), GrantNumber((*cleared.last().unwrap()).into()));
+}
