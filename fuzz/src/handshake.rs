@@ -4,7 +4,9 @@
 use crate::Input;
 use pagewire_protocol::{
     ClusterId, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, PageSize, ProcessId, Sequence,
-    hello::{Acceptor, AcceptorStep, Dialler, DiallerStep, Features, HELLO_BYTES, Hello, Nonce, ProofKey},
+    hello::{
+        Acceptor, AcceptorStep, Dialler, DiallerStep, Features, HELLO_BYTES, Hello, Nonce, ProofKey,
+    },
 };
 
 /// The cluster key of both.

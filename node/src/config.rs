@@ -27,6 +27,7 @@
 //! rdma_device = "mlx5_0"          # chosen by `listen`'s address, as are the two that follow
 //! rdma_port = 1
 //! rdma_gid_index = 3
+//! status_socket = "/run/pagewire/42-0.sock"    # where `pagewire status` asks; a usual place
 //!
 //! [[peers]]
 //! instance = 1
@@ -132,6 +133,8 @@ pub struct NodeConfig {
     /// Which RDMA device, port and GID to use; what is left out is chosen by the address of the
     /// connection.
     pub rdma: Overrides,
+    /// Where a running node answers `pagewire status`; without one, in a usual place.
+    pub status_socket: Option<PathBuf>,
     /// Receives posted for each peer.
     pub credits: LaneCredits,
 }
@@ -182,6 +185,7 @@ impl NodeConfig {
             cluster_key: None,
             transport: LinkPolicy::Auto,
             rdma: Overrides::default(),
+            status_socket: None,
             credits: LaneCredits::default(),
         }
     }

@@ -2,8 +2,13 @@
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use pagewire_node::{
-    NodeConfig, agent, demo, doctor, instance::NodeInstance, link_lines::LinkLines, roster::Roster,
-    runtime::Node, view::View,
+    NodeConfig, agent, demo, doctor,
+    instance::NodeInstance,
+    link_lines::LinkLines,
+    roster::Roster,
+    runtime::Node,
+    status::{self, StatusError},
+    view::View,
 };
 use pagewire_protocol::Incarnation;
 use std::{
@@ -48,6 +53,9 @@ enum Command {
     /// Run one instance until it is ended
     #[command(after_help = format!("{NODE_KEYS}\n\n{ENVIRONMENT}"), long_about = NODE)]
     Node(NodeOptions),
+    /// Say what a running node says of itself: its peers, and what messages with them go over
+    #[command(after_help = format!("{STATUS_EXIT}\n\n{ENVIRONMENT}"), long_about = STATUS)]
+    Status(status::StatusOptions),
     /// Say what this host offers and what to change
     #[command(after_help = doctor_help(), long_about = DOCTOR)]
     Doctor(doctor::DoctorOptions),
@@ -82,6 +90,14 @@ const DOCTOR: &str = "\
 Says what this host offers and what to change: huge pages, overcommit, limits, cores, clock, TCP,
 RDMA devices, core files; with --config also storage, address, key file, cores and arena of one
 instance. It changes nothing.";
+
+const STATUS: &str = "\
+Says what a running node says of itself: how long it runs, and for each peer what messages go over
+(RDMA verbs or TCP), why not verbs with the reasons counted by name and end, links that came and
+went, and messages. Asks over the node's local socket, which is its user's alone.";
+
+const STATUS_EXIT: &str = "\
+Exit status: 0 when the node answered, 1 when there is none, or something else in its place.";
 
 fn doctor_help() -> String {
     format!(
@@ -131,6 +147,10 @@ Keys of the file, with what they are when they are left out:
   rdma_device = \"mlx5_0\"        [chosen by the address of listen, as are the two that follow]
   rdma_port = 1                 1 to 255
   rdma_gid_index = 3            0 to 255
+  status_socket = \"/run/pagewire/42-0.sock\"
+                                where `pagewire status` asks [CLUSTER-INSTANCE.sock in the first of
+                                $XDG_RUNTIME_DIR/pagewire, /run/pagewire and $TMPDIR/pagewire-UID
+                                that can be had]
   [[peers]]                     one for each other instance
   instance = 1
   address = \"10.0.0.2:7400\"    IP:PORT";
@@ -240,6 +260,10 @@ fn run(command: Command) -> Result<bool, Box<dyn Error>> {
                 |error| format!("cannot write to standard output: {error}; check where it goes");
             Ok(doctor::run(&options).map_err(refused)?)
         }
+        Command::Status(options) => {
+            let config = NodeConfig::load(&options.config)?;
+            Ok(status::run(&options, &config).map(|()| true)?)
+        }
         Command::Verify(options) => Ok(demo::verify_cmd::run(&options)?),
         Command::Node(options) => {
             let config = NodeConfig::load(&options.config)?;
@@ -292,7 +316,8 @@ fn run_agent(config: NodeConfig, options: &agent::Options) -> Result<bool, Box<d
 /// Runs an instance until it is killed, or a peer refuses it for good.
 fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
     config.check_peers(path)?;
-    let node = Node::start(config)?;
+    let node = Arc::new(Node::start(config)?);
+    let _status = offer_status(config, &node)?;
     let (instance, incarnation) = node.identity();
     tell(&format!(
         "instance {instance} of cluster {}, incarnation {incarnation}, listens on {}",
@@ -309,6 +334,22 @@ fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
         link_lines.observe(&node.links()).iter().for_each(|line| tell(line));
         let pause = if roster.was_whole() { WHOLE_CHECK } else { PEERS_CHECK };
         std::thread::park_timeout(pause);
+    }
+}
+
+/// Answers `pagewire status`. Where the configuration names no place, an instance goes without rather
+/// than not at all.
+fn offer_status(
+    config: &NodeConfig,
+    node: &Arc<Node>,
+) -> Result<Option<status::Server>, StatusError> {
+    let facts = status::NodeFacts::new(Arc::clone(node), config);
+    match status::Server::start(&status::Places::of(config), facts) {
+        Err(error) if config.status_socket.is_none() => {
+            tracing::warn!("{error}");
+            Ok(None)
+        }
+        started => started.map(Some),
     }
 }
 

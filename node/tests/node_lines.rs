@@ -201,7 +201,7 @@ fn a_log_level_that_is_none_is_told_and_does_not_stop_anything() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let config = Config { members: vec![0], ..Config::new(0, folder.path()) };
     let path = folder.path().join("node.toml");
-    std::fs::write(&path, config.text()).expect("a configuration");
+    std::fs::write(&path, config.text_with_socket(&path)).expect("a configuration");
     let arguments = ["node".as_ref(), "--config".as_ref(), path.as_os_str()];
     let mut command = Process::command(arguments);
     let mut node = Process::start(command.env("PAGEWIRE_LOG", "a=b=c"));

@@ -45,6 +45,19 @@ pub struct VerbsCounters {
     pub completions: Counter,
 }
 
+/// Counts of one-sided reads.
+#[derive(Debug, Default)]
+pub struct ReadCounters {
+    /// RDMA READs that were given to a device.
+    pub posted: Counter,
+    /// Reads that the peer was asked for, because there was no key; also those that a device lost.
+    pub asked: Counter,
+    /// Reads that ended without a page because there is no such region, or no such frame in it.
+    pub refused: Counter,
+    /// Questions of the peer's that were answered, with a page or a refusal.
+    pub answered: Counter,
+}
+
 /// Counts of one peer.
 #[derive(Debug, Default)]
 pub struct PeerCounters {
@@ -63,6 +76,8 @@ pub struct PeerCounters {
     pub(crate) known: Gauge,
     /// What its queue pairs have had to do.
     pub verbs: Arc<VerbsCounters>,
+    /// One-sided reads.
+    pub reads: ReadCounters,
     /// Times that messages moved from TCP to verbs.
     pub moves_to_verbs: Counter,
     /// Times that they fell back.

@@ -1,6 +1,7 @@
 //! The TOML file: its keys, what each may be, and what is said when one is not.
 
 use super::{ConfigError, NodeConfig, PeerConfig};
+use crate::status::place::PATH_MAX_BYTES;
 use pagewire_protocol::{ClusterId, InstanceId, PageSize};
 use pagewire_transport::{LinkPolicy, link::verbs::Overrides};
 use serde::Deserialize;
@@ -36,7 +37,11 @@ pub(super) const RANGES: &[(&str, &str)] = &[
     ("transport", "\"auto\", \"verbs\" or \"tcp\""),
     ("rdma_port", "1 to 255"),
     ("rdma_gid_index", "0 to 255"),
+    ("status_socket", SOCKET),
 ];
+
+const SOCKET: &str = "an absolute path of at most 96 bytes";
+const _: () = assert!(PATH_MAX_BYTES == 96);
 
 /// The numbers that are taken, as [`RANGES`] has them in words.
 pub(super) const ARENA_MB: RangeInclusive<u32> = 1..=1 << 20;
@@ -137,6 +142,7 @@ struct FileConfig {
     rdma_port: Option<u8>,
     // A queue pair has 8 bits for it (`ibv_global_route.sgid_index`).
     rdma_gid_index: Option<u8>,
+    status_socket: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -260,6 +266,7 @@ impl NodeConfig {
                 port: file.rdma_port,
                 gid_index: file.rdma_gid_index.map(u32::from),
             },
+            status_socket: file.status_socket,
             ..defaults
         })
     }
@@ -282,6 +289,13 @@ impl NodeConfig {
         if self.rdma.device.as_ref().is_some_and(String::is_empty) {
             let expected = range_of("rdma_device");
             return Err(ConfigError::value(path, "rdma_device", "empty".to_owned(), expected));
+        }
+        let socket = self.status_socket.as_deref();
+        if let Some(socket) = socket
+            .filter(|socket| !socket.is_absolute() || socket.as_os_str().len() > PATH_MAX_BYTES)
+        {
+            let found = format!("{socket:?}");
+            return Err(ConfigError::value(path, "status_socket", found, SOCKET));
         }
         let pages = self.cache_pages.unwrap_or(u32::MAX);
         check(path, "cache_pages", &pages, &(super::CACHE_PAGES_MIN..=u32::MAX))

@@ -12,6 +12,7 @@ mod lease;
 mod limits;
 mod memory;
 mod pages;
+mod torn;
 mod view;
 
 pub use frame::{Frame, SharedFrame};

@@ -95,10 +95,11 @@ impl EventQueue {
         }
     }
 
-    /// Drops everything that `peer` has sent or that was to be told of it.
+    /// Drops everything that `peer` has sent or that was to be told of it. Whoever began a read is
+    /// told how it ended all the same.
     pub(super) fn drop_all_of(&mut self, peer: InstanceId) {
         self.drop_messages_of(peer);
-        self.others.retain(|(_, event)| event.peer() != peer);
+        self.others.retain(|(_, event)| event.peer() != peer || matches!(event, Event::Read(_)));
     }
 
     /// Lanes of the messages of `peer` that are not taken yet.

@@ -156,6 +156,7 @@ impl Endpoint {
         peer.forming = None;
         peer.liveness.down_since = None;
         peer.ended = Some(incarnation);
+        self.end_reads(slot);
         Some((incarnation, session.end()))
     }
 }

@@ -24,6 +24,7 @@ mod membership;
 mod moving;
 mod observe;
 mod peer;
+mod reads;
 mod receives;
 mod sampler;
 mod switch;
@@ -34,6 +35,7 @@ pub use crate::message::SendError;
 pub use config::{EndpointConfig, LaneCredits, LinkPolicy};
 pub use event::Event;
 pub use observe::LaneState;
+pub use reads::{REGIONS_MAX, ReadDone, ReadError, ReadId, ReadRefused};
 pub use switch::SwitchError;
 pub use waker::Waker;
 
@@ -51,6 +53,7 @@ use events::EventQueue;
 use mio::{Events, Poll, net::TcpListener, unix::SourceFd};
 use pagewire_protocol::{InstanceId, Lane};
 use peer::Peer;
+use reads::Regions;
 use std::{
     io,
     net::SocketAddr,
@@ -89,6 +92,7 @@ pub struct Endpoint {
     slots: Vec<u16>,
     gate: Gate,
     devices: Devices,
+    regions: Regions,
     incoming: Vec<Option<Incoming>>,
     /// Connections wait, but the last attempt to accept one failed.
     accept_again: bool,
@@ -144,6 +148,7 @@ impl Endpoint {
             slots: Vec::new(),
             gate,
             devices,
+            regions: Regions::default(),
             incoming: (0..MAX_INCOMING).map(|_| None).collect(),
             accept_again: false,
             events: EventQueue::with_capacity(1024),
@@ -310,6 +315,9 @@ impl Endpoint {
                 return Err(SendError::WrongPageSize { message, found_bytes, expected_bytes });
             }
         }
+        if message.kind.is_of_reads() {
+            return Err(SendError::WrongLane(message));
+        }
         let peer = &mut self.peers[slot];
         let Some(session) = &mut peer.session else { return Err(SendError::NoSession(message)) };
         match session.submit(lane, message) {
@@ -449,6 +457,8 @@ impl Endpoint {
             && let Some(slot) = self.slot(received.from)
         {
             self.consumed(slot, received.lane);
+        } else if let Event::Read(done) = &event {
+            self.read_taken(done);
         }
         Some(event)
     }
@@ -456,6 +466,7 @@ impl Endpoint {
     #[inline]
     fn read_links(&mut self) {
         self.hot = false;
+        self.regions.short_of_frames = false;
         for slot in 0..self.peers.len() {
             let peer = &mut self.peers[slot];
             let (Some(link), Some(session)) = (&mut peer.link, &mut peer.session) else { continue };
@@ -465,6 +476,7 @@ impl Endpoint {
                 counters: &peer.counters,
                 events: &mut self.events,
                 heard: &mut peer.heard,
+                reads: peer.reads.as_deref_mut(),
                 lanes: 0,
             };
             let polled = link.poll(&mut arrivals);
@@ -473,12 +485,19 @@ impl Endpoint {
             if lanes != 0 {
                 peer.arrived(lanes);
             }
+            let has_reads = peer.reads.is_some();
+            if has_reads {
+                self.take_read_messages(slot);
+            }
             if let Err(reason) = polled {
                 self.link_failed(slot, reason);
-            } else if !peer.heard.is_empty() {
+            } else if !self.peers[slot].heard.is_empty() {
                 self.hear(slot);
-            } else if peer.draining {
+            } else if self.peers[slot].draining {
                 self.check_drained(slot);
+            }
+            if has_reads {
+                self.go_on_with_reads(slot);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! What an endpoint knows of one peer.
 
 use super::{
-    backoff::Backoff, connect::attempt::Forming, liveness::Liveness, sampler::Sampler,
-    switch::Switch,
+    backoff::Backoff, connect::attempt::Forming, liveness::Liveness, reads::PeerReads,
+    sampler::Sampler, switch::Switch,
 };
 use crate::{
     Arena,
@@ -53,6 +53,8 @@ pub(super) struct Peer {
     pub(super) heard: VecDeque<LinkControl>,
     /// Receives stated for the link that the session moves to.
     pub(super) stated: [u32; Lane::COUNT],
+    /// One-sided reads, if both ends have turned them on.
+    pub(super) reads: Option<Box<PeerReads>>,
     /// Why verbs is not used, in words.
     pub(super) why_tcp: String,
     /// The reason that was told last, and whether it was the peer's.
@@ -101,6 +103,7 @@ impl Peer {
             draining: false,
             heard: VecDeque::with_capacity(4),
             stated: [0; Lane::COUNT],
+            reads: None,
             why_tcp: String::new(),
             told_why_tcp: None,
             forming: None,
@@ -174,6 +177,7 @@ impl Peer {
         self.switch = None;
         (self.held, self.draining) = (false, false);
         self.heard.clear();
+        self.reads.iter_mut().for_each(|reads| reads.queue_pairs_gone());
         self.counters.link.set(0);
         self.forget_sent();
     }

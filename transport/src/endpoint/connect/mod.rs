@@ -149,7 +149,8 @@ impl Endpoint {
         });
         let hellos = self.incoming.iter().flatten().map(Incoming::deadline);
         // No event tells that a frame has come back or that a connection can be accepted now.
-        let retry = (self.owing || self.accept_again).then_some(now);
+        let retry = self.owing || self.accept_again || self.regions.short_of_frames;
+        let retry = retry.then_some(now);
         dials
             .chain(hellos)
             .chain(retry)
@@ -224,7 +225,7 @@ impl Endpoint {
             view_mark: view_mark(self.config.view_epoch),
             expected: [Sequence(0); Lane::COUNT],
             credits: [0; Lane::COUNT],
-            features: Features::NONE,
+            features: if self.config.one_sided_reads { Features::READS } else { Features::NONE },
         }
     }
 

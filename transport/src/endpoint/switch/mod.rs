@@ -143,6 +143,11 @@ impl Switch {
         Self { leads, phase, attempt: 0, mine: None, pause: RETRY_FIRST }
     }
 
+    /// Which attempt is under way or was last; its queue pairs are those that there are.
+    pub(super) fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
     /// True while [`Switch::drained`] is to be called as soon as all that was sent is acknowledged.
     #[inline]
     pub(super) fn wants_drained(&self) -> bool {

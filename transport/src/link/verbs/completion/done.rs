@@ -39,7 +39,7 @@ impl Completion {
         self.owner
     }
 
-    /// The tag of its queue pair ([`QueuePairOptions`](super::QueuePairOptions)).
+    /// The tag of its queue pair ([`QueuePairOptions`](crate::link::verbs::QueuePairOptions)).
     #[must_use]
     pub fn tag(&self) -> u16 {
         self.owner.tag
