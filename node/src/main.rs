@@ -56,6 +56,9 @@ enum Command {
     /// Say what a running node says of itself: its peers, and what messages with them go over
     #[command(after_help = format!("{STATUS_EXIT}\n\n{ENVIRONMENT}"), long_about = STATUS)]
     Status(status::StatusOptions),
+    /// Say what the directory knows of one page: who holds it, in which mode, who waits
+    #[command(after_help = format!("{STATUS_EXIT}\n\n{ENVIRONMENT}"), long_about = PAGE)]
+    Page(status::PageOptions),
     /// Say what this host offers and what to change
     #[command(after_help = doctor_help(), long_about = DOCTOR)]
     Doctor(doctor::DoctorOptions),
@@ -94,7 +97,14 @@ instance. It changes nothing.";
 const STATUS: &str = "\
 Says what a running node says of itself: how long it runs, and for each peer what messages go over
 (RDMA verbs or TCP), why not verbs with the reasons counted by name and end, links that came and
-went, and messages. Asks over the node's local socket, which is its user's alone.";
+went, and messages; for each member of the cluster the partitions of the directory that it masters,
+and how many pages it holds S and X, has to write, or keeps as past images. Asks over the node's local
+socket, which is its user's alone.";
+
+const PAGE: &str = "\
+Says what the directory knows of one page: its master, owner, mode and holders, who waits for it,
+who keeps past images, its grant number, and its version known and on storage. Asks the node on this
+host over its local socket, and that asks the page's master.";
 
 const STATUS_EXIT: &str = "\
 Exit status: 0 when the node answered, 1 when there is none, or something else in its place.";
@@ -263,6 +273,10 @@ fn run(command: Command) -> Result<bool, Box<dyn Error>> {
         Command::Status(options) => {
             let config = NodeConfig::load(&options.config)?;
             Ok(status::run(&options, &config).map(|()| true)?)
+        }
+        Command::Page(options) => {
+            let config = NodeConfig::load(&options.config)?;
+            Ok(status::page::run(&options, &config).map(|()| true)?)
         }
         Command::Verify(options) => Ok(demo::verify_cmd::run(&options)?),
         Command::Node(options) => {

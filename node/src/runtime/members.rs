@@ -3,7 +3,7 @@
 use super::{
     error::NodeError,
     node::Node,
-    shards::{self, Control},
+    shards::{self, Answer, Control, Running},
 };
 use crate::view::View;
 use pagewire_protocol::{BufferTag, Incarnation, InstanceId, InstanceStat, PageStat, Stat};
@@ -116,24 +116,40 @@ impl Node {
         of: InstanceId,
         limit: Duration,
     ) -> Result<InstanceStat, NodeError> {
+        // An instance that has ended says so; one that does not answer is told as such.
+        self.ask(Control::Status)?;
+        let stat = self.instance_stats(&[of], limit).pop().flatten();
+        stat.ok_or_else(|| no_answer(of, limit))
+    }
+
+    /// The same of many at once; `None` for those that have not answered after `limit`.
+    #[must_use]
+    pub fn instance_stats(&self, of: &[InstanceId], limit: Duration) -> Vec<Option<InstanceStat>> {
         let deadline = Instant::now() + limit;
-        let mut sum = InstanceStat::default();
-        for shard in &self.shards {
-            let answer = shard.ask(|reply| Control::StatInstance(of, reply))?;
-            let Some((_, Stat::Instance(stat))) = answer.wait_until(deadline)? else {
-                return Err(no_answer(of, limit));
-            };
-            // Every shard has all partitions, with the entries of its own pages.
-            sum.partitions = stat.partitions;
-            sum.loading = sum.loading.max(stat.loading);
-            sum.entries += stat.entries;
-            sum.held_shared += stat.held_shared;
-            sum.held_exclusive += stat.held_exclusive;
-            sum.dirty += stat.dirty;
-            sum.past_images += stat.past_images;
-            sum.requests += stat.requests;
-        }
-        Ok(sum)
+        let ask = |of: &InstanceId| -> Result<Vec<_>, NodeError> {
+            let ask = |shard| Running::ask(shard, |reply| Control::StatInstance(*of, reply));
+            self.shards.iter().map(ask).collect()
+        };
+        let asked: Vec<_> = of.iter().map(ask).collect();
+        let sum = |answers: Result<Vec<Answer<'_, (InstanceId, Stat)>>, NodeError>| {
+            let mut sum = InstanceStat::default();
+            for answer in answers.ok()? {
+                let Ok(Some((_, Stat::Instance(stat)))) = answer.wait_until(deadline) else {
+                    return None;
+                };
+                // Every shard has all partitions, with the entries of its own pages.
+                sum.partitions = stat.partitions;
+                sum.loading = sum.loading.max(stat.loading);
+                sum.entries += stat.entries;
+                sum.held_shared += stat.held_shared;
+                sum.held_exclusive += stat.held_exclusive;
+                sum.dirty += stat.dirty;
+                sum.past_images += stat.past_images;
+                sum.requests += stat.requests;
+            }
+            Some(sum)
+        };
+        asked.into_iter().map(sum).collect()
     }
 
     fn shard_count(&self) -> u16 {

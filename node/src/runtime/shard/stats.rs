@@ -7,7 +7,7 @@ use crossbeam_channel::Sender;
 use pagewire_protocol::{BufferTag, InstanceId, Stat, StatAbout};
 
 /// Who waits for an answer that may never come: askers have deadlines of their own.
-const WAITING_MAX: usize = 64;
+const WAITING_MAX: usize = 256;
 
 /// Somebody who wants to know.
 #[derive(Debug)]
