@@ -13,14 +13,23 @@ use std::{
 pub(super) struct Progress {
     started: Instant,
     is_shown: bool,
+    /// Standard error is for complaints only.
+    is_quiet: bool,
     last: BTreeMap<InstanceId, [u64; 3]>,
     /// The longest wait for a page that was told since [`Progress::take_longest`], in microseconds.
     longest_us: u64,
 }
 
 impl Progress {
-    pub(super) fn new(started: Instant) -> Self {
-        Self { started, is_shown: io::stderr().is_terminal(), last: BTreeMap::new(), longest_us: 0 }
+    /// `is_quiet`: whoever runs it reads the result alone.
+    pub(super) fn new(started: Instant, is_quiet: bool) -> Self {
+        Self {
+            started,
+            is_shown: io::stderr().is_terminal(),
+            is_quiet,
+            last: BTreeMap::new(),
+            longest_us: 0,
+        }
     }
 
     pub(super) fn show(&mut self, instance: InstanceId, event: &Event) {
@@ -41,8 +50,10 @@ impl Progress {
 
     /// A line for the terminal, and for whoever reads the log of a run.
     pub(super) fn tell(&self, line: &str) {
-        self.clear();
-        eprintln!("pagewire: {line}");
+        if !self.is_quiet {
+            self.clear();
+            eprintln!("pagewire: {line}");
+        }
     }
 
     fn line(&self, elapsed: Duration) -> String {
@@ -65,8 +76,13 @@ mod tests {
 
     #[test]
     fn progress_adds_up_what_the_instances_told_last() {
-        let mut progress =
-            Progress { started: Instant::now(), is_shown: false, last: [].into(), longest_us: 0 };
+        let mut progress = Progress {
+            started: Instant::now(),
+            is_shown: false,
+            is_quiet: true,
+            last: [].into(),
+            longest_us: 0,
+        };
         for (instance, transfers) in [(0, 1000), (1, 5), (0, 2000)] {
             let longest_us = transfers;
             let event = Event::Progress { transfers, audits: 1, pages_shipped: 2, longest_us };

@@ -163,7 +163,7 @@ impl<'o> Stage<'o> {
 
         fleet.tell(&Order::Start);
         let started = Instant::now();
-        let mut progress = Progress::new(started);
+        let mut progress = Progress::new(started, self.options.json);
         let whole = Duration::from_secs(self.options.seconds);
         let mut left = Vec::new();
         let (mut changes, mut longest_request) = (Vec::new(), Duration::ZERO);
