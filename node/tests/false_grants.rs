@@ -58,7 +58,7 @@ fn lie(endpoint: &mut Endpoint, epoch: Epoch, mode: fn(Mode) -> Mode, stop: &Ato
                 dirty: true,
                 unsaved: false,
                 past: false,
-                writer: LIAR,
+                writer: endpoint.config().instance,
             };
             let body = Body::new(&answer.encode(tag)).expect("it fits");
             let message = Message { epoch, ..Message::new(answer.kind(), body) };

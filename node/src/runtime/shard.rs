@@ -249,7 +249,8 @@ impl Shard {
             inputs: VecDeque::with_capacity(64),
             parked: Vec::new(),
             has_parked: false,
-            has_more: false,
+            // A newcomer tells the others that it has nothing.
+            has_more: true,
             guides: Guides::default(),
             askers: Askers::default(),
             leaving: None,

@@ -255,7 +255,7 @@ pub(super) fn drained_input(drained: Drained) -> Input {
 
 /// Whether the core may say of it that it is of a later view.
 fn may_park(input: &Input) -> bool {
-    matches!(input, Input::Message { .. } | Input::LoadGuide { .. })
+    matches!(input, Input::Message { .. })
 }
 
 /// The answer to a request that was cancelled before it left.
