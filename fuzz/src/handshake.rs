@@ -40,6 +40,7 @@ pub fn hello(from: u16, to: u16) -> Hello {
         process: ProcessId(u64::from(from)),
         nonce: LinkNonce(9),
         view_hash: 11,
+        view_mark: 1,
         expected: [Sequence(1); Lane::COUNT],
         credits: [8; Lane::COUNT],
         features: Features::NONE,

@@ -8,7 +8,9 @@ use pagewire_node::{
     roster::Roster,
     runtime::Node,
     status::{self, StatusError},
+    view::View,
 };
+use pagewire_protocol::Incarnation;
 use std::{
     error::Error,
     io::{self, BufReader, Write, stdin, stdout},
@@ -54,6 +56,9 @@ enum Command {
     /// Say what a running node says of itself: its peers, and what messages with them go over
     #[command(after_help = format!("{STATUS_EXIT}\n\n{ENVIRONMENT}"), long_about = STATUS)]
     Status(status::StatusOptions),
+    /// Say what the directory knows of one page: who holds it, in which mode, who waits
+    #[command(after_help = format!("{STATUS_EXIT}\n\n{ENVIRONMENT}"), long_about = PAGE)]
+    Page(status::PageOptions),
     /// Say what this host offers and what to change
     #[command(after_help = doctor_help(), long_about = DOCTOR)]
     Doctor(doctor::DoctorOptions),
@@ -92,7 +97,14 @@ instance. It changes nothing.";
 const STATUS: &str = "\
 Says what a running node says of itself: how long it runs, and for each peer what messages go over
 (RDMA verbs or TCP), why not verbs with the reasons counted by name and end, links that came and
-went, and messages. Asks over the node's local socket, which is its user's alone.";
+went, and messages; for each member of the cluster the partitions of the directory that it masters,
+and how many pages it holds S and X, has to write, or keeps as past images. Asks over the node's local
+socket, which is its user's alone.";
+
+const PAGE: &str = "\
+Says what the directory knows of one page: its master, owner, mode and holders, who waits for it,
+who keeps past images, its grant number, and its version known and on storage. Asks the node on this
+host over its local socket, and that asks the page's master.";
 
 const STATUS_EXIT: &str = "\
 Exit status: 0 when the node answered, 1 when there is none, or something else in its place.";
@@ -118,6 +130,8 @@ Keys of the file, with what they are when they are left out:
   listen = \"10.0.0.1:7400\"     IP:PORT
   storage = \"/srv/shared\"      folder of the page files that all instances share
   members = [0, 1]              this instance and its peers
+  members_max = 2               1 to 64: more than `members` has, where some may join later [as
+                                many as members]
   page_size = 8192              4096, 8192, 16384 or 32768
   arena_mb = 64                 memory for pages, in MiB
   cache_pages = 4000            32 or more [as many as the arena has room for]
@@ -185,6 +199,12 @@ struct LedgerOptions {
     /// Seed of the workers.
     #[arg(long, default_value_t = 0, hide = true)]
     seed: u64,
+    /// File with the view to begin with.
+    #[arg(long, requires_all = ["agent", "incarnation"], hide = true)]
+    view: Option<PathBuf>,
+    /// Life that the instance has in it.
+    #[arg(long, requires = "view", hide = true)]
+    incarnation: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -254,6 +274,10 @@ fn run(command: Command) -> Result<bool, Box<dyn Error>> {
             let config = NodeConfig::load(&options.config)?;
             Ok(status::run(&options, &config).map(|()| true)?)
         }
+        Command::Page(options) => {
+            let config = NodeConfig::load(&options.config)?;
+            Ok(status::page::run(&options, &config).map(|()| true)?)
+        }
         Command::Verify(options) => Ok(demo::verify_cmd::run(&options)?),
         Command::Node(options) => {
             let config = NodeConfig::load(&options.config)?;
@@ -264,7 +288,10 @@ fn run(command: Command) -> Result<bool, Box<dyn Error>> {
                     log: Some(log),
                     threads,
                     seed,
+                    view,
+                    incarnation,
                 } => {
+                    let config = in_view(config, view.as_deref(), incarnation)?;
                     let options = agent::Options { manifest, log, threads, seed };
                     run_agent(config, &options)
                 }
@@ -272,6 +299,20 @@ fn run(command: Command) -> Result<bool, Box<dyn Error>> {
             }
         }
     }
+}
+
+/// `config` of an instance that begins in a view which somebody has decided.
+fn in_view(
+    config: NodeConfig,
+    view: Option<&Path>,
+    incarnation: Option<u64>,
+) -> Result<NodeConfig, Box<dyn Error>> {
+    let Some(path) = view else { return Ok(config) };
+    let refused = |error: &dyn Error| format!("view {}: {error}", path.display());
+    let bytes = std::fs::read(path).map_err(|error| refused(&error))?;
+    let view = View::decode(&bytes).map_err(|error| refused(&error))?;
+    let incarnation = incarnation.map(Incarnation);
+    Ok(NodeConfig { first_view: Some(Arc::new(view)), incarnation, ..config })
 }
 
 /// Runs the demo's part of an instance. What the coordinator was told, it tells the user.

@@ -367,6 +367,7 @@ fn hello(to: u16) -> Hello {
         process: ProcessId(1),
         nonce: LinkNonce(77),
         view_hash: 0,
+        view_mark: 0,
         expected: [Sequence(1); Lane::COUNT],
         credits: [0; Lane::COUNT],
         features: Features::NONE,

@@ -313,3 +313,57 @@ fn a_path_that_cannot_be_a_socket_is_refused_before_anything_starts() {
         assert!(line.contains(words), "'{words}' in: {line}");
     }
 }
+
+#[test]
+fn the_members_of_a_cluster_are_told_with_what_each_has() {
+    let pair = Pair::new();
+    let _nodes: Vec<_> = (0..2)
+        .map(|at| {
+            let mut node = pair.run(at);
+            node.skip_told();
+            node
+        })
+        .collect();
+    let all_answer = || {
+        let json = pair.status(0, &["--json"]).succeeded().stdout;
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(json["view"], 1, "{json}");
+        let members = json["members"].as_array().expect("members").clone();
+        let answers = members.iter().all(|member| member["counts"].is_object());
+        (answers, members)
+    };
+    wait_for("both members", || all_answer().0);
+    let (_, members) = all_answer();
+    assert_eq!(members.len(), 2);
+    let partitions = members.iter().map(|member| member["partitions"].as_u64().expect("a number"));
+    assert_eq!(partitions.sum::<u64>(), 4096);
+    for field in ["entries", "loading", "shared", "exclusive", "dirty", "past_images", "requests"] {
+        assert_eq!(members[1]["counts"][field], 0, "{members:?}");
+    }
+    let text = pair.status(0, &[]).succeeded().stdout;
+    assert!(text.contains("view 1, 2 members\nmember 0 (this one): masters "), "{text}");
+    assert!(text.contains("  pages S 0, X 0, dirty 0, past images 0; requests 0\n"), "{text}");
+}
+
+#[test]
+fn a_page_that_nobody_has_and_what_is_no_page_are_told_in_one_line() {
+    let pair = Pair::new();
+    let page = |at: usize, tag: &str| {
+        let file = pair.path(at, "toml");
+        let arguments = ["page".as_ref(), tag.as_ref(), "--config".as_ref(), file.as_os_str()];
+        Process::pagewire(arguments).end()
+    };
+    pair.write(0);
+    let told = page(0, "1663/5/16384:3").refused();
+    assert!(told.contains("no node answers"), "{told}");
+    let ended = page(0, "1663/5/16384");
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+    assert!(ended.stderr.contains("'1663/5/16384' is no page, expected TABLESPACE"), "{ended:?}");
+    let mut nodes: Vec<_> = (0..2).map(|at| pair.run(at)).collect();
+    for node in &mut nodes {
+        node.line("its peer", |line| line.contains("peer is up"));
+    }
+    let told = page(0, "1663/5/16384_vm:3").refused();
+    assert!(told.contains("no entry of page 1663/5/16384_vm:3"), "{told}");
+}

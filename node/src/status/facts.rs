@@ -1,7 +1,12 @@
 //! What a node says of itself. Other parts of the node that have something to say get a field of
 //! their own here, with `#[serde(default)]`, so that versions understand each other.
 
-use super::{Answers, protocol::Query};
+use super::{
+    Answers,
+    members::{self, MemberStatus},
+    page,
+    protocol::Query,
+};
 use crate::{
     NodeConfig,
     runtime::{End, Node, PeerLinks},
@@ -32,6 +37,12 @@ pub struct Status {
     pub transport: String,
     /// How long it runs, in seconds.
     pub up_s: u64,
+    /// Number of the membership view that is in force.
+    #[serde(default)]
+    pub view: u64,
+    /// The members of that view, this instance included, by id.
+    #[serde(default)]
+    pub members: Vec<MemberStatus>,
     /// Its peers, by id.
     pub peers: Vec<PeerStatus>,
 }
@@ -99,6 +110,8 @@ impl NodeFacts {
             }
             .to_owned(),
             up_s: self.started.elapsed().as_secs(),
+            view: self.node.view().epoch().0,
+            members: members::of(&self.node),
             peers,
         }
     }
@@ -145,6 +158,10 @@ impl Answers for NodeFacts {
     fn answer(&self, query: &Query) -> Result<Value, String> {
         match query {
             Query::Status => serde_json::to_value(self.status()).map_err(|e| e.to_string()),
+            Query::Page(tag) => {
+                let status = page::of(&self.node, self.cluster, *tag)?;
+                serde_json::to_value(status).map_err(|e| e.to_string())
+            }
         }
     }
 }

@@ -13,7 +13,8 @@
 //! question fields of its own. Fields of answers are added, not renamed.
 //!
 //! Rooms: `place` where the socket is, `protocol` the two lines, `server` and `client` the two ends,
-//! `facts` what a node says, `text` the same for people, `command` the command.
+//! `facts` what a node says, `members` what it knows of all, `page` what the master of a page says,
+//! `text` the same for people, `command` the command.
 //!
 //! Bounds: a question has at most [`QUESTION_MAX_BYTES`](server::QUESTION_MAX_BYTES) and
 //! [`PATIENCE`](server::PATIENCE); the node's other threads never wait for one that asks.
@@ -22,6 +23,8 @@ pub mod client;
 pub mod command;
 mod error;
 pub mod facts;
+pub mod members;
+pub mod page;
 pub mod place;
 pub mod protocol;
 pub mod server;
@@ -30,5 +33,7 @@ mod text;
 pub use command::{StatusOptions, run};
 pub use error::StatusError;
 pub use facts::{NodeFacts, Status};
+pub use members::MemberStatus;
+pub use page::{PageOptions, PageStatus};
 pub use place::Places;
 pub use server::{Answers, Server};

@@ -1,5 +1,6 @@
 //! The two lines: a question, and its answer. Pure.
 
+use pagewire_protocol::BufferTag;
 use serde_json::{Map, Value, json};
 
 /// What can be asked.
@@ -8,10 +9,12 @@ use serde_json::{Map, Value, json};
 pub enum Query {
     /// The node as a whole ([`Status`](super::Status)): its peers and their links.
     Status,
+    /// One page, as its master knows it ([`PageStatus`](super::PageStatus)).
+    Page(BufferTag),
 }
 
 /// Names of all questions.
-const NAMES: &[&str] = &["status"];
+const NAMES: &[&str] = &["status", "page"];
 
 impl Query {
     /// Reads a question.
@@ -25,6 +28,10 @@ impl Query {
         };
         match fields.get("query").and_then(Value::as_str) {
             Some("status") => Ok(Self::Status),
+            Some("page") => {
+                let tag = fields.get("tag").and_then(Value::as_str).unwrap_or_default();
+                tag.parse().map(Self::Page).map_err(|error| format!("the field `tag`: {error}"))
+            }
             Some(other) => {
                 let other: String = other.chars().take(40).collect();
                 Err(format!("found the query {other:?}, expected one of: {}", NAMES.join(", ")))
@@ -36,10 +43,11 @@ impl Query {
     /// The line that asks it.
     #[must_use]
     pub fn line(&self) -> String {
-        let name = match self {
-            Self::Status => NAMES[0],
+        let question = match self {
+            Self::Status => json!({ "query": NAMES[0] }),
+            Self::Page(tag) => json!({ "query": NAMES[1], "tag": tag.to_string() }),
         };
-        format!("{}\n", json!({ "query": name }))
+        format!("{question}\n")
     }
 }
 
@@ -84,7 +92,10 @@ mod tests {
 
     #[test]
     fn every_question_and_answer_survives_its_line() {
-        assert_eq!(Query::parse(Query::Status.line().as_bytes()), Ok(Query::Status));
+        let page = Query::Page(BufferTag { relation: 16384, block: 3, ..BufferTag::default() });
+        for query in [Query::Status, page] {
+            assert_eq!(Query::parse(query.line().as_bytes()), Ok(query));
+        }
         // Fields of later versions are no reason to say nothing.
         assert_eq!(Query::parse(br#"{"query":"status","more":[1]}"#), Ok(Query::Status));
         for answer in [Ok(json!({"instance": 3})), Err("it is\nnot".to_owned())] {
@@ -102,12 +113,13 @@ mod tests {
             (b"GET / HTTP/1.1\r\n", "\"GET / HTTP/1.1\""),
             (b"[]", "\"[]\" (2 bytes)"),
             (b"{\"query\":1}", "no field `query`"),
-            (b"{\"query\":\"page\"}", "\"page\", expected one of: status"),
+            (b"{\"query\":\"book\"}", "\"book\", expected one of: status, page"),
+            (b"{\"query\":\"page\"}", "`tag`: '' is no page, expected TABLESPACE"),
             (&control, "5 bytes"),
         ] {
             let problem = Query::parse(line).unwrap_err();
             assert!(problem.contains(word) && problem.contains("expected"), "{problem}");
-            assert!(!problem.contains('\n') && problem.len() < 200, "{problem}");
+            assert!(!problem.contains('\n') && problem.len() < 250, "{problem}");
         }
     }
 

@@ -1,11 +1,15 @@
 //! A node's status for people. Pure.
 
-use super::facts::{PeerStatus, Status};
+use super::{
+    facts::{PeerStatus, Status},
+    members::MemberStatus,
+};
 use std::{collections::BTreeMap, fmt::Write as _};
 
 /// Lines, each with its end.
 pub(super) fn of(status: &Status) -> String {
-    let Status { version, cluster, instance, incarnation, listen, transport, up_s, peers } = status;
+    let Status { version, cluster, instance, incarnation, listen, transport, up_s, .. } = status;
+    let (view, members, peers) = (status.view, &status.members, &status.peers);
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(
@@ -14,11 +18,44 @@ pub(super) fn of(status: &Status) -> String {
          {up_s} s\nlistens on {}, transport = \"{transport}\"",
         listen.join(", ")
     );
+    if !members.is_empty() {
+        let _ = writeln!(out, "view {view}, {}", count(members.len() as u64, "member"));
+    }
+    members.iter().for_each(|of_member| member(&mut out, of_member, *instance));
     if peers.is_empty() {
         out.push_str("no peers\n");
     }
     peers.iter().for_each(|of_peer| peer(&mut out, of_peer));
     out
+}
+
+fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+fn member(out: &mut String, member: &MemberStatus, me: u16) {
+    let own = if member.instance == me { " (this one)" } else { "" };
+    let leaving = if member.leaving { ", leaving" } else { "" };
+    let _ = writeln!(
+        out,
+        "member {}{own}{leaving}: masters {}",
+        member.instance,
+        count(member.partitions.into(), "partition")
+    );
+    let Some(counts) = &member.counts else {
+        out.push_str("  it does not say what it has\n");
+        return;
+    };
+    let loading = match counts.loading {
+        0 => String::new(),
+        loading => format!(", {} still being collected", count(loading.into(), "partition")),
+    };
+    let _ = writeln!(out, "  directory {}{loading}", count(counts.entries, "page"));
+    let _ = writeln!(
+        out,
+        "  pages S {}, X {}, dirty {}, past images {}; requests {}",
+        counts.shared, counts.exclusive, counts.dirty, counts.past_images, counts.requests
+    );
 }
 
 fn peer(out: &mut String, peer: &PeerStatus) {
@@ -66,6 +103,7 @@ fn reasons(counts: &BTreeMap<String, u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::members::MemberCounts;
 
     #[test]
     fn everything_that_is_known_of_a_peer_is_told() {
@@ -96,6 +134,8 @@ mod tests {
             listen: vec!["10.0.0.1:7400".to_owned(), "10.0.0.1:7401".to_owned()],
             transport: "auto".to_owned(),
             up_s: 12,
+            view: 3,
+            members: Vec::new(),
             peers: vec![one, other, mixed],
         };
         let expected = "\
@@ -114,7 +154,28 @@ instance 3: by shard: TCP, no link
   messages sent 0 (again 0), received 0; pages 0 bytes
 ";
         assert_eq!(of(&status), expected);
-        let alone = Status { peers: Vec::new(), ..status };
-        assert!(of(&alone).ends_with("no peers\n"));
+        let counts = MemberCounts {
+            entries: 500,
+            loading: 2,
+            shared: 30,
+            exclusive: 20,
+            dirty: 10,
+            past_images: 5,
+            requests: 1,
+        };
+        let (partitions, leaving) = (4095, false);
+        let one = MemberStatus { instance: 0, leaving, partitions, counts: Some(counts) };
+        let other = MemberStatus { instance: 1, leaving: true, partitions: 1, counts: None };
+        let alone = Status { peers: Vec::new(), members: vec![one, other], ..status };
+        let expected = "\
+view 3, 2 members
+member 0 (this one): masters 4095 partitions
+  directory 500 pages, 2 partitions still being collected
+  pages S 30, X 20, dirty 10, past images 5; requests 1
+member 1, leaving: masters 1 partition
+  it does not say what it has
+no peers
+";
+        assert!(of(&alone).ends_with(expected), "{}", of(&alone));
     }
 }

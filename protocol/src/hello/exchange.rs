@@ -178,10 +178,14 @@ impl Common {
             return Err(HandshakeError::Refused(rejection(Refusal::Proof, theirs)));
         }
         let hello = Hello::decode(&bytes)?;
-        if hello.features != self.features_of(hello.features) {
-            let (what, found) = ("hello features", hello.features.to_wire().into());
-            let expected = "0 between ends of which one speaks version 2 only";
-            return Err(DecodeError::Field { what, found, expected }.into());
+        let sayable = self.as_said(&hello);
+        let expected = "0 between ends of which one speaks version 2 only";
+        let field = |what, found| Err(DecodeError::Field { what, found, expected }.into());
+        if hello.features != sayable.features {
+            return field("hello features", hello.features.to_wire().into());
+        }
+        if hello.view_mark != sayable.view_mark {
+            return field("hello view mark", hello.view_mark.into());
         }
         Ok(hello)
     }
@@ -192,16 +196,19 @@ impl Common {
         self.ours.version_max.min(theirs)
     }
 
-    /// What of `features` the version that both speak can state.
-    fn features_of(&self, features: Features) -> Features {
-        if self.version() >= Features::SINCE_VERSION { features } else { Features::NONE }
+    /// What of `hello` the version that both speak can state.
+    fn as_said(&self, hello: &Hello) -> Hello {
+        match self.version() >= Features::SINCE_VERSION {
+            true => *hello,
+            false => Hello { features: Features::NONE, view_mark: 0, ..*hello },
+        }
     }
 
-    /// Our hello with its proof; features only where the other end knows of them.
+    /// Our hello with its proof; features and view mark only where the other end knows of them.
     fn prove(&mut self, hello: &Hello, key: ProofKey<'_>, label: Label) -> [u8; PROVEN_BYTES] {
         let mut bytes = [0; PROVEN_BYTES];
         let (statement, proof) = bytes.split_at_mut(HELLO_BYTES);
-        let hello = Hello { features: self.features_of(hello.features), ..*hello };
+        let hello = self.as_said(hello);
         statement.copy_from_slice(&hello.encode());
         self.said.push(statement);
         proof.copy_from_slice(&self.said.prove(key, label));

@@ -8,6 +8,7 @@
 
 mod frame;
 mod layout;
+mod lease;
 mod limits;
 mod memory;
 mod pages;
@@ -15,6 +16,7 @@ mod torn;
 mod view;
 
 pub use frame::{Frame, SharedFrame};
+pub use lease::{Lease, LeaseExpired};
 pub(crate) use memory::lock_limits_bytes;
 pub use pages::{
     Drain, ExclusivePin, PageTable, PageView, PinMiss, PinTicket, SharedPin, StillShared,

@@ -40,6 +40,7 @@ pub(crate) fn hello(from: u16, to: u16, class: LaneClass) -> Hello {
         process: ProcessId(u64::from(from)),
         nonce: LinkNonce(1),
         view_hash: 0,
+        view_mark: 0,
         expected: [Sequence(1); Lane::COUNT],
         credits: CREDITS.0,
         features: Features::NONE,

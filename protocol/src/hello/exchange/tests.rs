@@ -161,7 +161,8 @@ fn features_are_stated_only_where_both_ends_have_a_version_with_them() {
     }
     for versions in [[2, 3], [3, 2]] {
         for learned in features_learned(versions, false) {
-            assert_eq!(learned.unwrap().features, Features::NONE, "{versions:?}");
+            let learned = learned.unwrap();
+            assert_eq!((learned.features, learned.view_mark), (Features::NONE, 0), "{versions:?}");
         }
     }
     let [_, at_acceptor] = features_learned([3, 2], true);
