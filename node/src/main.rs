@@ -3,14 +3,16 @@
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use pagewire_node::{
     NodeConfig, agent, demo, doctor, instance::NodeInstance, link_lines::LinkLines, roster::Roster,
-    runtime::Node,
+    runtime::Node, view::View,
 };
+use pagewire_protocol::Incarnation;
 use std::{
     error::Error,
     io::{self, BufReader, Write, stdin, stdout},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -102,6 +104,8 @@ Keys of the file, with what they are when they are left out:
   listen = \"10.0.0.1:7400\"     IP:PORT
   storage = \"/srv/shared\"      folder of the page files that all instances share
   members = [0, 1]              this instance and its peers
+  members_max = 2               1 to 64: more than `members` has, where some may join later [as
+                                many as members]
   page_size = 8192              4096, 8192, 16384 or 32768
   arena_mb = 64                 memory for pages, in MiB
   cache_pages = 4000            32 or more [as many as the arena has room for]
@@ -165,6 +169,12 @@ struct LedgerOptions {
     /// Seed of the workers.
     #[arg(long, default_value_t = 0, hide = true)]
     seed: u64,
+    /// File with the view to begin with.
+    #[arg(long, requires_all = ["agent", "incarnation"], hide = true)]
+    view: Option<PathBuf>,
+    /// Life that the instance has in it.
+    #[arg(long, requires = "view", hide = true)]
+    incarnation: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -240,7 +250,10 @@ fn run(command: Command) -> Result<bool, Box<dyn Error>> {
                     log: Some(log),
                     threads,
                     seed,
+                    view,
+                    incarnation,
                 } => {
+                    let config = in_view(config, view.as_deref(), incarnation)?;
                     let options = agent::Options { manifest, log, threads, seed };
                     run_agent(config, &options)
                 }
@@ -248,6 +261,20 @@ fn run(command: Command) -> Result<bool, Box<dyn Error>> {
             }
         }
     }
+}
+
+/// `config` of an instance that begins in a view which somebody has decided.
+fn in_view(
+    config: NodeConfig,
+    view: Option<&Path>,
+    incarnation: Option<u64>,
+) -> Result<NodeConfig, Box<dyn Error>> {
+    let Some(path) = view else { return Ok(config) };
+    let refused = |error: &dyn Error| format!("view {}: {error}", path.display());
+    let bytes = std::fs::read(path).map_err(|error| refused(&error))?;
+    let view = View::decode(&bytes).map_err(|error| refused(&error))?;
+    let incarnation = incarnation.map(Incarnation);
+    Ok(NodeConfig { first_view: Some(Arc::new(view)), incarnation, ..config })
 }
 
 /// Runs the demo's part of an instance. What the coordinator was told, it tells the user.

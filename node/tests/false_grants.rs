@@ -43,7 +43,7 @@ fn lie(endpoint: &mut Endpoint, epoch: Epoch, mode: fn(Mode) -> Mode, stop: &Ato
         endpoint.wait(FROM, || false);
         while let Some(event) = endpoint.next_event() {
             let Event::Message(asked) = event else { continue };
-            let Ok((tag, Pcm::Acquire { request, want })) =
+            let Ok((tag, Pcm::Acquire { request, want, .. })) =
                 Pcm::decode(asked.kind, asked.body.as_slice())
             else {
                 continue;
@@ -56,6 +56,9 @@ fn lie(endpoint: &mut Endpoint, epoch: Epoch, mode: fn(Mode) -> Mode, stop: &Ato
                 version: Lsn(1),
                 acks: 0,
                 dirty: true,
+                unsaved: false,
+                past: false,
+                writer: LIAR,
             };
             let body = Body::new(&answer.encode(tag)).expect("it fits");
             let message = Message { epoch, ..Message::new(answer.kind(), body) };

@@ -29,7 +29,11 @@ pub const GUIDE_BODY_BYTES: usize = 4;
 pub struct Transit {
     /// To whom.
     pub to: InstanceId,
-    /// Under which grant.
+    /// That one is no member any more, as far as the reporter knows.
+    pub to_dead: bool,
+    /// The request that was answered with it: the lower half of its sequence.
+    pub request: u32,
+    /// Under which grant; less than 2^48.
     pub grant: GrantNumber,
     /// Version of the copy.
     pub version: Lsn,
@@ -42,7 +46,7 @@ pub struct Transit {
 pub struct Report {
     /// Mode in which it is held.
     pub mode: Mode,
-    /// The grant under which it is held.
+    /// The grant under which it is held; less than 2^48.
     pub grant: GrantNumber,
     /// Version at the last grant or drain.
     pub version: Lsn,
@@ -56,6 +60,9 @@ pub struct Report {
     pub transit: Option<Transit>,
     /// Version of the past image that is kept.
     pub past: Option<Lsn>,
+    /// The request for the page that is not answered yet: the lower half of its sequence. A copy in
+    /// transit for another request has arrived long ago.
+    pub pending: Option<u32>,
 }
 
 impl Report {

@@ -359,6 +359,15 @@ mod flag {
     pub(super) const LOST: u16 = 512;
     pub(super) const REPAIRING: u16 = 1024;
     pub(super) const KNOWN: u16 = 2048;
+    pub(super) const PENDING: u16 = 4096;
+    pub(super) const TO_DEAD: u16 = 8192;
+}
+
+/// Grant numbers have 48 bits.
+const GRANT_BITS: u64 = (1 << 48) - 1;
+
+fn high_u16(word: u64) -> u32 {
+    u32::try_from(word >> 48).unwrap_or(0)
 }
 
 impl WirePcm {
@@ -403,18 +412,27 @@ impl WirePcm {
     }
 
     fn set_report(&mut self, report: &Report) {
-        let Report { mode, grant, version, dirty, unsaved, writer, transit, past } = *report;
+        let Report { mode, grant, version, dirty, unsaved, writer, transit, past, pending } =
+            *report;
         self.mode = mode.to_wire();
-        self.grant = U64::new(grant.0);
+        self.grant = U64::new(grant.0 & GRANT_BITS);
+        if let Some(request) = pending {
+            self.set(flag::PENDING, true);
+            self.reserved = U32::new(request);
+        }
         self.version = U64::new(version.0);
         self.small = U16::new(writer.0);
         self.set(flag::DIRTY, dirty);
         self.set(flag::UNSAVED, unsaved);
-        if let Some(Transit { to, grant, version, dirty }) = transit {
+        if let Some(Transit { to, to_dead, request, grant, version, dirty }) = transit {
+            // Its request fits in where grant numbers are never: above their 48 bits.
+            let halves = (u64::from(request & 0xFFFF) << 48, u64::from(request >> 16) << 48);
+            self.grant = U64::new(self.grant.get() | halves.0);
+            self.set(flag::TO_DEAD, to_dead);
             self.set(flag::TRANSIT, true);
             self.set(flag::TRANSIT_DIRTY, dirty);
             self.request_instance = U16::new(to.0);
-            self.request_sequence = U64::new(grant.0);
+            self.request_sequence = U64::new(grant.0 & GRANT_BITS | halves.1);
             self.request_incarnation = U64::new(version.0);
         }
         if let Some(version) = past {
@@ -426,18 +444,21 @@ impl WirePcm {
     fn report(&self) -> Result<Report, DecodeError> {
         Ok(Report {
             mode: self.mode_or_none()?,
-            grant: GrantNumber(self.grant.get()),
+            grant: GrantNumber(self.grant.get() & GRANT_BITS),
             version: Lsn(self.version.get()),
             dirty: self.has(flag::DIRTY),
             unsaved: self.has(flag::UNSAVED),
             writer: InstanceId(self.small.get()),
             transit: self.has(flag::TRANSIT).then(|| Transit {
                 to: InstanceId(self.request_instance.get()),
-                grant: GrantNumber(self.request_sequence.get()),
+                to_dead: self.has(flag::TO_DEAD),
+                request: high_u16(self.grant.get()) | high_u16(self.request_sequence.get()) << 16,
+                grant: GrantNumber(self.request_sequence.get() & GRANT_BITS),
                 version: Lsn(self.request_incarnation.get()),
                 dirty: self.has(flag::TRANSIT_DIRTY),
             }),
             past: self.has(flag::PAST).then(|| Lsn(self.mask.get())),
+            pending: self.has(flag::PENDING).then(|| self.reserved.get()),
         })
     }
 
@@ -820,23 +841,27 @@ mod tests {
     }
 
     fn report() -> impl Strategy<Value = Report> {
-        let transit = proptest::option::of(any::<(u16, u64, u64, bool)>());
+        let transit = proptest::option::of(any::<(u16, bool, u32, u64, u64, bool)>());
         let past = proptest::option::of(any::<u64>());
-        (0u8..3, any::<(u64, u64, bool, bool, u16)>(), transit, past).prop_map(
-            |(mode, (grant, version, dirty, unsaved, writer), transit, past)| Report {
+        let held = any::<(u64, u64, bool, bool, u16)>();
+        (0u8..3, held, transit, past, any::<Option<u32>>()).prop_map(
+            |(mode, (grant, version, dirty, unsaved, writer), transit, past, pending)| Report {
                 mode: Mode::from_wire(mode).unwrap(),
-                grant: GrantNumber(grant),
+                grant: GrantNumber(grant & GRANT_BITS),
                 version: Lsn(version),
                 dirty,
                 unsaved,
                 writer: InstanceId(writer),
-                transit: transit.map(|(to, grant, version, dirty)| Transit {
+                transit: transit.map(|(to, to_dead, request, grant, version, dirty)| Transit {
                     to: InstanceId(to),
-                    grant: GrantNumber(grant),
+                    to_dead,
+                    request,
+                    grant: GrantNumber(grant & GRANT_BITS),
                     version: Lsn(version),
                     dirty,
                 }),
                 past: past.map(Lsn),
+                pending,
             },
         )
     }

@@ -59,6 +59,8 @@ pub struct PeerCounters {
     pub links_down: Counter,
     /// What messages are on: 0 without a link, else [`LinkKind`] plus 1; see [`PeerCounters::on`].
     pub(crate) link: Gauge,
+    /// 1 while the peer is known; see [`PeerCounters::is_known`].
+    pub(crate) known: Gauge,
     /// What its queue pairs have had to do.
     pub verbs: Arc<VerbsCounters>,
     /// Times that messages moved from TCP to verbs.
@@ -81,6 +83,12 @@ impl PeerCounters {
             2 => Some(LinkKind::Verbs),
             _ => None,
         }
+    }
+
+    /// False once the peer was removed: the counts stay.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.known.get() != 0
     }
 
     /// Counts of `lane`.
@@ -120,7 +128,9 @@ pub struct EndpointCounters {
 impl EndpointCounters {
     pub(crate) fn add_peer(&self, peer: InstanceId) -> Arc<PeerCounters> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(peers.entry(peer).or_default())
+        let counters = Arc::clone(peers.entry(peer).or_default());
+        counters.known.set(1);
+        counters
     }
 
     /// Counts of every peer that was ever configured. Takes a lock that the data path never takes.

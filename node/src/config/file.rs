@@ -18,6 +18,7 @@ pub(super) const RANGES: &[(&str, &str)] = &[
     ("cluster", "a number from 0 to 18446744073709551615"),
     ("instance", "a number from 0 to 63"),
     ("members", "a list of instance ids, each 0 to 63"),
+    ("members_max", "1 to 64"),
     ("page_size", "4096, 8192, 16384 or 32768"),
     ("arena_mb", "1 to 1048576"),
     ("cache_pages", "a number from 32 to 4294967295"),
@@ -39,6 +40,7 @@ pub(super) const RANGES: &[(&str, &str)] = &[
 
 /// The numbers that are taken, as [`RANGES`] has them in words.
 pub(super) const ARENA_MB: RangeInclusive<u32> = 1..=1 << 20;
+const MEMBERS_MAX: RangeInclusive<u16> = 1..=crate::view::MEMBERS_MAX;
 const SHARDS: RangeInclusive<u16> = 1..=64;
 /// A second: who wants to spin for longer wants a thread that never sleeps.
 const SPIN_US: RangeInclusive<u64> = 0..=1_000_000;
@@ -111,6 +113,7 @@ struct FileConfig {
     listen: SocketAddr,
     storage: PathBuf,
     members: Option<Vec<u16>>,
+    members_max: Option<u16>,
     #[serde(default)]
     peers: Vec<FilePeer>,
     page_size: Option<u64>,
@@ -235,6 +238,7 @@ impl NodeConfig {
             Self::new(ClusterId(file.cluster), instance, members, file.listen, file.storage);
         Ok(Self {
             peers,
+            members_max: file.members_max,
             page_size,
             arena_mb: file.arena_mb.unwrap_or(defaults.arena_mb),
             cache_pages: file.cache_pages,
@@ -262,6 +266,12 @@ impl NodeConfig {
 
     fn check_ranges(&self, path: &Path) -> Result<(), ConfigError> {
         check(path, "io_threads", &self.io_threads, &IO_THREADS)?;
+        check(path, "members_max", &self.members_max.unwrap_or(1), &MEMBERS_MAX)?;
+        if self.members_max.is_some_and(|most| usize::from(most) < self.members.len()) {
+            let found = self.members_max.unwrap_or(0).to_string();
+            let expected = "at least as many as `members` lists";
+            return Err(ConfigError::value(path, "members_max", found, expected));
+        }
         check(path, "shards", &self.shards, &SHARDS)?;
         check(path, "spin_us", &self.spin_us, &SPIN_US)?;
         check(path, "arena_mb", &self.arena_mb, &ARENA_MB)?;

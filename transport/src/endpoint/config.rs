@@ -1,7 +1,7 @@
 //! What an endpoint is told at start.
 
 use crate::{ClusterKey, TransportError, link::verbs::Overrides};
-use pagewire_protocol::{ClusterId, Incarnation, InstanceId, Lane, hello::ProofKey};
+use pagewire_protocol::{ClusterId, Epoch, Incarnation, InstanceId, Lane, hello::ProofKey};
 use std::{
     net::SocketAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -61,7 +61,9 @@ pub struct EndpointConfig {
     pub incarnation: Incarnation,
     /// Address to listen on; port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// Hash of the membership view; peers with another one are refused.
+    /// Number of the membership view.
+    pub view_epoch: Epoch,
+    /// Its hash; peers with another view of the same number are refused.
     pub view_hash: u64,
     /// Receives posted for each peer.
     pub credits: LaneCredits,
@@ -110,6 +112,7 @@ impl EndpointConfig {
             instance,
             incarnation: Incarnation(incarnation),
             listen,
+            view_epoch: Epoch(0),
             view_hash: 0,
             credits: LaneCredits::default(),
             page_crc: true,

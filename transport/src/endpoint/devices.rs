@@ -34,21 +34,8 @@ pub(super) struct Unusable {
 
 impl Unusable {
     fn setup(error: &VerbsError) -> Self {
-        Self { reason: reason(error).unwrap_or(TcpReason::Setup), words: error.to_string() }
+        Self { reason: error.tcp_reason(), words: error.to_string() }
     }
-}
-
-fn reason(error: &VerbsError) -> Option<TcpReason> {
-    Some(match error {
-        VerbsError::LibraryMissing { .. }
-        | VerbsError::LibraryLacks { .. }
-        | VerbsError::NoProvider { .. } => TcpReason::NoLibrary,
-        VerbsError::NoKernelSupport => TcpReason::NoKernelSupport,
-        VerbsError::NoDevice | VerbsError::List(_) | VerbsError::Open { .. } => TcpReason::NoDevice,
-        VerbsError::Choice(_) => TcpReason::NoPort,
-        VerbsError::Memory { .. } => TcpReason::NotRegistered,
-        _ => return None,
-    })
 }
 
 #[derive(Debug)]

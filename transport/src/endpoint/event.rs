@@ -50,3 +50,17 @@ pub enum Event {
     /// A message has arrived.
     Message(Received),
 }
+
+impl Event {
+    /// Whom it is about.
+    pub(super) fn peer(&self) -> InstanceId {
+        match self {
+            Self::Up { peer, .. }
+            | Self::Down { peer, .. }
+            | Self::Linked { peer }
+            | Self::Ended { peer, .. }
+            | Self::Refused { peer, .. }
+            | Self::Message(Received { from: peer, .. }) => *peer,
+        }
+    }
+}

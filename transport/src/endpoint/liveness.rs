@@ -148,7 +148,7 @@ impl Endpoint {
         self.end(slot)
     }
 
-    fn end(&mut self, slot: usize) -> Option<(Incarnation, Vec<(Lane, Message)>)> {
+    pub(super) fn end(&mut self, slot: usize) -> Option<(Incarnation, Vec<(Lane, Message)>)> {
         self.link_down(slot, LinkError::Ended);
         let peer = &mut self.peers[slot];
         let session = peer.session.take()?;

@@ -20,6 +20,7 @@ mod event;
 mod events;
 mod liveness;
 mod log_limit;
+mod membership;
 mod moving;
 mod observe;
 mod peer;
@@ -207,10 +208,12 @@ impl Endpoint {
         if self.slot(peer).is_some() {
             return refused("is configured twice; name each peer once");
         }
-        let Ok(slot) = u16::try_from(self.peers.len()) else {
+        let vacant = self.peers.iter().position(|peer| peer.is_vacant);
+        let at = vacant.unwrap_or(self.peers.len());
+        let Ok(slot) = u16::try_from(at) else {
             return refused("is one peer too many");
         };
-        self.check_frames_for(self.peers.len() + 1)?;
+        self.check_frames_for(self.known_peers() + 1)?;
         let id = usize::from(peer.0);
         if self.slots.len() <= id {
             self.slots.resize(id + 1, u16::MAX);
@@ -218,7 +221,11 @@ impl Endpoint {
         self.slots[id] = slot;
         let counters = self.counters.add_peer(peer);
         let seed = self.gate.seed_for(peer);
-        self.peers.push(Peer::new(peer, address, counters, self.config.instance, seed));
+        let peer = Peer::new(peer, address, counters, self.config.instance, seed);
+        match self.peers.get_mut(at) {
+            Some(place) => *place = peer,
+            None => self.peers.push(peer),
+        }
         self.divide_frames();
         Ok(())
     }

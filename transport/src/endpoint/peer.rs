@@ -69,6 +69,10 @@ pub(super) struct Peer {
     refused_acks: [bool; Lane::COUNT],
     /// The latest incarnation that is over; it and those before it do not come back.
     pub(super) ended: Option<Incarnation>,
+    /// The incarnation that the membership view names.
+    pub(super) admitted: Option<Incarnation>,
+    /// The slot is free: its peer was removed.
+    pub(super) is_vacant: bool,
     pub(super) dial_at: Instant,
     pub(super) liveness: Liveness,
     sampler: Sampler,
@@ -105,6 +109,8 @@ impl Peer {
             blocked: false,
             refused_acks: [false; Lane::COUNT],
             ended: None,
+            admitted: None,
+            is_vacant: false,
             dial_at: Instant::now() + wait,
             liveness: Liveness::new(Instant::now()),
             sampler: Sampler::default(),
@@ -154,6 +160,12 @@ impl Peer {
             any |= self.pump(lane, Urgency::Now);
         }
         any
+    }
+
+    /// True when that life of the peer has been ended, or comes before the one that the view names.
+    pub(super) fn is_over(&self, incarnation: Incarnation) -> bool {
+        self.ended.is_some_and(|ended| incarnation <= ended)
+            || self.admitted.is_some_and(|admitted| incarnation < admitted)
     }
 
     /// The link is gone, and with it all that was meant for it.

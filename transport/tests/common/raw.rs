@@ -6,8 +6,8 @@ use pagewire_protocol::{
     ProcessId, Sequence, SessionHeader, crc32c,
     header::FRAME_OFFSET_BYTES,
     hello::{
-        Acceptor, AcceptorStep, Dialler, DiallerStep, HandshakeError, Hello, INTRO_BYTES, Nonce,
-        PROVEN_BYTES, ProofKey,
+        Acceptor, AcceptorStep, Dialler, DiallerStep, Features, HandshakeError, Hello, INTRO_BYTES,
+        Nonce, PROVEN_BYTES, ProofKey,
     },
 };
 use pagewire_transport::link::tcp::CONNECTIONS;
@@ -40,8 +40,10 @@ pub(crate) fn hello(from: u16, to: u16, class: LaneClass) -> Hello {
         process: ProcessId(u64::from(from)),
         nonce: LinkNonce(1),
         view_hash: 0,
+        view_mark: 0,
         expected: [Sequence(1); Lane::COUNT],
         credits: CREDITS.0,
+        features: Features::NONE,
     }
 }
 

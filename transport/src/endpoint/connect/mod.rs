@@ -63,7 +63,7 @@ use crate::{TransportError, error::LinkError};
 use mio::event;
 use pagewire_protocol::{
     InstanceId, Lane, LaneClass, LinkNonce, ProcessId, Sequence,
-    hello::{HandshakeError, Hello, Nonce, Refusal, Rejection},
+    hello::{Features, HandshakeError, Hello, Nonce, Refusal, Rejection, view_mark},
 };
 use std::{
     collections::VecDeque,
@@ -161,7 +161,9 @@ impl Endpoint {
 
     /// A newcomer that may not return learns it when it dials.
     fn may_dial(&self, peer: &super::peer::Peer) -> bool {
-        self.config.peers_may_return || peer.ended.is_none()
+        let is_admitted = |ended| peer.admitted.is_some_and(|admitted| admitted > ended);
+        let may_return = self.config.peers_may_return || peer.ended.is_none_or(is_admitted);
+        !peer.is_vacant && may_return
     }
 
     pub(super) fn timers(&mut self, now: Instant) {
@@ -219,8 +221,10 @@ impl Endpoint {
             process: self.gate.process,
             nonce,
             view_hash: self.config.view_hash,
+            view_mark: view_mark(self.config.view_epoch),
             expected: [Sequence(0); Lane::COUNT],
             credits: [0; Lane::COUNT],
+            features: Features::NONE,
         }
     }
 

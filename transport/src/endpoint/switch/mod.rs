@@ -308,7 +308,8 @@ impl Switch {
     ) -> Result<(), SwitchError> {
         let unexpected = SwitchError::Unexpected { said, phase: self.phase.name() };
         match said {
-            LinkControl::Alive => Ok(()),
+            // The keys of regions are the owner's business.
+            LinkControl::Alive | LinkControl::Region { .. } => Ok(()),
             LinkControl::Offer { attempt, queue_pairs: theirs } => match self.phase {
                 Phase::Tcp { .. } if !self.leads && attempt > self.attempt => {
                     self.attempt = attempt;
