@@ -18,10 +18,22 @@ mod on {
     use std::cell::Cell;
 
     /// Every planted bug: its name, and what goes wrong.
-    pub const PLANTED: &[(&str, &str)] = &[(
-        "accept_any_epoch",
-        "messages of an old partition epoch are handled as if they were of this one",
-    )];
+    pub const PLANTED: &[(&str, &str)] = &[
+        (
+            "accept_any_epoch",
+            "messages of an old partition epoch are handled as if they were of this one",
+        ),
+        ("never_tell_the_shipper", "PCM_CLAIMED goes to the claimant only"),
+        ("never_discard", "nobody is told that a version is on storage"),
+        ("ship_before_flush", "a dirty page is shipped before its redo is durable"),
+        ("write_before_flush", "a dirty page is written before its redo is durable"),
+        (
+            "no_past_image_of_an_invalidated_page",
+            "whoever acknowledges a dirty page keeps no past image",
+        ),
+        ("discard_any_past_image", "PCM_DISCARD drops a past image that is newer, too"),
+        ("do_not_wait_for_acknowledgements", "X is taken as soon as the page is there"),
+    ];
 
     thread_local! {
         static ON: Cell<Option<&'static str>> = const { Cell::new(None) };

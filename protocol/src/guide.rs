@@ -24,6 +24,12 @@ pub const GUIDE_RECORDS_MAX: usize = 4096 / GUIDE_RECORD_BYTES;
 /// Bytes of the body of PCM_LOAD_GUIDE.
 pub const GUIDE_BODY_BYTES: usize = 4;
 
+/// The lower half of a request's sequence, as reports have it.
+#[must_use]
+pub fn lower_half(sequence: u64) -> u32 {
+    u32::try_from(sequence & u64::from(u32::MAX)).unwrap_or(0)
+}
+
 /// A copy that was shipped away, and whose arrival the master has not confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transit {

@@ -76,6 +76,8 @@ pub mod kind {
     pub const PCM_ASSIGN: MessageKind = MessageKind(24);
     /// See [`Pcm::Assigned`](super::Pcm::Assigned).
     pub const PCM_ASSIGNED: MessageKind = MessageKind(25);
+    /// See [`Pcm::Write`](super::Pcm::Write).
+    pub const PCM_WRITE: MessageKind = MessageKind(26);
     /// Shadow information in bulk: see [`crate::guide`].
     pub const PCM_LOAD_GUIDE: MessageKind = MessageKind(101);
     /// See [`Pcm::Response`](super::Pcm::Response).
@@ -262,9 +264,14 @@ pub enum Pcm {
         /// The version that was named.
         version: Lsn,
     },
-    /// "Please have the page written": to the master, and from it to the write-owner.
+    /// "Have the page written": to the master.
     WriteRequest {
         /// The version that is to be superseded on storage.
+        version: Lsn,
+    },
+    /// "Write the page": from the master to whoever has its newest version.
+    Write {
+        /// Version that is known to be on storage.
         version: Lsn,
     },
     /// "I cannot take this grant": the master finds out who has the page.
@@ -551,6 +558,7 @@ impl Pcm {
             Self::Report { .. } => kind::PCM_REPORT,
             Self::Assign { .. } => kind::PCM_ASSIGN,
             Self::Assigned { .. } => kind::PCM_ASSIGNED,
+            Self::Write { .. } => kind::PCM_WRITE,
             Self::Response { .. } => kind::PCM_RESPONSE,
         }
     }
@@ -672,7 +680,8 @@ impl Pcm {
             }
             Self::Discard { version }
             | Self::Discarded { version }
-            | Self::WriteRequest { version } => wire.version = U64::new(version.0),
+            | Self::WriteRequest { version }
+            | Self::Write { version } => wire.version = U64::new(version.0),
             Self::Query { fence } => wire.grant = U64::new(fence.0),
             Self::Report { fence, ref report } => {
                 wire.set_report(report);
@@ -780,6 +789,7 @@ impl Pcm {
             kind::PCM_DISCARD => Self::Discard { version },
             kind::PCM_DISCARDED => Self::Discarded { version },
             kind::PCM_WRITE_REQUEST => Self::WriteRequest { version },
+            kind::PCM_WRITE => Self::Write { version },
             kind::PCM_REFUSE => Self::Refuse { request, grant },
             kind::PCM_QUERY => Self::Query { fence: grant },
             kind::PCM_REPORT => Self::Report { fence: revokes, report: wire.report()? },
@@ -808,7 +818,7 @@ impl Pcm {
                 return Err(DecodeError::Field {
                     what: "PCM message number",
                     found: other.into(),
-                    expected: "1 to 9, 13 to 25 or 102",
+                    expected: "1 to 9, 13 to 26 or 102",
                 });
             }
         };
@@ -947,6 +957,7 @@ mod tests {
             version().prop_map(|version| Pcm::Discard { version }),
             version().prop_map(|version| Pcm::Discarded { version }),
             version().prop_map(|version| Pcm::WriteRequest { version }),
+            version().prop_map(|version| Pcm::Write { version }),
             (request(), grant()).prop_map(|(request, grant)| Pcm::Refuse { request, grant }),
             grant().prop_map(|fence| Pcm::Query { fence }),
             (grant(), report()).prop_map(|(fence, report)| Pcm::Report { fence, report }),

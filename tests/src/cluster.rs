@@ -1,45 +1,66 @@
-//! Several directory cores, a network, storage and threads, stepped in an order that a seed names.
+//! Several directory cores, the sessions between them, a network, storage, logs, threads and a
+//! membership, stepped in an order that a seed names.
 //!
 //! Each step is one thing that could happen next in the real system: a message arrives, a frame is
 //! found for a request, storage goes on, a drain is reported, a thread does something, the runtime
-//! evicts or writes back. Effects of the core are applied as the doc comments of
-//! [`pagewire_node::grd::Effect`] ask, and checked against what they promise; after each step the
-//! invariants are checked for the page it touched ([`invariants`]).
+//! evicts or writes back, an instance hears of a view; or a fault. Effects of the core are applied
+//! as the doc comments of [`pagewire_node::grd::Effect`] ask, and checked against what they promise;
+//! after each step the invariants are checked for the page it touched ([`invariants`]).
 //!
 //! ```text
-//!   load, `Options::steps` --> rest --> readers against a writer --> rest
+//!   load and faults, `Options::steps` --> heal --> rest --> readers against a writer --> rest
 //!          --> writers against a reader --> rest --> evict everything --> rest
 //! ```
 //! The same seed and options give the same schedule on every machine; there is no other chance, no
 //! clock and no thread in here.
 
+mod content;
+mod coverage;
 mod effects;
+mod faults;
+mod feed;
 mod frame;
 mod invariants;
+mod membership;
+mod minimise;
 mod network;
+mod node;
 mod options;
+mod pages;
+mod redo;
 mod report;
+mod rest;
+mod step;
 mod storage;
 mod trace;
+mod waits;
 mod workload;
 
-pub use options::{Options, Weights};
+pub use coverage::{Coverage, coverage};
+pub use faults::Fault;
+pub use minimise::minimise;
+pub use options::Options;
 pub use report::{Failure, Summary};
 
-use frame::Frame;
-use network::{Network, Packet};
+use content::{Content, Page};
+use faults::Due;
+use membership::Membership;
+use network::{Manners, Network};
+use node::Node;
 use pagewire_node::{
     grd::{Effect, Event, Grd, WaiterId},
     random::Random,
-    view::View,
+    view::{Member, View},
 };
-use pagewire_protocol::{
-    BufferTag, Epoch, GrantNumber, Incarnation, InstanceId, Lsn, Mode, Pcm, pcm::Verdict,
+use pagewire_protocol::{BufferTag, Epoch, Incarnation, InstanceId, Mode, Pcm};
+use redo::Redo;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use storage::Io;
-use trace::{Trace, event_words};
-use workload::{Habit, Thread};
+use trace::Trace;
+use workload::Habit;
 
 /// `Err` says what is wrong.
 type Checked<T = ()> = Result<T, String>;
@@ -55,17 +76,8 @@ macro_rules! ensure {
 use ensure;
 
 /// Steps in which everything has to come to rest once nobody wants anything any more.
-const SETTLE_STEPS_MAX: u64 = 5_000;
-/// Longest time between two attempts of a held-up message, in steps.
-const STALL_STEPS_MAX: u32 = 200;
+const SETTLE_STEPS_MAX: u64 = 40_000;
 const EPOCH: Epoch = Epoch(1);
-
-/// A page's content: the version in its header, and a value that tells two writers' work apart.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Content {
-    version: Lsn,
-    value: u64,
-}
 
 /// One page of one instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,50 +86,20 @@ struct Place {
     page: usize,
 }
 
-/// What there is of a page outside of the instances.
-#[derive(Debug)]
-struct Page {
-    tag: BufferTag,
-    master: usize,
-    /// What the last writer committed.
-    truth: Content,
-    storage: Content,
-    /// Messages on their way that carry the duty to write it.
-    flying_duties: usize,
-    /// Greatest grant that anyone has held, and that the directory has given.
-    top_grant: GrantNumber,
-    top_given: GrantNumber,
-    /// Version in the directory.
-    directory_version: Lsn,
-}
-
-/// One instance.
-#[derive(Debug)]
-struct Node {
-    id: InstanceId,
-    grd: Grd,
-    frames: Vec<Frame>,
-    threads: Vec<Thread>,
-    /// Greatest version seen.
-    clock: Lsn,
-}
-
 /// A request that waits for a frame.
 #[derive(Debug, Clone, Copy)]
 struct Delayed {
     place: Place,
     to: usize,
+    epoch: Epoch,
     message: Pcm,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Deliver,
-    Request,
-    Storage,
-    Drain,
-    Thread,
-    Housekeeping,
+/// An event that is of a later view, with the page that came with it.
+#[derive(Debug)]
+struct Parked {
+    event: Event,
+    content: Option<Content>,
 }
 
 /// A simulation.
@@ -125,6 +107,8 @@ enum Kind {
 struct Cluster {
     options: Options,
     random: Random,
+    /// Steps, and the jumps over time in which nothing can happen.
+    now: u64,
     nodes: Vec<Node>,
     pages: Vec<Page>,
     network: Network,
@@ -134,9 +118,22 @@ struct Cluster {
     drains: Vec<Place>,
     habit: Habit,
     last_waiter: u64,
+    /// Instances whose core has more to do.
+    agains: Vec<usize>,
+    /// What each instance has parked, the oldest first.
+    parked: Vec<Vec<Parked>>,
     /// The page that came with the event that is being handled.
-    newcomer: Option<Content>,
+    incoming: Option<Content>,
     effects: Vec<Effect>,
+    membership: Membership,
+    redo: Option<Redo>,
+    dues: Vec<(u64, Due)>,
+    last_stop: u64,
+    last_fault: Option<Fault>,
+    /// The instance that crashes, and the effects that it still does.
+    crash_at: Option<(usize, u32)>,
+    /// The page that was touched last.
+    focus: usize,
     summary: Summary,
     trace: Trace,
 }
@@ -147,7 +144,7 @@ struct Cluster {
 /// [`Failure`] when an invariant is broken, with the last actions.
 pub fn run(seed: u64, options: &Options) -> Result<Summary, Box<Failure>> {
     let mut quiet = Cluster::new(seed, options, false);
-    let Err(first) = quiet.run_guarded() else { return Ok(quiet.summary) };
+    let Err(first) = quiet.run_guarded() else { return Ok(quiet.summary()) };
     // The same again, this time with a record.
     let mut told = Cluster::new(seed, options, true);
     let again = told.run_guarded().err();
@@ -157,54 +154,84 @@ pub fn run(seed: u64, options: &Options) -> Result<Summary, Box<Failure>> {
     }
     Err(Box::new(Failure {
         seed,
-        options: options.clone(),
+        options: *options,
         step: quiet.summary.steps,
         what,
-        trace: told.trace.into_lines(),
+        trace: told.trace.into_lines(told.focus),
     }))
+}
+
+/// What goes wrong, if anything does, and in which step.
+#[must_use]
+pub fn first_failure(seed: u64, options: &Options) -> Option<(u64, String)> {
+    let mut quiet = Cluster::new(seed, options, false);
+    quiet.run_guarded().err().map(|what| (quiet.summary.steps, what))
 }
 
 impl Cluster {
     fn new(seed: u64, options: &Options, traced: bool) -> Self {
         let mut random = Random::new(seed);
-        let ids: Vec<_> = (0..options.instances).map(InstanceId).collect();
-        let view = View::new(EPOCH, ids.clone()).expect("2 to 5 instances are a view");
+        let ids: Vec<_> = (0..options.instances).map(instance_id).collect();
+        let member = |&id: &InstanceId| Member { id, incarnation: Incarnation(1), leaving: false };
+        let members = ids.iter().take(count(options.members)).map(member).collect();
+        let view = View::first(EPOCH, members).expect("1 to 16 instances are a view");
+        let view = Arc::new(view);
         let first = random.below(100_000);
+        let (page, small) = (options.credits, 2 * options.credits);
+        let manners = Manners {
+            credits: [small, page, page, page, page],
+            stall_percent: options.stall_percent,
+            late_post_percent: options.late_post_percent,
+        };
         let page = |block: u32| {
             let tag = BufferTag { relation: 16_384, block, ..BufferTag::default() };
-            Page {
-                tag,
-                master: usize::from(view.master(&tag).0),
-                truth: Content::default(),
-                storage: Content::default(),
-                flying_duties: 0,
-                top_grant: GrantNumber(0),
-                top_given: GrantNumber(0),
-                directory_version: Lsn::ZERO,
-            }
+            Page::new(tag, usize::from(view.master(&tag).0))
         };
-        let node = |&id: &InstanceId| Node {
-            id,
-            grd: Grd::new(id, Incarnation(1), view.clone()),
-            frames: std::iter::repeat_with(Frame::default).take(options.pages).collect(),
-            threads: std::iter::repeat_with(Thread::default).take(options.threads).collect(),
-            clock: Lsn::ZERO,
+        let absent = |&id: &InstanceId| {
+            Node::new(id, Grd::new(id, Incarnation(0), Arc::clone(&view)), options)
         };
-        Self {
-            nodes: ids.iter().map(node).collect(),
-            pages: (first..).map(page).take(options.pages).collect(),
-            network: Network::new(ids.len()),
+        let mut cluster = Self {
+            nodes: ids.iter().map(absent).collect(),
+            pages: (first..).map(page).take(count(options.pages)).collect(),
+            network: Network::new(ids.len(), manners),
+            now: 0,
             requests: Vec::new(),
             ios: Vec::new(),
             drains: Vec::new(),
             habit: Habit::Mixed,
             last_waiter: 0,
-            newcomer: None,
+            agains: Vec::new(),
+            parked: ids.iter().map(|_| Vec::new()).collect(),
+            incoming: None,
             effects: Vec::new(),
+            membership: Membership::new(Arc::clone(&view), ids.len()),
+            redo: None,
+            dues: Vec::new(),
+            last_stop: 0,
+            last_fault: None,
+            crash_at: None,
+            focus: 0,
             summary: Summary::default(),
             trace: Trace::new(traced),
-            options: options.clone(),
+            options: *options,
             random,
+        };
+        for at in 0..count(options.members) {
+            cluster.nodes[at].life = Incarnation(1);
+            cluster.join(at, &view).expect("a first view is no fault");
+        }
+        cluster
+    }
+
+    fn summary(&self) -> Summary {
+        let links = self.network.counts;
+        Summary {
+            lost_messages: links.lost,
+            duplicates: links.duplicates,
+            acks_alone: links.acks_alone,
+            waited: links.waited,
+            unaddressed: links.unaddressed,
+            ..self.summary
         }
     }
 
@@ -218,7 +245,7 @@ impl Cluster {
     }
 
     fn run(&mut self) -> Checked {
-        while self.summary.steps < self.options.steps {
+        while self.summary.steps < u64::from(self.options.steps) {
             self.step()?;
         }
         self.check_waits()?;
@@ -230,157 +257,17 @@ impl Cluster {
         self.evict_everything()
     }
 
-    // ---- steps ---------------------------------------------------------------------------------
-
-    /// Takes one step; false when nothing is left to do.
-    fn step(&mut self) -> Checked<bool> {
-        self.summary.steps += 1;
-        if self.summary.steps.is_multiple_of(256) {
-            self.check_waits()?;
-        }
-        let Some(kind) = self.choose() else { return Ok(false) };
-        match kind {
-            Kind::Deliver => self.deliver()?,
-            Kind::Request => self.send_request()?,
-            Kind::Storage => self.storage_step()?,
-            Kind::Drain => self.report_drain()?,
-            Kind::Thread => self.thread_step()?,
-            Kind::Housekeeping => self.housekeeping()?,
-        }
-        Ok(true)
-    }
-
-    fn choose(&mut self) -> Option<Kind> {
-        let weights = self.options.weights;
-        let loaded = self.habit != Habit::Nothing;
-        let possible = [
-            (Kind::Deliver, weights.deliver, !self.network.is_empty()),
-            (Kind::Request, weights.request, !self.requests.is_empty()),
-            (Kind::Storage, weights.storage, !self.ios.is_empty()),
-            (Kind::Drain, weights.drain, !self.drains.is_empty()),
-            (Kind::Thread, weights.thread, loaded || self.anyone_could_release()),
-            (Kind::Housekeeping, weights.housekeeping, self.habit == Habit::Mixed),
-        ];
-        let weight = |&(_, weight, possible): &(Kind, u32, bool)| if possible { weight } else { 0 };
-        let total: u32 = possible.iter().map(weight).sum();
-        let mut at = self.random.below(total);
-        for choice in &possible {
-            if at < weight(choice) {
-                return Some(choice.0);
-            }
-            at -= weight(choice);
-        }
-        None
-    }
-
-    fn deliver(&mut self) -> Checked {
-        // A message may be held up, but not for ever: in the end there is nothing else to wait for.
-        let now = if self.habit == Habit::Nothing { u64::MAX } else { self.summary.steps };
-        let Some((from, to, packet)) = self.network.take(&mut self.random, now) else {
-            return Ok(());
-        };
-        self.summary.messages += 1;
-        let Packet { page, message, content, .. } = packet;
-        let place = Place { node: to, page };
-        let node = &mut self.nodes[to];
-        let frame = &mut node.frames[page];
-        if let Some(request) = carried_duty(&message) {
-            self.pages[page].flying_duties -= 1;
-            let asked = frame.request.map(|(request, _)| request);
-            ensure!(asked == Some(request), "a duty to write came to nobody's request");
-            frame.duty = true;
-        }
-        if let Some(content) = content {
-            ensure!(frame.request.is_some(), "a page came without a reservation");
-            self.newcomer = Some(content);
-            node.clock = node.clock.max(content.version);
-        }
-        let (from, tag) = (self.nodes[from].id, self.pages[page].tag);
-        self.feed(
-            place,
-            Event::Message { from, incarnation: Incarnation(1), epoch: EPOCH, tag, message },
-        )
-    }
-
-    fn send_request(&mut self) -> Checked {
-        let at = self.random.index(self.requests.len());
-        let Delayed { place, to, message } = self.requests.swap_remove(at);
-        let Place { node, page } = place;
-        if to != node {
-            self.trace.action(self.summary.steps, || format!("{node} sends its request {page}"));
-            self.send(node, to, page, message, None);
-            return Ok(());
-        }
-        let (from, tag) = (self.nodes[node].id, self.pages[page].tag);
-        self.feed(
-            place,
-            Event::Message { from, incarnation: Incarnation(1), epoch: EPOCH, tag, message },
-        )
-    }
-
-    fn report_drain(&mut self) -> Checked {
-        let at = self.random.index(self.drains.len());
-        let place = self.drains.swap_remove(at);
-        let frame = &mut self.nodes[place.node].frames[place.page];
-        ensure!(frame.is_drained(), "pins came back after they were drained");
-        let (Some(to), Some(content)) = (frame.lowering.take(), frame.held) else {
-            return Err("pins are drained of a page that is not there".to_owned());
-        };
-        let (dirty, version) = (frame.dirty, content.version);
-        let tag = self.pages[place.page].tag;
-        self.feed(place, Event::Drained { tag, to, dirty, version, flush: Lsn::ZERO })
-    }
-
-    fn housekeeping(&mut self) -> Checked {
-        let node = self.random.index(self.nodes.len());
-        let page = self.random.index(self.pages.len());
-        let tag = self.pages[page].tag;
-        let evict = self.random.percent(50);
-        let event = if evict { Event::Evict { tag } } else { Event::WriteBack { tag } };
-        self.feed(Place { node, page }, event)
-    }
-
-    /// Gives `event` to the core, does what it wants done, and checks the page.
-    fn feed(&mut self, place: Place, event: Event) -> Checked {
-        let Place { node, page } = place;
-        self.trace.action(self.summary.steps, || {
-            format!("instance {node} page {page} {}", event_words(&event))
-        });
-        let mut effects = std::mem::take(&mut self.effects);
-        self.nodes[node].grd.handle(event, &mut effects);
-        for effect in effects.drain(..) {
-            self.trace.detail(|| trace::effect_words(&effect));
-            self.apply(place, effect)?;
-        }
-        self.effects = effects;
-        self.newcomer = None;
-        self.check_page(page)
-    }
-
-    fn send(
-        &mut self,
-        from: usize,
-        to: usize,
-        page: usize,
-        message: Pcm,
-        content: Option<Content>,
-    ) {
-        let stalled = self.random.percent(self.options.stall_percent);
-        let stall = if stalled { self.random.below(STALL_STEPS_MAX) } else { 0 };
-        let not_before = self.summary.steps + u64::from(stall);
-        self.pages[page].flying_duties += usize::from(carried_duty(&message).is_some());
-        self.network.send(from, to, Packet { page, message, content, not_before });
-    }
-
     // ---- phases --------------------------------------------------------------------------------
 
-    /// Lets everything that is under way end, and checks that it does.
+    /// Nothing more goes wrong. Lets everything that is under way end, and checks that it does.
     fn settle(&mut self) -> Checked {
         self.habit = Habit::Nothing;
+        self.crash_at = None;
+        self.network.heal();
         let start = self.summary.steps;
-        while self.step()? {
+        while self.step()? || self.pass_time(true)? {
             let waited = self.summary.steps - start;
-            ensure!(waited < SETTLE_STEPS_MAX, "not at rest {waited} steps after the load ended");
+            ensure!(waited < SETTLE_STEPS_MAX, "I5: not at rest {waited} steps after the load");
         }
         let waited = self.summary.steps - start;
         self.summary.settle_steps = self.summary.settle_steps.max(waited);
@@ -392,8 +279,10 @@ impl Cluster {
         self.options.write_failure_percent = 0;
         for page in 0..self.pages.len() {
             for node in 0..self.nodes.len() {
-                let tag = self.pages[page].tag;
-                self.feed(Place { node, page }, Event::Evict { tag })?;
+                if self.nodes[node].is_active() {
+                    let tag = self.pages[page].tag;
+                    self.feed(Place { node, page }, Event::Evict { tag })?;
+                }
             }
         }
         self.settle()?;
@@ -401,21 +290,15 @@ impl Cluster {
     }
 }
 
-/// The request whose requester gets the duty to write the page with this message.
-fn carried_duty(message: &Pcm) -> Option<pagewire_protocol::RequestId> {
-    match *message {
-        Pcm::Response { request, dirty: true, .. }
-        | Pcm::Invalidated { request, dirty: true, .. } => Some(request),
-        _ => None,
-    }
-}
-
-/// Whether a message has to travel with the page.
-fn carries_page(message: &Pcm) -> bool {
-    matches!(message, Pcm::Response { verdict: Verdict::Page, .. })
-}
-
 /// The number of the thread that a waiter is of.
-fn thread_of(waiter: WaiterId) -> usize {
-    usize::try_from(waiter.0 % workload::THREADS_MAX).unwrap_or(0)
+fn thread_of(waiter: WaiterId) -> u64 {
+    waiter.0 % workload::THREADS_MAX
+}
+
+fn instance_id(number: u32) -> InstanceId {
+    InstanceId(u16::try_from(number).unwrap_or(u16::MAX))
+}
+
+fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }

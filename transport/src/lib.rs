@@ -74,6 +74,10 @@ pub mod error;
 pub mod histogram;
 pub mod link;
 pub mod message;
+#[cfg(feature = "planted")]
+pub mod planted;
+#[cfg(not(feature = "planted"))]
+mod planted;
 pub mod poller;
 pub mod session;
 pub mod transfer;

@@ -14,14 +14,14 @@ impl Fifo {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Node<T> {
     item: Option<T>,
     next: u32,
 }
 
 /// The nodes of many queues.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct FifoPool<T> {
     nodes: Vec<Node<T>>,
     free: u32,
@@ -90,6 +90,21 @@ impl<T> FifoPool<T> {
         }
         *queue = kept;
         removed
+    }
+
+    /// Takes the first item that `wanted` is true for out of the queue.
+    pub(super) fn pop_first(&mut self, queue: &mut Fifo, wanted: impl Fn(&T) -> bool) -> Option<T> {
+        let mut kept = Fifo::default();
+        let mut found = None;
+        while let Some(item) = self.pop(queue) {
+            if found.is_none() && wanted(&item) {
+                found = Some(item);
+            } else {
+                self.push(&mut kept, item);
+            }
+        }
+        *queue = kept;
+        found
     }
 
     pub(super) fn iter(&self, queue: Fifo) -> impl Iterator<Item = &T> {

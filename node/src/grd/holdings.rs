@@ -25,6 +25,7 @@
 //! Here is what is done next; what comes in stands in [`requests`], [`revocations`] and
 //! [`write_back`], and what is known of a page in [`state`].
 
+mod report;
 mod requests;
 mod revocations;
 mod state;
@@ -36,26 +37,44 @@ use super::{
     event::{AcquireError, Effect, GrantPath, WaiterId},
     fifo::FifoPool,
     out::Out,
-    table::TagMap,
+    store::PageMap,
 };
+use crate::planted;
 use pagewire_protocol::{BufferTag, Lsn, Mode, Pcm, RequestId};
+use report::Telling;
 use state::{Activity, Holding, Purpose, Waiter};
 
 /// All that one instance holds.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Holdings {
     last_request: RequestId,
-    holdings: TagMap<Holding>,
+    holdings: PageMap<Holding>,
     pool: FifoPool<Waiter>,
+    /// This instance's log is durable up to here.
+    durable: Lsn,
+    /// Pages that wait for more of it.
+    flushing: Vec<BufferTag>,
+    telling: Telling,
 }
 
 impl Holdings {
     pub(super) fn new(last_request: RequestId) -> Self {
-        Self { last_request, holdings: TagMap::default(), pool: FifoPool::new() }
+        Self {
+            last_request,
+            holdings: PageMap::new(),
+            pool: FifoPool::new(),
+            durable: Lsn::ZERO,
+            flushing: Vec::new(),
+            telling: Telling::default(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.holdings.is_empty()
     }
 
     pub(super) fn tags(&self) -> impl Iterator<Item = BufferTag> + '_ {
-        self.holdings.keys().copied()
+        self.holdings.iter().map(|(tag, _)| *tag)
     }
 
     pub(super) fn view(&self, tag: &BufferTag) -> Option<HoldingView> {
@@ -66,19 +85,37 @@ impl Holdings {
             busy: h.activity != Activity::Idle || h.pending.is_some() || h.revocation.is_some(),
             releasing: h.activity == Activity::Releasing,
             in_transit: h.transit.is_some(),
+            past_image: h.past,
+            pending: h.pending.is_some(),
+            activity: match h.activity {
+                Activity::Idle => "idle",
+                Activity::Draining(..) => "draining",
+                Activity::Flushing(..) => "flushing",
+                Activity::Writing(_) => "writing",
+                Activity::Releasing => "releasing",
+            },
+            unsaved: h.unsaved,
+            version: h.version,
+            writer: h.writer,
         })
     }
 
     fn holding(&mut self, tag: BufferTag) -> &mut Holding {
-        self.holdings.entry(tag).or_insert_with(Holding::new)
+        self.holdings.get_or_insert_with(tag, Holding::new)
     }
 
     // ---- local threads -------------------------------------------------------------------------
 
-    pub(super) fn acquire(&mut self, tag: BufferTag, mode: Mode, id: WaiterId, out: &mut Out<'_>) {
-        let mut queue = self.holding(tag).waiters;
-        self.pool.push(&mut queue, Waiter { id, mode });
-        self.holding(tag).waiters = queue;
+    pub(super) fn acquire(
+        &mut self,
+        tag: BufferTag,
+        mode: Mode,
+        id: WaiterId,
+        recovery: bool,
+        out: &mut Out<'_>,
+    ) {
+        let h = self.holdings.get_or_insert_with(tag, Holding::new);
+        self.pool.push(&mut h.waiters, Waiter { id, mode, recovery });
         self.step(tag, out);
     }
 
@@ -86,11 +123,12 @@ impl Holdings {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
         if self.pool.remove(&mut h.waiters, |w| w.id == id) > 0 {
             out.effect(Effect::Fail { waiter: id, tag, error: None });
+            self.cancel(tag, out);
         }
     }
 
     fn fail_waiters(&mut self, tag: BufferTag, error: &AcquireError, out: &mut Out<'_>) {
-        let h = self.holdings.entry(tag).or_insert_with(Holding::new);
+        let h = self.holdings.get_or_insert_with(tag, Holding::new);
         while let Some(w) = self.pool.pop(&mut h.waiters) {
             out.effect(Effect::Fail { waiter: w.id, tag, error: Some(error.clone()) });
         }
@@ -100,7 +138,8 @@ impl Holdings {
 
     /// Begins the next thing there is to do for the page, if nothing is under way.
     fn step(&mut self, tag: BufferTag, out: &mut Out<'_>) {
-        let h = self.holdings.entry(tag).or_insert_with(Holding::new);
+        let durable = self.durable;
+        let Some(h) = self.holdings.get_mut(&tag) else { return };
         if h.activity != Activity::Idle {
             return;
         }
@@ -116,9 +155,18 @@ impl Holdings {
         } else if h.wants_write {
             match h.mode {
                 Mode::X => lower(h, tag, Mode::S, Purpose::WriteBack, out),
+                Mode::S if h.dirty && h.flush > durable => {
+                    self.flush(tag, Mode::S, Purpose::WriteBack, out);
+                }
                 Mode::S if h.dirty => write(h, tag, Purpose::WriteBack, out),
+                // The page is wanted for it, and on its way.
+                Mode::N if h.asked && h.pending.is_some() => {}
                 Mode::S | Mode::N => {
                     h.wants_write = false;
+                    if std::mem::take(&mut h.asked) && h.mode == Mode::S {
+                        let (grant, version) = (h.grant, h.version);
+                        out.send_to_master(tag, Pcm::Written { grant, version });
+                    }
                     self.step(tag, out);
                 }
             }
@@ -126,7 +174,7 @@ impl Holdings {
             if waiter.mode <= h.mode {
                 lower(h, tag, room_for(waiter.mode), Purpose::Waiters, out);
             } else if h.pending.is_none() {
-                self.request(tag, waiter.mode, out);
+                self.request(tag, waiter.mode, waiter.recovery, out);
             }
         } else if h.wants_eviction {
             h.wants_eviction = false;
@@ -144,12 +192,26 @@ impl Holdings {
         to: Mode,
         dirty: bool,
         version: Lsn,
+        flush: Lsn,
         out: &mut Out<'_>,
     ) {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
         let Activity::Draining(_, purpose) = h.activity else { return };
         h.activity = Activity::Idle;
+        if version > h.version {
+            h.writer = out.me;
+        }
         (h.dirty, h.version) = (dirty, version);
+        h.flush = if dirty { h.flush.max(flush) } else { Lsn::ZERO };
+        self.go_on(tag, to, purpose, out);
+    }
+
+    /// Pins are lowered to `to`, as `purpose` wanted: what comes next has the first word.
+    fn go_on(&mut self, tag: BufferTag, to: Mode, purpose: Purpose, out: &mut Out<'_>) {
+        let durable = self.durable;
+        let Some(h) = self.holdings.get_mut(&tag) else { return };
+        let version = h.version;
+        let not_durable = h.dirty && h.flush > durable && !planted::is("write_before_flush");
         if let Some(needed) = owed(h, &self.pool) {
             if to <= needed {
                 self.complete_waiters(tag, to, out);
@@ -168,10 +230,12 @@ impl Holdings {
         }
         match purpose {
             Purpose::Waiters | Purpose::Revocation => self.complete_waiters(tag, to, out),
+            Purpose::WriteBack if not_durable => self.flush(tag, to, purpose, out),
             Purpose::WriteBack if h.dirty => write(h, tag, Purpose::WriteBack, out),
             Purpose::WriteBack => self.write_done(tag, version, true, out),
             // Somebody wants the page after all.
             Purpose::Eviction if !h.waiters.is_empty() => self.complete_waiters(tag, to, out),
+            Purpose::Eviction if not_durable => self.flush(tag, to, purpose, out),
             Purpose::Eviction if h.dirty => write(h, tag, Purpose::Eviction, out),
             Purpose::Eviction => release(h, tag, out),
         }
@@ -179,7 +243,7 @@ impl Holdings {
 
     /// Pins are drained to `drained`: completes as many waiters as go together, in their order.
     fn complete_waiters(&mut self, tag: BufferTag, drained: Mode, out: &mut Out<'_>) {
-        let h = self.holdings.entry(tag).or_insert_with(Holding::new);
+        let h = self.holdings.get_or_insert_with(tag, Holding::new);
         complete(h, &mut self.pool, tag, drained, out);
         // If the next waiter excludes those who were just completed, `step` waits for their pins.
         let next = self.pool.front(h.waiters);

@@ -12,10 +12,15 @@
 //!                                    +------------- Response + page -------------------+
 //! ```
 
+//! A view is an event like others. What it means for what is on its way: messages carry the epoch of
+//! their page's partition; an older one than the receiver's is answered with a NAK, a newer one is
+//! parked until the receiver has the view. See [`directory`]'s moves and repair.
+
 mod directory;
 mod event;
 mod fifo;
 mod holdings;
+mod merge;
 mod out;
 pub mod store;
 mod table;
@@ -23,42 +28,68 @@ mod table;
 pub use directory::EntryView;
 pub use event::{AcquireError, Effect, Event, GrantPath, WaiterId};
 pub use holdings::HoldingView;
-pub use out::Anomalies;
+pub use out::{Anomalies, Fenced};
 pub(crate) use table::TagMap;
 
-use crate::{planted, view::View};
+use crate::{
+    planted,
+    view::{Standing, View},
+};
 use directory::Directory;
 use holdings::Holdings;
 use out::Out;
 use pagewire_protocol::{
-    BufferTag, Incarnation, InstanceId, Pcm, RequestId,
+    BufferTag, Epoch, GuideRecord, Incarnation, InstanceId, InstanceStat, PartitionId, Pcm,
+    RequestId, Stat, StatAbout,
     pcm::{NakReason, Verdict},
+    tag::PARTITIONS,
 };
 use std::{collections::VecDeque, sync::Arc};
 
+/// A batch of another instance's shadow information, of a later view than this instance has.
+type ParkedGuide = (InstanceId, Incarnation, Epoch, Vec<GuideRecord>);
+
 /// The directory core of one instance; see the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Grd {
     me: InstanceId,
+    incarnation: Incarnation,
     view: Arc<View>,
     directory: Directory,
     holdings: Holdings,
     /// Messages from this instance to itself.
     loopback: VecDeque<(BufferTag, Pcm)>,
+    parked_guides: Vec<ParkedGuide>,
     anomalies: Anomalies,
+    fenced: Fenced,
+    /// [`Effect::Again`] is out.
+    will_continue: bool,
+    /// The lease is lost: nothing has any effect any more.
+    is_out: bool,
 }
 
 impl Grd {
-    /// The core of instance `me` in its life `incarnation`, as a member of `view`.
+    /// The core of instance `me` in its life `incarnation`, as a member of `view`. Hand in
+    /// [`Event::Continue`] once, first of all: it tells the others that this instance has nothing.
     #[must_use]
     pub fn new(me: InstanceId, incarnation: Incarnation, view: impl Into<Arc<View>>) -> Self {
+        let view = view.into();
+        let mut directory = Directory::new();
+        directory.begin(me, &view);
+        let mut holdings = Holdings::new(RequestId { instance: me, incarnation, sequence: 0 });
+        holdings.begin(&view);
         Self {
             me,
-            view: view.into(),
-            directory: Directory::new(),
-            holdings: Holdings::new(RequestId { instance: me, incarnation, sequence: 0 }),
+            incarnation,
+            view,
+            directory,
+            holdings,
             loopback: VecDeque::with_capacity(64),
+            parked_guides: Vec::new(),
             anomalies: Anomalies::default(),
+            fenced: Fenced::default(),
+            will_continue: false,
+            is_out: false,
         }
     }
 
@@ -68,48 +99,268 @@ impl Grd {
         &self.view
     }
 
+    /// `GetManagerId`: who masters a page. From the view alone, so it never waits.
+    #[must_use]
+    pub fn manager(&self, tag: &BufferTag) -> InstanceId {
+        self.view.master(tag)
+    }
+
     /// Counts of what should not happen.
     #[must_use]
     pub fn anomalies(&self) -> Anomalies {
         self.anomalies
     }
 
+    /// Counts of what view changes and repairs refused.
+    #[must_use]
+    pub fn fenced(&self) -> Fenced {
+        self.fenced
+    }
+
     /// Takes one event and appends what is to be done, in that order, to `effects`.
     pub fn handle(&mut self, event: Event, effects: &mut Vec<Effect>) {
-        let mut out = Out {
+        if self.is_out {
+            return;
+        }
+        match event {
+            Event::View(view) => self.change_view(view, effects),
+            Event::LeaseLost => self.lose_lease(effects),
+            Event::LoadGuide { from, incarnation, epoch, batch, .. } => {
+                self.guide((from, incarnation, epoch, batch), effects);
+            }
+            Event::Message { from, incarnation, epoch, tag, message } => {
+                let (me, is_fenced) = (self.me, message.is_fenced());
+                let present = self.view.epoch_of(&tag);
+                let standing = self.view.standing(from, incarnation);
+                let view = Arc::clone(&self.view);
+                let mut out = self.out(&view, effects);
+                match standing {
+                    Standing::Past => out.fenced.not_member += 1,
+                    Standing::Unknown => park(&mut out),
+                    Standing::Member if is_fenced && epoch > present => park(&mut out),
+                    Standing::Member if is_fenced && epoch < present => {
+                        if planted::is("accept_any_epoch") {
+                            self.dispatch(from, tag, message, effects);
+                        } else {
+                            refuse_epoch(from, me, tag, message, &mut out);
+                        }
+                    }
+                    Standing::Member => self.dispatch(from, tag, message, effects),
+                }
+            }
+            local => self.local(local, effects),
+        }
+        self.finish(effects);
+    }
+
+    /// What is said to this instance by itself, and whether there is more to do.
+    fn finish(&mut self, effects: &mut Vec<Effect>) {
+        while let Some((tag, message)) = self.loopback.pop_front() {
+            self.dispatch(self.me, tag, message, effects);
+        }
+        if self.holdings.has_to_tell() && !self.will_continue {
+            self.will_continue = true;
+            effects.push(Effect::Again);
+        }
+    }
+
+    fn out<'a>(&'a mut self, view: &'a View, effects: &'a mut Vec<Effect>) -> Out<'a> {
+        Out {
+            me: self.me,
+            view,
+            loopback: &mut self.loopback,
+            effects,
+            anomalies: &mut self.anomalies,
+            fenced: &mut self.fenced,
+        }
+    }
+
+    /// The state machines, and where they put what they want done.
+    fn parts<'a>(
+        &'a mut self,
+        effects: &'a mut Vec<Effect>,
+    ) -> (&'a mut Directory, &'a mut Holdings, Out<'a>) {
+        let out = Out {
             me: self.me,
             view: &self.view,
             loopback: &mut self.loopback,
             effects,
             anomalies: &mut self.anomalies,
+            fenced: &mut self.fenced,
         };
+        (&mut self.directory, &mut self.holdings, out)
+    }
+
+    /// What local threads, pins, storage, log and tools say.
+    fn local(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        let (directory, holdings, mut out) = self.parts(effects);
+        let out = &mut out;
         match event {
-            Event::Message { from, epoch, tag, message, .. } => {
-                if epoch == self.view.epoch_of(&tag) || planted::is("accept_any_epoch") {
-                    dispatch(&mut self.directory, &mut self.holdings, from, tag, message, &mut out);
-                } else {
-                    refuse_epoch(from, tag, message, &mut out);
-                }
+            Event::Acquire { tag, mode, waiter, recovery } => {
+                holdings.acquire(tag, mode, waiter, recovery, out);
             }
-            Event::Acquire { tag, mode, waiter, .. } => {
-                self.holdings.acquire(tag, mode, waiter, &mut out);
+            Event::Withdraw { tag, waiter } => holdings.withdraw(tag, waiter, out),
+            Event::Drained { tag, to, dirty, version, flush } => {
+                holdings.drained(tag, to, dirty, version, flush, out);
             }
-            Event::Withdraw { tag, waiter } => self.holdings.withdraw(tag, waiter, &mut out),
-            Event::Drained { tag, to, dirty, version, .. } => {
-                self.holdings.drained(tag, to, dirty, version, &mut out);
-            }
-            Event::ReadDone { tag, result } => self.holdings.read_done(tag, result, &mut out),
+            Event::ReadDone { tag, result } => holdings.read_done(tag, result, out),
             Event::WriteDone { tag, version, written } => {
-                self.holdings.write_done(tag, version, written, &mut out);
+                holdings.write_done(tag, version, written, out);
             }
-            Event::Evict { tag } => self.holdings.evict(tag, &mut out),
-            Event::WriteBack { tag } => self.holdings.write_back(tag, &mut out),
-            _ => {}
+            Event::Evict { tag } => holdings.evict(tag, out),
+            Event::WriteBack { tag } => holdings.write_back(tag, out),
+            Event::PastImageWanted { tag } => holdings.past_image_wanted(tag, out),
+            Event::Flushed { up_to } => holdings.flushed(up_to, out),
+            Event::RedoDone { instance, incarnation } => {
+                directory.redo_done((instance, incarnation), out);
+            }
+            Event::Stat { to, tag, about } => out.send(to, tag, Pcm::StatRequest { about }),
+            Event::Continue => {
+                self.will_continue = false;
+                self.holdings.tell_some(self.me, &self.view, effects);
+            }
+            Event::Message { .. } | Event::View(_) | Event::LeaseLost | Event::LoadGuide { .. } => {
+            }
         }
-        while let Some((tag, message)) = out.loopback.pop_front() {
-            let me = self.me;
-            dispatch(&mut self.directory, &mut self.holdings, me, tag, message, &mut out);
+    }
+
+    /// Who handles what: the first screen to read.
+    fn dispatch(
+        &mut self,
+        from: InstanceId,
+        tag: BufferTag,
+        message: Pcm,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (directory, holdings, mut out) = self.parts(effects);
+        let out = &mut out;
+        match message {
+            // To the master.
+            Pcm::Acquire { request, want, .. } if out.view.master(&tag) != out.me => {
+                out.anomalies.not_master += 1;
+                out.refuse(from, tag, request, want, Verdict::NotMaster);
+            }
+            Pcm::Acquire { .. }
+            | Pcm::Claim { .. }
+            | Pcm::Release { .. }
+            | Pcm::Cancel { .. }
+            | Pcm::Written { .. }
+            | Pcm::Discarded { .. }
+            | Pcm::WriteRequest { .. }
+            | Pcm::Refuse { .. }
+            | Pcm::Report { .. }
+            | Pcm::Assigned { .. } => directory.handle(from, tag, message, out),
+            // To a holder.
+            Pcm::Ship { .. } | Pcm::Invalidate { .. } => holdings.revoke(tag, message, out),
+            Pcm::Claimed { request, grant } => holdings.claimed(tag, request, grant, out),
+            Pcm::Released { grant } => holdings.released(tag, grant, out),
+            Pcm::Write { .. } => holdings.write_asked(tag, out),
+            Pcm::Discard { version } => holdings.discard(tag, version, out),
+            Pcm::Query { fence } => holdings.query(from, tag, fence, out),
+            Pcm::Assign { mode, grant, dirty } => {
+                holdings.assign(from, tag, mode, grant, dirty, out);
+            }
+            // To the requester.
+            Pcm::Response { .. } => holdings.response(from, tag, message, out),
+            Pcm::Invalidated { request, grant, dirty } => {
+                holdings.invalidated(from, tag, request, grant, dirty, out);
+            }
+            // About no page's state.
+            Pcm::Nak { .. } => out.fenced.naks += 1,
+            Pcm::NodeClear { .. } => out.fenced.node_clears += 1,
+            Pcm::StatRequest { about } => {
+                let stat = self.stat(&tag, about);
+                let view = Arc::clone(&self.view);
+                self.out(&view, effects).send(from, tag, Pcm::StatReply(stat));
+            }
+            Pcm::StatReply(stat) => out.effect(Effect::StatReply { from, tag, stat }),
         }
+    }
+
+    // ---- views ---------------------------------------------------------------------------------
+
+    fn change_view(&mut self, view: Arc<View>, effects: &mut Vec<Effect>) {
+        if view.epoch() <= self.view.epoch() {
+            return;
+        }
+        let is_member = view.standing(self.me, self.incarnation) == Standing::Member;
+        if !is_member {
+            self.lose_lease(effects);
+            return;
+        }
+        let epoch = view.epoch();
+        let old = std::mem::replace(&mut self.view, view);
+        let (directory, holdings, mut out) = self.parts(effects);
+        directory.change_view(&old, &mut out);
+        holdings.change_view(&old, &mut out);
+        for partition in out.view.changed(&old) {
+            if out.view.master_of(partition) == out.me {
+                let me = out.me;
+                holdings
+                    .tell_own(partition, out.view, |record| directory.guide(me, record, &mut out));
+            }
+        }
+        effects.push(Effect::ViewInstalled { epoch });
+        for guide in std::mem::take(&mut self.parked_guides) {
+            self.guide(guide, effects);
+        }
+    }
+
+    fn guide(&mut self, guide: ParkedGuide, effects: &mut Vec<Effect>) {
+        let (from, incarnation, epoch, _) = guide;
+        let standing = self.view.standing(from, incarnation);
+        if standing == Standing::Unknown || epoch > self.view.epoch() {
+            self.fenced.parked += 1;
+            self.parked_guides.push(guide);
+            return;
+        }
+        if standing == Standing::Past {
+            self.fenced.not_member += 1;
+            return;
+        }
+        let (directory, _, mut out) = self.parts(effects);
+        for record in guide.3 {
+            directory.guide(from, record, &mut out);
+        }
+    }
+
+    /// This instance is out: it answers nothing any more.
+    fn lose_lease(&mut self, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Fence);
+        let (_, holdings, mut out) = self.parts(effects);
+        holdings.fail_all(&mut out);
+        self.is_out = true;
+    }
+
+    // ---- to look at ----------------------------------------------------------------------------
+
+    fn stat(&self, tag: &BufferTag, about: StatAbout) -> Stat {
+        match about {
+            StatAbout::Page => Stat::Page(self.directory.stat(tag)),
+            StatAbout::Instance => {
+                let mine = |p: &u16| self.view.master_of(PartitionId(*p)) == self.me;
+                let count = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
+                Stat::Instance(InstanceStat {
+                    entries: self.directory.len() as u64,
+                    partitions: count((0..PARTITIONS).filter(mine).count()),
+                    loading: count(self.directory.loading().count()),
+                    ..self.holdings.stat()
+                })
+            }
+        }
+    }
+
+    /// Partitions that this instance masters and that are not usable yet.
+    pub fn loading(&self) -> impl Iterator<Item = PartitionId> + '_ {
+        self.directory.loading()
+    }
+
+    /// Whether this instance, which masters nothing any more, can leave: it holds nothing, keeps
+    /// nothing for others, and has told new masters everything.
+    #[must_use]
+    pub fn may_go(&self) -> bool {
+        let masters = |p: u16| self.view.master_of(PartitionId(p)) == self.me;
+        self.holdings.is_empty() && !self.holdings.has_to_tell() && !(0..PARTITIONS).any(masters)
     }
 
     /// What the directory says of a page this instance masters.
@@ -135,45 +386,18 @@ impl Grd {
     }
 }
 
-/// Who handles what: the first screen to read.
-fn dispatch(
-    directory: &mut Directory,
-    holdings: &mut Holdings,
-    from: InstanceId,
-    tag: BufferTag,
-    message: Pcm,
-    out: &mut Out<'_>,
-) {
-    match message {
-        // To the master.
-        Pcm::Acquire { request, want, .. } if out.view.master(&tag) == out.me => {
-            directory.acquire(tag, request, want, out);
-        }
-        Pcm::Acquire { request, want, .. } => {
-            out.anomalies.not_master += 1;
-            out.refuse(from, tag, request, want, Verdict::NotMaster);
-        }
-        Pcm::Claim { request, mode, grant, version, .. } => {
-            directory.claim(tag, request, mode, grant, version, out);
-        }
-        Pcm::Release { grant, version } => directory.release(tag, from, grant, version, out),
-        Pcm::Written { version, .. } => directory.written(tag, version),
-        // To a holder.
-        Pcm::Ship { .. } | Pcm::Invalidate { .. } => holdings.revoke(tag, message, out),
-        Pcm::Claimed { request, grant } => holdings.claimed(tag, request, grant, out),
-        Pcm::Released { grant } => holdings.released(tag, grant, out),
-        // To the requester.
-        Pcm::Response { .. } => holdings.response(from, tag, message, out),
-        Pcm::Invalidated { request, dirty, .. } => {
-            holdings.invalidated(from, tag, request, dirty, out);
-        }
-        _ => {}
-    }
+fn park(out: &mut Out<'_>) {
+    out.fenced.parked += 1;
+    out.effect(Effect::Park);
 }
 
-/// A page that came with it is not taken.
-fn refuse_epoch(from: InstanceId, tag: BufferTag, message: Pcm, out: &mut Out<'_>) {
-    out.anomalies.stale_epoch += 1;
+/// A page that came with it is not taken. A NAK changes nothing where it comes: requests are sent
+/// again, and all else follows, when the sender has the view.
+fn refuse_epoch(from: InstanceId, me: InstanceId, tag: BufferTag, message: Pcm, out: &mut Out<'_>) {
+    out.fenced.stale_epoch += 1;
+    if from == me {
+        return;
+    }
     let (kind, reason, view) = (message.kind(), NakReason::StaleEpoch, out.view.epoch());
     let request = message.request().unwrap_or_default();
     out.send(from, tag, Pcm::Nak { kind, request, reason, view });

@@ -11,7 +11,7 @@ pub(crate) type TagMap<T> = HashMap<BufferTag, T, BuildHasherDefault<TagHasher>>
 
 /// Multiply-rotate over the words of a tag. Tags come from members of the cluster, not from
 /// strangers, so there is no need for a keyed hash.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct TagHasher(u64);
 
 impl Hasher for TagHasher {

@@ -1,7 +1,7 @@
 //! Single exchanges, step by step; schedules are for the simulation in the tests crate.
 
 use super::*;
-use pagewire_protocol::{Epoch, GrantNumber, Lsn, Mode};
+use pagewire_protocol::{GrantNumber, Lsn, Mode};
 
 const MASTER: InstanceId = InstanceId(0);
 
@@ -64,7 +64,7 @@ fn a_request_of_an_old_epoch_is_answered_not_dropped() {
         effects[..],
         [Effect::Send { to: InstanceId(1), message: Pcm::Nak { view: Epoch(1), .. }, .. }]
     ));
-    assert_eq!(master.anomalies().stale_epoch, 1);
+    assert_eq!(master.fenced().stale_epoch, 1);
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn a_grant_of_another_mode_than_was_asked_for_is_counted_and_given_back() {
         let error = Some(AcquireError::Protocol { tag: tag() });
         let failed = Effect::Fail { waiter: WaiterId(9), tag: tag(), error };
         assert!(effects.contains(&failed), "{effects:?}");
-        let message = Pcm::Release { grant: GrantNumber(4), version: Lsn(3) };
+        let message = Pcm::Refuse { request: request(1, 1), grant: GrantNumber(4) };
         let released = Effect::Send { to: MASTER, tag: tag(), epoch: Epoch(1), message };
         assert!(effects.contains(&released), "{effects:?}");
         assert_eq!(holder.anomalies().wrong_mode, 1);

@@ -1,8 +1,14 @@
 //! Runs the directory simulation for many seeds and says what was covered.
 
 use clap::Parser;
-use pagewire_tests::cluster::{Options, Summary, run};
-use std::{process::ExitCode, time::Instant};
+use pagewire_tests::{
+    cluster::{Fault, Options, Summary, minimise, run},
+    planted,
+};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 /// Runs the directory simulation, one schedule for each seed.
 #[derive(Debug, Parser)]
@@ -14,43 +20,97 @@ struct Arguments {
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     seed_base: u64,
-    /// Steps under load, instead of those that the seed chooses.
-    #[arg(long)]
-    steps: Option<u64>,
-    /// Let reads and writes fail now and then.
-    #[arg(long)]
-    storage_failures: bool,
+    /// Numbers of the shape in place of those that the seed chooses: `pages=1,threads=2`.
+    #[arg(long, value_delimiter = ',')]
+    shape: Vec<String>,
     /// Go on after a failure, and print only what failed.
     #[arg(long)]
     keep_going: bool,
+    /// Print the first failure as it is, without looking for a smaller one.
+    #[arg(long)]
+    as_is: bool,
+    /// Longest search for a smaller failure, in seconds.
+    #[arg(long, default_value_t = 60)]
+    minimise_seconds: u64,
+    /// Print which cells of (state x message x fault) were reached, and which never.
+    #[arg(long)]
+    coverage: bool,
+    /// Plant this bug, or `all` one after the other, and say which seed finds it.
+    #[arg(long)]
+    planted: Option<String>,
+}
+
+impl Arguments {
+    fn options(&self, seed: u64) -> Result<Options, String> {
+        let mut options = Options::mixed(seed);
+        for word in &self.shape {
+            let (name, number) = word.split_once('=').ok_or(format!("{word}: expected name=number"))?;
+            let number = number.parse().map_err(|error| format!("{word}: {error}"))?;
+            if !options.set(name, number) {
+                let names: Vec<_> = options.numbers().into_iter().map(|(name, _)| name).collect();
+                return Err(format!("{name} is none of {}", names.join(", ")));
+            }
+        }
+        options.members = options.members.clamp(1, options.instances);
+        Ok(options)
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // A panic is a failure that is told with its seed.
+    std::panic::set_hook(Box::new(|_| {}));
+    let done = match &arguments.planted {
+        Some(name) => arguments.options(1).and_then(|_| {
+            let shape = |seed| arguments.options(seed).unwrap_or_else(|_| Options::mixed(seed));
+            planted::find(name, arguments.seed_base, arguments.seeds.max(2000), shape)
+        }),
+        None => simulate(&arguments),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn simulate(arguments: &Arguments) -> Result<bool, String> {
     let start = Instant::now();
     let mut total = Summary::default();
     let mut failures = 0u64;
     for seed in (0..arguments.seeds).map(|n| arguments.seed_base.wrapping_add(n)) {
-        let mut options = Options::mixed(seed);
-        options.steps = arguments.steps.unwrap_or(options.steps);
-        if arguments.storage_failures {
-            options = options.with_storage_failures();
-        }
-        match run(seed, &options) {
+        match run(seed, &arguments.options(seed)?) {
             Ok(summary) => total = total.with(&summary),
             Err(failure) if arguments.keep_going => {
                 println!("seed {seed} step {}: {}", failure.step, failure.what);
                 failures += 1;
             }
             Err(failure) => {
-                eprintln!("{failure}");
-                return ExitCode::FAILURE;
+                eprintln!("seed {seed} step {}: {}", failure.step, failure.what);
+                let limit = Duration::from_secs(arguments.minimise_seconds);
+                let told = if arguments.as_is { *failure } else { minimise(*failure, limit) };
+                eprintln!("{told}");
+                return Ok(false);
             }
         }
     }
     let seconds = start.elapsed().as_secs_f64();
     println!("seeds {} from {}, {failures} failed", arguments.seeds, arguments.seed_base);
-    println!("{total:#?}");
-    println!("{seconds:.2} s");
-    if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    for (name, number) in total.numbers() {
+        println!("{name:>20} {number}");
+    }
+    println!("faults injected:");
+    for fault in Fault::ALL {
+        println!("{:>20} {}", format!("{fault:?}"), total.faults[fault as usize]);
+    }
+    #[allow(clippy::cast_precision_loss)] // A speed to look at.
+    let speed = total.steps as f64 / seconds;
+    println!("{seconds:.2} s, {speed:.0} steps per second");
+    if arguments.coverage {
+        print!("{}", pagewire_tests::cluster::coverage());
+    }
+    Ok(failures == 0)
 }

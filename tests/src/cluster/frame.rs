@@ -1,6 +1,6 @@
 //! What the runtime of one instance keeps of one page: frame, word, pins, copies on their way.
 
-use super::{Checked, Content, ensure};
+use super::{Checked, content::Content, ensure};
 use pagewire_node::grd::WaiterId;
 use pagewire_protocol::{GrantNumber, Mode, RequestId};
 
@@ -9,6 +9,7 @@ use pagewire_protocol::{GrantNumber, Mode, RequestId};
 pub(super) struct Transit {
     pub(super) to: usize,
     pub(super) grant: GrantNumber,
+    pub(super) content: Content,
 }
 
 #[derive(Debug, Default)]
@@ -28,13 +29,16 @@ pub(super) struct Frame {
     pub(super) reading: bool,
     /// The request that a frame is reserved for.
     pub(super) request: Option<(RequestId, Mode)>,
+    /// The request has its frame and has left, at least once.
+    pub(super) sent: bool,
     /// Who is to be completed with the last grant before it may be revoked.
     pub(super) owed: Option<WaiterId>,
     /// The duty to write the page has arrived and is not yet taken up.
     pub(super) duty: bool,
-    /// A page that came and is neither installed nor discarded.
+    /// A page that was taken and is neither installed nor discarded.
     pub(super) arrival: Option<Content>,
     pub(super) transit: Vec<Transit>,
+    pub(super) past: Option<Content>,
     /// Greatest grant held so far.
     pub(super) top_grant: GrantNumber,
 }
@@ -78,6 +82,15 @@ impl Frame {
             Mode::X => self.exclusive = false,
             Mode::S | Mode::N => self.shared -= 1,
         }
+    }
+
+    /// There is nothing of the page.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_none()
+            && self.past.is_none()
+            && self.transit.is_empty()
+            && self.request.is_none()
+            && self.arrival.is_none()
     }
 
     /// The page goes away: nothing may use it any more.

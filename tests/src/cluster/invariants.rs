@@ -1,8 +1,15 @@
-//! What must be so after each step, and at rest (DESIGN section 6, numbers 1 to 5).
+//! What must be so after each step, by the numbers of DESIGN section 6 (I1 to I10).
+//!
+//! Safety of what threads see is checked always, among all instances that may still touch pages.
+//! What the directory says is checked where the cluster is calm: everyone has the same view, nobody
+//! is dead, and the entry is not being rebuilt. Where the duty to write is, is followed message by
+//! message as long as no membership has changed; after that it is checked at rest.
 
 use super::{Checked, Cluster, ensure};
 use pagewire_node::grd::{Anomalies, EntryView, HoldingView};
 use pagewire_protocol::{GrantNumber, Mode};
+
+type Views = [Option<HoldingView>; 16];
 
 /// The mode in which an instance may use the page; one that is giving it up may not any more.
 fn usable(view: Option<&HoldingView>) -> Mode {
@@ -13,50 +20,67 @@ impl Cluster {
     /// Everything that is said about one page.
     pub(super) fn check_page(&mut self, page: usize) -> Checked {
         let tag = self.pages[page].tag;
-        let mut views = [const { None }; 5];
+        let mut views: Views = [const { None }; 16];
         for (view, node) in views.iter_mut().zip(&self.nodes) {
+            if !node.is_live() {
+                continue;
+            }
             *view = node.grd.holding(&tag);
             let anomalies = node.grd.anomalies();
-            ensure!(anomalies == Anomalies::default(), "instance {} has {anomalies:?}", node.id);
+            ensure!(
+                self.membership.disturbed || anomalies == Anomalies::default(),
+                "instance {} has {anomalies:?}",
+                node.id
+            );
         }
-        let views = &views[..self.nodes.len()];
-        self.check_exclusion(page, views)?;
-        self.check_frames(page, views)?;
+        self.check_exclusion(page, &views)?;
+        self.check_frames(page, &views)?;
         self.check_duty(page)?;
-        self.check_grants(page, views)?;
-        self.check_directory(page, views)
+        self.check_grants(page, &views)?;
+        self.check_directory(page, &views)
     }
 
     /// One X holder at most, and then no S holder; pins and words no wider than the mode.
-    fn check_exclusion(&self, page: usize, views: &[Option<HoldingView>]) -> Checked {
+    fn check_exclusion(&self, page: usize, views: &Views) -> Checked {
         let holders = views.iter().filter(|view| usable(view.as_ref()) >= Mode::S).count();
-        for (node, view) in views.iter().enumerate() {
+        for (node, view) in self.nodes.iter().zip(views) {
+            if !node.is_live() {
+                continue;
+            }
+            let (id, frame) = (node.id, &node.frames[page]);
             let mode = usable(view.as_ref());
-            ensure!(mode < Mode::X || holders == 1, "X at {node}, {holders} instances hold");
-            let frame = &self.nodes[node].frames[page];
-            ensure!(frame.word <= mode, "{node} lets threads pin {}, holds {mode}", frame.word);
-            ensure!(!frame.exclusive || mode == Mode::X, "a writer at {node}, which holds {mode}");
-            ensure!(frame.shared == 0 || mode >= Mode::S, "readers at {node}, which holds {mode}");
-            ensure!(!frame.exclusive || frame.shared == 0, "a writer among readers at {node}");
+            ensure!(mode < Mode::X || holders == 1, "I1: X at {id}, {holders} instances hold");
+            ensure!(frame.word <= mode, "I1: {id} lets threads pin {}, holds {mode}", frame.word);
+            ensure!(!frame.exclusive || mode == Mode::X, "I1: a writer at {id}, holding {mode}");
+            ensure!(frame.shared == 0 || mode >= Mode::S, "I1: readers at {id}, holding {mode}");
+            ensure!(!frame.exclusive || frame.shared == 0, "I1: a writer among readers at {id}");
         }
         Ok(())
     }
 
     /// The frame is there when the page is held, and has what was last committed.
-    fn check_frames(&self, page: usize, views: &[Option<HoldingView>]) -> Checked {
-        let truth = self.pages[page].truth;
-        for (node, view) in views.iter().enumerate() {
-            let frame = &self.nodes[node].frames[page];
+    fn check_frames(&self, page: usize, views: &Views) -> Checked {
+        let truth = self.pages[page].truth();
+        for (node, view) in self.nodes.iter().zip(views) {
+            if !node.is_live() {
+                continue;
+            }
+            let (id, frame) = (node.id, &node.frames[page]);
             let mode = view.map_or(Mode::N, |view| view.mode);
-            ensure!(frame.held.is_some() == (mode > Mode::N), "{node} holds {mode}, or not?");
+            ensure!(frame.held.is_some() == (mode > Mode::N), "{id} holds {mode}, or not?");
             if let Some(content) = frame.held.filter(|_| usable(view.as_ref()) > Mode::N) {
+                let behind = content == truth || self.is_redoing(node, page);
                 let version = content.version;
-                ensure!(content == truth, "{node} has v{version}, committed is v{}", truth.version);
+                ensure!(
+                    behind,
+                    "I2: {id} has v{version}, committed is v{}",
+                    truth.version
+                );
             }
             let Some(view) = view else { continue };
             ensure!(
                 view.mode != Mode::S || view.dirty == frame.dirty,
-                "{node} holds S: core says dirty {}, frame says {}",
+                "I3: {id} holds S: core says dirty {}, frame says {}",
                 view.dirty,
                 frame.dirty
             );
@@ -66,120 +90,135 @@ impl Cluster {
 
     /// One write-owner at most; without one, storage has the page.
     fn check_duty(&self, page: usize) -> Checked {
+        if self.membership.disturbed {
+            return Ok(());
+        }
         let it = &self.pages[page];
         let frames = self.nodes.iter().map(|node| &node.frames[page]);
         let duties = it.flying_duties
             + frames.map(|frame| usize::from(frame.dirty) + usize::from(frame.duty)).sum::<usize>();
-        ensure!(duties <= 1, "{duties} instances have the duty to write page {page}");
+        ensure!(duties <= 1, "I3: {duties} instances have the duty to write page {page}");
         ensure!(
-            duties == 1 || it.storage == it.truth,
-            "nobody has the duty to write page {page}: committed is v{}, storage has v{}",
-            it.truth.version,
+            duties == 1 || it.storage == it.truth(),
+            "I3: nobody has the duty to write page {page}: committed is v{}, storage has v{}",
+            it.truth().version,
             it.storage.version
         );
         Ok(())
     }
 
-    /// A new grant has a greater number than all before it.
-    fn check_grants(&mut self, page: usize, views: &[Option<HoldingView>]) -> Checked {
+    /// A new grant has a greater number than all before it, as long as the page has one master.
+    fn check_grants(&mut self, page: usize, views: &Views) -> Checked {
+        let epoch = self.membership.view.epoch_of(&self.pages[page].tag);
+        if std::mem::replace(&mut self.pages[page].epoch, epoch) != epoch {
+            self.pages[page].forget_grants();
+        }
         for (node, view) in self.nodes.iter_mut().zip(views) {
+            let same = node.grd.view().epoch_of(&self.pages[page].tag) == epoch;
             let frame = &mut node.frames[page];
             let grant = view.map_or(GrantNumber(0), |view| view.grant);
-            if view.is_some_and(|view| view.mode > Mode::N) && grant != frame.top_grant {
+            if same && view.is_some_and(|view| view.mode > Mode::N) && grant != frame.top_grant {
                 let top = &mut self.pages[page].top_grant;
-                ensure!(grant > *top, "grant {grant} comes after grant {top}");
-                (*top, frame.top_grant) = (grant, grant);
+                let new = grant > *top || self.membership.disturbed;
+                ensure!(new, "I6: grant {grant} comes after grant {top}");
+                *top = (*top).max(grant);
+                frame.top_grant = grant;
             }
         }
         Ok(())
     }
 
+    /// Everyone who may touch pages has the latest view, and nobody is dead whose redo is not done.
+    pub(super) fn is_calm(&self) -> bool {
+        if !self.membership.disturbed {
+            return true;
+        }
+        let epoch = self.membership.view.epoch();
+        let current = |member: &pagewire_node::view::Member| {
+            let at = usize::from(member.id.0);
+            let node = &self.nodes[at];
+            node.is_live()
+                && node.life == member.incarnation
+                && node.grd.view().epoch() == epoch
+                && self.membership.told[at].is_empty()
+        };
+        self.membership.dead.is_empty()
+            && self.membership.view.members().iter().all(current)
+    }
+
     /// The directory never goes back; while nothing is converting it equals the shadow information.
-    fn check_directory(&mut self, page: usize, views: &[Option<HoldingView>]) -> Checked {
+    fn check_directory(&mut self, page: usize, views: &Views) -> Checked {
+        let calm = self.is_calm();
         let it = &mut self.pages[page];
-        let Some(entry) = self.nodes[it.master].grd.entry(&it.tag) else { return Ok(()) };
-        let (truth, version) = (it.truth.version, entry.version);
-        ensure!(entry.grant >= it.top_given, "the directory's grant number went back");
-        ensure!(version >= it.directory_version, "the directory's version went back");
-        ensure!(version <= truth, "the directory has v{version}, committed is v{truth}");
-        (it.top_given, it.directory_version) = (entry.grant, version);
-        if entry.converting {
+        let master = &self.nodes[it.master];
+        if !calm || !master.is_live() {
             return Ok(());
         }
-        ensure!(entry.queued == 0, "requests wait, and nothing is converting");
+        let Some(entry) = master.grd.entry(&it.tag) else { return Ok(()) };
+        let (truth, version) = (it.truth().version, entry.version);
+        ensure!(entry.grant >= it.top_given, "I6: the directory's grant number went back");
+        ensure!(version <= truth, "I2: the directory has v{version}, committed is v{truth}");
+        it.top_given = entry.grant;
+        if !self.membership.disturbed {
+            ensure!(version >= it.directory_version, "I2: the directory's version went back");
+            it.directory_version = version;
+        }
+        if self.is_moving(page) || entry.converting || entry.repairing {
+            return Ok(());
+        }
+        ensure!(entry.queued == 0, "I5: requests wait, and nothing is converting");
         for (node, view) in self.nodes.iter().zip(views) {
+            if !node.is_live() {
+                continue;
+            }
             let id = node.id;
             let listed = entry.holders.contains(&id);
             let mode = view.map_or(Mode::N, |view| view.mode);
-            ensure!(!listed || mode > Mode::N, "the directory lists {id}, which holds nothing");
+            ensure!(!listed || mode > Mode::N, "I4: the directory lists {id}, holding nothing");
             let usable = usable(view.as_ref());
-            ensure!(listed || usable == Mode::N, "{id} holds {usable}, the directory knows not");
+            ensure!(listed || usable == Mode::N, "I4: {id} holds {usable}, which is not listed");
             let exclusive = entry.exclusive && entry.owner == Some(id);
             ensure!(
                 !listed || exclusive == (mode == Mode::X),
-                "{id} holds {mode}, the directory says exclusive {exclusive}"
+                "I4: {id} holds {mode}, the directory says exclusive {exclusive}"
             );
             ensure!(
                 !node.frames[page].dirty || entry.owner == Some(id),
-                "{id} has the duty to write and is not the owner"
+                "I3: {id} has the duty to write and is not the owner"
             );
         }
         ensure!(
-            !entry.holders.is_empty() || version == truth,
-            "nobody holds page {page}; the directory has v{version}, committed is v{truth}"
+            !entry.holders.is_empty() || version == truth || self.membership.disturbed,
+            "I2: nobody holds page {page}; the directory has v{version}, committed is v{truth}"
         );
         check_entry(&entry)
     }
 
-    // ---- at rest -------------------------------------------------------------------------------
-
-    pub(super) fn check_rest(&mut self) -> Checked {
-        for (node, thread) in self.threads() {
-            ensure!(thread.is_idle(), "at rest, but a thread of {node} waits: {thread:?}");
-        }
-        ensure!(self.network.is_empty(), "at rest with messages on their way");
-        for page in 0..self.pages.len() {
-            self.check_page(page)?;
-            self.check_page_rest(page)?;
-        }
-        Ok(())
-    }
-
-    fn check_page_rest(&self, page: usize) -> Checked {
+    /// The master of the page is still collecting what others have of its partition.
+    pub(super) fn is_moving(&self, page: usize) -> bool {
         let it = &self.pages[page];
-        if let Some(entry) = self.nodes[it.master].grd.entry(&it.tag) {
-            ensure!(!entry.converting, "at rest, but page {page} converts: {entry:?}");
-        }
-        ensure!(it.flying_duties == 0, "at rest, but a duty is on its way");
-        for node in &self.nodes {
-            let (id, frame) = (node.id, &node.frames[page]);
-            ensure!(frame.transit.is_empty(), "at rest, but {id} keeps a copy in transit");
-            ensure!(frame.request.is_none(), "at rest, but {id} has a frame reserved");
-            ensure!(frame.arrival.is_none(), "at rest, but {id} has not taken what came");
-            ensure!(!frame.duty, "at rest, but {id} has not taken up its duty");
-            ensure!(frame.lowering.is_none(), "at rest, but {id} is draining pins");
-            let Some(view) = node.grd.holding(&it.tag) else { continue };
-            ensure!(!view.busy && !view.in_transit, "at rest, but {id} is busy: {view:?}");
-            ensure!(view.mode > Mode::N, "{id} remembers page {page} for nothing: {view:?}");
-            let open = if frame.opened_short { Mode::S } else { view.mode };
-            ensure!(frame.word == open, "at rest {id} lets threads pin {} of {open}", frame.word);
-        }
-        Ok(())
+        let partition = it.tag.partition();
+        self.nodes[it.master].grd.loading().any(|loading| loading == partition)
     }
 
-    /// After everything has been evicted.
-    pub(super) fn check_empty(&self) -> Checked {
-        for (page, it) in self.pages.iter().enumerate() {
-            ensure!(it.storage == it.truth, "all is evicted, and storage lacks page {page}");
-            let holders = self.nodes[it.master].grd.entry(&it.tag).map(|entry| entry.holders);
-            ensure!(
-                holders.as_ref().is_none_or(Vec::is_empty),
-                "all is evicted, and the directory lists {holders:?} for page {page}"
-            );
-        }
-        let mut held = self.nodes.iter().flat_map(|node| node.grd.held_tags());
-        ensure!(held.next().is_none(), "all is evicted, and something is held");
-        Ok(())
+    // ---- what redo looks at ----------------------------------------------------------------------
+
+    /// The recoverer has the page, and has not applied everything yet, or just has.
+    fn is_redoing(&self, node: &super::node::Node, page: usize) -> bool {
+        self.redo.as_ref().is_some_and(|redo| redo.is_at_work(usize::from(node.id.0), page))
+    }
+
+    /// The master knows who has the page.
+    pub(super) fn is_settled_entry(&self, master: usize, page: usize) -> bool {
+        let entry = self.nodes[master].grd.entry(&self.pages[page].tag);
+        !self.is_moving(page) && entry.is_none_or(|entry| !entry.repairing && !entry.converting)
+    }
+
+    /// Somebody has the current version.
+    pub(super) fn has_holders(&self, page: usize) -> bool {
+        let it = &self.pages[page];
+        let entry = self.nodes[it.master].grd.entry(&it.tag);
+        entry.is_some_and(|entry| !entry.holders.is_empty())
     }
 }
 
@@ -188,8 +227,8 @@ fn check_entry(entry: &EntryView) -> Checked {
     let EntryView { owner, holders, .. } = entry;
     ensure!(
         owner.map_or(holders.is_empty(), |owner| holders.contains(&owner)),
-        "the owner {owner:?} is not among the holders {holders:?}"
+        "I4: the owner {owner:?} is not among the holders {holders:?}"
     );
-    ensure!(!entry.exclusive || holders.len() == 1, "exclusive, and {holders:?} hold it");
+    ensure!(!entry.exclusive || holders.len() == 1, "I1: exclusive, and {holders:?} hold it");
     Ok(())
 }

@@ -1,80 +1,193 @@
-//! The shape of one simulation: how large, and what is likely.
+//! The shape of one simulation: how large it is, what is likely, what goes wrong.
+//!
+//! All of it is numbers with names, so that a failure can be run again, and made smaller, from the
+//! command line.
 
 use pagewire_node::random::Random;
 
-/// How often each kind of step is taken when several are possible.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Weights {
-    /// A message is delivered.
-    pub deliver: u32,
-    /// A request finds its frame and leaves.
-    pub request: u32,
-    /// Storage goes on.
-    pub storage: u32,
-    /// Pins that were drained are reported.
-    pub drain: u32,
-    /// A local thread acquires, changes, releases, withdraws.
-    pub thread: u32,
-    /// The runtime evicts or writes back.
-    pub housekeeping: u32,
+macro_rules! options {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// The shape of one simulation.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct Options {
+            $($(#[$doc])* pub $name: u32,)+
+        }
+
+        impl Options {
+            /// Every number with its name.
+            #[must_use]
+            pub fn numbers(&self) -> Vec<(&'static str, u32)> {
+                vec![$((stringify!($name), self.$name),)+]
+            }
+
+            /// Changes the number `name`; false when there is none of that name.
+            pub fn set(&mut self, name: &str, number: u32) -> bool {
+                match name {
+                    $(stringify!($name) => self.$name = number,)+
+                    _ => return false,
+                }
+                true
+            }
+        }
+    };
 }
 
-/// The shape of one simulation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
-    /// Instances, 2 to 5.
-    pub instances: u16,
-    /// Pages, 1 to 6.
-    pub pages: usize,
+options! {
+    /// Instances, 2 to 16.
+    instances,
+    /// Of these, members at the start; the others may join.
+    members,
+    /// Pages.
+    pages,
     /// Threads of each instance, at most 32.
-    pub threads: usize,
+    threads,
     /// Steps under load, before everything has to come to rest.
-    pub steps: u64,
+    steps,
     /// Acquires for X in a hundred.
-    pub exclusive_percent: u32,
+    exclusive_percent,
     /// Steps of a thread with a guard that release it, in a hundred.
-    pub release_percent: u32,
+    release_percent,
     /// Steps of a thread with a guard that take one more page, in a hundred.
-    pub nest_percent: u32,
+    nest_percent,
     /// Steps of a waiting thread that withdraw, in a hundred.
-    pub withdraw_percent: u32,
-    /// Messages that hold up their queue for a while, in a hundred.
-    pub stall_percent: u32,
+    withdraw_percent,
+    /// Messages that hold up their wire for a while, in a hundred.
+    stall_percent,
+    /// Receives that are posted late, in a hundred.
+    late_post_percent,
+    /// Receives that each instance posts for each peer and lane.
+    credits,
+    /// Requests for pages that an instance has under way at most.
+    requests_max,
     /// Reads from storage that fail, in a hundred.
-    pub read_failure_percent: u32,
+    read_failure_percent,
     /// Writes to storage that fail, in a hundred.
-    pub write_failure_percent: u32,
-    /// What is likely.
-    pub weights: Weights,
+    write_failure_percent,
+    /// Steps after which an instance that cannot renew its lease has lost it, by a right clock.
+    lease_steps,
+    /// How far clocks go wrong, in a hundred.
+    drift_percent,
+    /// Weight of steps in which a message arrives or the network does something.
+    deliver_weight,
+    /// Weight of steps in which a request finds its frame and leaves.
+    request_weight,
+    /// Weight of steps in which storage or a log goes on.
+    storage_weight,
+    /// Weight of steps in which drained pins are reported.
+    drain_weight,
+    /// Weight of steps of local threads.
+    thread_weight,
+    /// Weight of steps in which the runtime evicts, writes back, or makes the log durable.
+    housekeeping_weight,
+    /// Weight of steps in which an instance hears of a view or of redo.
+    membership_weight,
+    /// Steps between two faults, on average; 0 for none.
+    fault_every,
+    /// Weight of links that break.
+    break_weight,
+    /// Weight of sessions that move to another link.
+    move_weight,
+    /// Weight of directions in which nothing passes for a while.
+    block_weight,
+    /// Weight of crashes, between two steps or two effects.
+    crash_weight,
+    /// Weight of pauses.
+    pause_weight,
+    /// Weight of instances that nobody can reach for a while.
+    isolate_weight,
+    /// Weight of instances that join.
+    join_weight,
+    /// Weight of instances that leave as planned.
+    leave_weight,
+    /// Views that an instance skips when a newer one is there, in a hundred.
+    skip_view_percent,
 }
+
+/// Sizes that a smaller failure may have less of, down to this.
+pub(super) const SIZES: [(&str, u32); 4] =
+    [("instances", 2), ("pages", 1), ("threads", 1), ("members", 1)];
+
+/// Weights of faults.
+pub(super) const FAULT_WEIGHTS: [&str; 9] = [
+    "break_weight",
+    "move_weight",
+    "block_weight",
+    "crash_weight",
+    "pause_weight",
+    "isolate_weight",
+    "join_weight",
+    "leave_weight",
+    "housekeeping_weight",
+];
+
+/// What may happen, or not at all.
+pub(super) const CHANCES: [&str; 9] = [
+    "nest_percent",
+    "withdraw_percent",
+    "stall_percent",
+    "late_post_percent",
+    "read_failure_percent",
+    "write_failure_percent",
+    "drift_percent",
+    "skip_view_percent",
+    "fault_every",
+];
 
 impl Options {
-    /// A shape chosen by `seed`, so that many seeds cover many shapes. Storage never fails.
+    /// A shape chosen by `seed`, so that many seeds cover many shapes: two of eight are of a
+    /// cluster in which nothing goes wrong, the others of one with faults of some kinds.
     #[must_use]
     pub fn mixed(seed: u64) -> Self {
         // Another stream than the schedule's.
         let random = &mut Random::new(seed ^ 0x5EED_0F5A_9E00_0001);
+        let healthy = Self::healthy(random);
+        match seed % 8 {
+            0 => healthy,
+            1 => healthy.with_storage_failures(),
+            _ => healthy.with_faults(random),
+        }
+    }
+
+    fn healthy(random: &mut Random) -> Self {
         let weight = |random: &mut Random| random.pick(&[1, 3, 10, 30]);
+        let instances = random.pick(&[2, 2, 3, 3, 3, 4, 4, 5, 6, 8, 12, 16]);
+        let threads = 1 + random.below(4);
         Self {
-            instances: random.pick(&[2, 3, 3, 4, 5]),
-            pages: 1 + random.index(6),
-            threads: 1 + random.index(4),
-            steps: u64::from(random.between(500, 3000)),
+            instances,
+            members: instances,
+            pages: 1 + random.below(6),
+            threads,
+            steps: random.between(500, 3000),
             exclusive_percent: random.pick(&[5, 20, 50, 80]),
             release_percent: random.pick(&[10, 30, 60]),
             nest_percent: random.pick(&[0, 5, 15]),
             withdraw_percent: random.pick(&[0, 1, 5, 20]),
             stall_percent: random.pick(&[0, 2, 10]),
+            late_post_percent: random.pick(&[0, 10, 50]),
+            credits: random.pick(&[1, 2, 4, 16]),
+            // A thread that waits holds guards: with fewer, instances could wait for each other.
+            requests_max: threads + random.pick(&[0, 1, 8]),
             read_failure_percent: 0,
             write_failure_percent: 0,
-            weights: Weights {
-                deliver: weight(random),
-                request: weight(random),
-                storage: weight(random),
-                drain: weight(random),
-                thread: weight(random),
-                housekeeping: random.pick(&[0, 1, 3, 10]),
-            },
+            lease_steps: random.pick(&[100, 400]),
+            drift_percent: random.pick(&[0, 10]),
+            deliver_weight: weight(random),
+            request_weight: weight(random),
+            storage_weight: weight(random),
+            drain_weight: weight(random),
+            thread_weight: weight(random),
+            housekeeping_weight: random.pick(&[0, 1, 3, 10]),
+            membership_weight: weight(random),
+            fault_every: 0,
+            break_weight: 0,
+            move_weight: 0,
+            block_weight: 0,
+            crash_weight: 0,
+            pause_weight: 0,
+            isolate_weight: 0,
+            join_weight: 0,
+            leave_weight: 0,
+            skip_view_percent: 0,
         }
     }
 
@@ -82,5 +195,40 @@ impl Options {
     #[must_use]
     pub fn with_storage_failures(self) -> Self {
         Self { read_failure_percent: 10, write_failure_percent: 10, ..self }
+    }
+
+    /// The same shape with faults of some kinds, often or rarely.
+    fn with_faults(self, random: &mut Random) -> Self {
+        let weight = |random: &mut Random| random.pick(&[0, 0, 1, 3, 10]);
+        let failing = random.percent(20);
+        let it = if failing { self.with_storage_failures() } else { self };
+        let absent = if self.instances > 2 { random.below(self.instances / 2) } else { 0 };
+        Self {
+            members: self.instances - absent,
+            fault_every: random.pick(&[30, 100, 300, 1000]),
+            break_weight: weight(random),
+            move_weight: weight(random),
+            block_weight: weight(random),
+            crash_weight: weight(random),
+            pause_weight: weight(random),
+            isolate_weight: weight(random),
+            join_weight: weight(random) + 1,
+            leave_weight: weight(random),
+            skip_view_percent: random.pick(&[0, 20, 50]),
+            ..it
+        }
+    }
+
+    /// Faults that change who is a member.
+    #[must_use]
+    pub fn changes_members(&self) -> bool {
+        let weights = [
+            self.crash_weight,
+            self.pause_weight,
+            self.isolate_weight,
+            self.join_weight,
+            self.leave_weight,
+        ];
+        self.fault_every > 0 && weights.iter().any(|&weight| weight > 0)
     }
 }

@@ -1,17 +1,27 @@
 //! The last actions of a simulation, in words.
 
-use pagewire_node::grd::{Effect, Event};
-use pagewire_protocol::{Pcm, RequestId};
+use pagewire_node::{
+    grd::{Effect, Event},
+    view::{Member, View},
+};
 use std::collections::VecDeque;
 
-/// Actions that are kept.
-const KEPT: usize = 60;
+/// Actions that are remembered, and that are printed.
+const REMEMBERED: usize = 20_000;
+const PRINTED: usize = 60;
+
+#[derive(Debug)]
+struct Action {
+    /// The page it is about; all, when it is about none.
+    page: Option<usize>,
+    words: String,
+}
 
 /// Written only in the second run of a seed that failed: formatting costs more than the steps.
 #[derive(Debug, Default)]
 pub(super) struct Trace {
     on: bool,
-    actions: VecDeque<String>,
+    actions: VecDeque<Action>,
 }
 
 impl Trace {
@@ -19,120 +29,132 @@ impl Trace {
         Self { on, actions: VecDeque::new() }
     }
 
-    /// Begins a new action.
-    pub(super) fn action(&mut self, step: u64, words: impl FnOnce() -> String) {
+    fn push(&mut self, page: Option<usize>, step: u64, words: &str) {
+        if self.actions.len() == REMEMBERED {
+            self.actions.pop_front();
+        }
+        let words = format!("{step:>6} {words}");
+        self.actions.push_back(Action { page, words });
+    }
+
+    /// Begins a new action that is about `page`.
+    pub(super) fn action(&mut self, page: usize, step: u64, words: impl FnOnce() -> String) {
         if self.on {
-            if self.actions.len() == KEPT {
-                self.actions.pop_front();
+            self.push(Some(page), step, &words());
+        }
+    }
+
+    /// Something that is about the cluster.
+    pub(super) fn event(&mut self, step: u64, words: impl FnOnce() -> String) {
+        if self.on {
+            self.push(None, step, &format!("== {}", words()));
+        }
+    }
+
+    /// Adds to the last action, or is an action of its own if it is about another page.
+    pub(super) fn detail(&mut self, page: usize, words: impl FnOnce() -> String) {
+        if !self.on {
+            return;
+        }
+        match self.actions.back_mut() {
+            Some(action) if action.page == Some(page) => {
+                action.words.push_str("\n           ");
+                action.words.push_str(&words());
             }
-            self.actions.push_back(format!("{step:>6} {}", words()));
+            _ => {
+                let words = format!("           {}", words());
+                self.actions.push_back(Action { page: Some(page), words });
+            }
         }
     }
 
-    /// Adds to the last action.
-    pub(super) fn detail(&mut self, words: impl FnOnce() -> String) {
-        if self.on
-            && let Some(action) = self.actions.back_mut()
-        {
-            action.push_str("\n         ");
-            action.push_str(&words());
-        }
-    }
-
-    pub(super) fn into_lines(self) -> Vec<String> {
-        self.actions.into()
-    }
-}
-
-fn request_words(request: &RequestId) -> String {
-    format!("{}#{}", request.instance, request.sequence)
-}
-
-pub(super) fn message_words(message: &Pcm) -> String {
-    match message {
-        Pcm::Acquire { request, want, .. } => {
-            format!("ACQUIRE {want} for {}", request_words(request))
-        }
-        Pcm::Ship { request, want, grant, revokes, acks, .. } => format!(
-            "SHIP {want} for {}, grant {grant} revokes {revokes}, acks {acks:b}",
-            request_words(request)
-        ),
-        Pcm::Invalidate { request, revokes, .. } => {
-            format!("INVALIDATE for {}, revokes {revokes}", request_words(request))
-        }
-        Pcm::Invalidated { request, dirty, .. } => {
-            format!("INVALIDATED for {}{}", request_words(request), dirty_word(*dirty))
-        }
-        Pcm::Claim { request, mode, grant, version, .. } => {
-            format!("CLAIM {mode} by {}, grant {grant}, v{}", request_words(request), version.0)
-        }
-        Pcm::Claimed { request, grant } => {
-            format!("CLAIMED by {}, grant {grant}", request_words(request))
-        }
-        Pcm::Release { grant, version } => format!("RELEASE grant {grant}, v{}", version.0),
-        Pcm::Released { grant } => format!("RELEASED grant {grant}"),
-        Pcm::Written { grant, version } => format!("WRITTEN grant {grant}, v{}", version.0),
-        Pcm::Response { request, verdict, mode, grant, version, acks, dirty, .. } => format!(
-            "RESPONSE {verdict:?} {mode} to {}, grant {grant}, v{}, acks {acks:b}{}",
-            request_words(request),
-            version.0,
-            dirty_word(*dirty)
-        ),
-        other => format!("{other:?}"),
+    /// The last actions about `page` and about the cluster.
+    pub(super) fn into_lines(self, page: usize) -> Vec<String> {
+        // What the runtime wanted and nothing came of is left out.
+        let nothing = |words: &str| {
+            let idle = [
+                "Evict {",
+                "WriteBack {",
+                "PastImageWanted {",
+                "Stat {",
+                "Flushed {",
+                "pins S by itself",
+                "unpins S",
+            ];
+            !words.contains('\n') && idle.iter().any(|idle| words.contains(idle))
+        };
+        let about = |action: &Action| {
+            action.page.is_none_or(|about| about == page) && !nothing(&action.words)
+        };
+        let lines: Vec<_> = self.actions.into_iter().filter(about).map(|a| a.words).collect();
+        lines[lines.len().saturating_sub(PRINTED)..].to_vec()
     }
 }
 
-fn dirty_word(dirty: bool) -> &'static str {
-    if dirty { ", dirty" } else { "" }
+pub(super) fn view_words(view: &View) -> String {
+    let member = |m: &Member| {
+        format!("{}/{}{}", m.id, m.incarnation, if m.leaving { " leaving" } else { "" })
+    };
+    let members: Vec<_> = view.members().iter().map(member).collect();
+    let dead: Vec<_> = view.dead().iter().map(|(id, life)| format!("{id}/{life}")).collect();
+    format!("view {}: [{}], dead [{}]", view.epoch(), members.join(", "), dead.join(", "))
+}
+
+/// As it is written in the code, without the types around numbers and without the page, which stands
+/// before it already.
+fn short(words: &str) -> String {
+    let mut out = words.to_owned();
+    let numbers = [
+        "InstanceId(",
+        "GrantNumber(",
+        "Incarnation(",
+        "Epoch(",
+        "WaiterId(",
+        "PartitionId(",
+        "Lsn(",
+    ];
+    for wrapper in numbers {
+        while let Some(from) = out.find(wrapper) {
+            let Some(length) = out[from..].find(')') else { break };
+            out.remove(from + length);
+            out.replace_range(from..from + wrapper.len(), "");
+        }
+    }
+    for (from, to, rest) in
+        [("tag: BufferTag {", '}', ""), ("RequestId { instance: ", '}', "request ")]
+    {
+        while let Some(at) = out.find(from) {
+            let Some(length) = out[at..].find(to) else { break };
+            let until = at + length + 1;
+            let inside: String =
+                out[at + from.len()..until - 1].split(", ").map(last_word).collect::<Vec<_>>().join("/");
+            let said = if rest.is_empty() { String::new() } else { inside };
+            let until = if said.is_empty() && out[until..].starts_with(", ") { until + 2 } else { until };
+            out.replace_range(at..until, &said);
+        }
+    }
+    out
+}
+
+fn last_word(words: &str) -> &str {
+    words.trim().rsplit(' ').next().unwrap_or_default()
 }
 
 pub(super) fn event_words(event: &Event) -> String {
     match event {
-        Event::Message { from, message, .. } => {
-            format!("from {from}: {}", message_words(message))
+        Event::Message { from, incarnation, epoch, message, .. } => {
+            short(&format!("<- {from}/{incarnation} in epoch {epoch}: {message:?}"))
         }
-        Event::Acquire { mode, waiter, .. } => format!("waiter {} wants {mode}", waiter.0),
-        Event::Withdraw { waiter, .. } => format!("waiter {} withdraws", waiter.0),
-        Event::Drained { to, dirty, version, .. } => {
-            format!("drained to {to}, v{}{}", version.0, dirty_word(*dirty))
-        }
-        Event::ReadDone { result: Ok(version), .. } => format!("read v{}", version.0),
-        Event::ReadDone { result: Err(_), .. } => "read failed".to_owned(),
-        Event::WriteDone { version, written, .. } => {
-            format!("write of v{} {}", version.0, if *written { "done" } else { "failed" })
-        }
-        Event::Evict { .. } => "evict".to_owned(),
-        Event::WriteBack { .. } => "write back".to_owned(),
-        other => format!("{other:?}"),
+        Event::View(view) => format!("hears of view {}", view.epoch()),
+        event => short(&format!("{event:?}")),
     }
 }
 
 pub(super) fn effect_words(effect: &Effect) -> String {
     match effect {
-        Effect::Send { to, message, .. } => format!("send {to}: {}", message_words(message)),
-        Effect::Request { to, message, .. } => format!("request {to}: {}", message_words(message)),
-        Effect::RequestOver { .. } => "request over".to_owned(),
-        Effect::Ship { to, message, keep, .. } => {
-            let keep = if *keep { "keep" } else { "give up" };
-            format!("ship {to} and {keep}: {}", message_words(message))
+        Effect::Send { to, epoch, message, .. } => {
+            short(&format!("-> {to} in epoch {epoch}: {message:?}"))
         }
-        Effect::Forget { grant, .. } => format!("forget the copy of grant {grant}"),
-        Effect::Read { at_least, .. } => format!("read, at least v{}", at_least.0),
-        Effect::Write { version, .. } => format!("write v{}", version.0),
-        Effect::Lower { to, .. } => format!("lower to {to}"),
-        Effect::Install { dirty, .. } => format!("install{}", dirty_word(*dirty)),
-        Effect::MarkDirty { .. } => "mark dirty".to_owned(),
-        Effect::Discard { .. } => "discard".to_owned(),
-        Effect::Broken { problem, .. } => format!("broken: the page {problem}"),
-        Effect::Complete { waiter, mode, path, .. } => {
-            format!("complete waiter {} with {mode} ({path:?})", waiter.0)
-        }
-        Effect::Fail { waiter, error, .. } => match error {
-            Some(error) => format!("fail waiter {}: {error}", waiter.0),
-            None => format!("waiter {} has withdrawn", waiter.0),
-        },
-        Effect::Open { mode, .. } => format!("open {mode}"),
-        Effect::Drop { .. } => "drop".to_owned(),
-        other => format!("{other:?}"),
+        effect => short(&format!("{effect:?}")),
     }
 }

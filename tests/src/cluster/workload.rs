@@ -2,16 +2,22 @@
 //!
 //! A thread may hold several guards; it takes pages in ascending order, as DESIGN 5.2 asks.
 
-use super::{Checked, Cluster, Content, Node, Place, ensure, thread_of};
+use super::{
+    Checked, Cluster, Node, Place,
+    content::{Content, Version},
+    ensure,
+    redo::REDO_THREAD,
+    thread_of,
+};
 use pagewire_node::grd::{AcquireError, Event, WaiterId};
 use pagewire_protocol::{Lsn, Mode};
 
 /// Threads of one instance are numbered below this.
 pub(super) const THREADS_MAX: u64 = 32;
 /// Longest that a thread may wait for a guard, in steps.
-const WAIT_STEPS_MAX: u64 = 20_000;
+pub(super) const WAIT_STEPS_MAX: u64 = 20_000;
 /// Steps of a stream of guards before the probe joins it.
-const STREAM_STEPS: u64 = 100;
+pub(super) const STREAM_STEPS: u64 = 100;
 
 /// What threads want.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,22 +39,27 @@ struct Guard {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Waiting {
-    waiter: WaiterId,
-    page: usize,
-    mode: Mode,
-    since: u64,
+pub(super) struct Waiting {
+    pub(super) waiter: WaiterId,
+    pub(super) page: usize,
+    pub(super) mode: Mode,
+    pub(super) since: u64,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Thread {
     guards: Vec<Guard>,
-    waiting: Option<Waiting>,
+    pub(super) waiting: Option<Waiting>,
     /// A waiter that has ended.
     former: Option<WaiterId>,
 }
 
 impl Thread {
+    /// The instance is fenced: guards that are out fail when they are used.
+    pub(super) fn lose_guards(&mut self) {
+        self.guards.clear();
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.guards.is_empty() && self.waiting.is_none()
     }
@@ -60,7 +71,8 @@ impl Thread {
 
 impl Cluster {
     pub(super) fn anyone_could_release(&self) -> bool {
-        self.nodes.iter().any(|node| node.threads.iter().any(Thread::could_release))
+        let could = |node: &Node| node.is_active() && node.threads.iter().any(Thread::could_release);
+        self.nodes.iter().any(could)
     }
 
     pub(super) fn thread_step(&mut self) -> Checked {
@@ -90,13 +102,13 @@ impl Cluster {
 
     /// One of the threads that `wanted` is true for.
     fn find_thread(&mut self, wanted: impl Fn(&Node, &Thread) -> bool) -> Option<(usize, usize)> {
-        let threads = self.options.threads;
+        let threads = self.nodes[0].threads.len();
         let all = self.nodes.len() * threads;
         let first = self.random.index(all);
         let mut places = (first..first + all).map(|at| ((at % all) / threads, at % threads));
         places.find(|&(node, thread)| {
             let node = &self.nodes[node];
-            wanted(node, &node.threads[thread])
+            node.is_active() && wanted(node, &node.threads[thread])
         })
     }
 
@@ -112,6 +124,9 @@ impl Cluster {
     fn mixed_step(&mut self, node: usize, thread: usize) -> Checked {
         let it = &self.nodes[node].threads[thread];
         let Some(last) = it.guards.iter().map(|guard| guard.page).max() else {
+            if self.nodes[node].leaving {
+                return Ok(());
+            }
             let page = self.random.index(self.pages.len());
             return self.acquire_any(node, thread, page);
         };
@@ -132,11 +147,11 @@ impl Cluster {
         self.acquire(node, thread, page, if writes { Mode::X } else { Mode::S })
     }
 
-    fn acquire(&mut self, node: usize, thread: usize, page: usize, mode: Mode) -> Checked {
+    pub(super) fn acquire(&mut self, node: usize, thread: usize, page: usize, mode: Mode) -> Checked {
         let place = Place { node, page };
         if self.nodes[node].frames[page].may_pin(mode) {
-            self.trace.action(self.summary.steps, || {
-                format!("instance {node} page {page} thread {thread} pins {mode} by itself")
+            self.trace.action(page, self.summary.steps, || {
+                format!("instance {node} thread {thread} pins {mode} by itself")
             });
             let seen = self.grant(place, mode)?;
             self.nodes[node].threads[thread].guards.push(Guard { page, mode, seen });
@@ -172,29 +187,35 @@ impl Cluster {
     pub(super) fn first_waiter(&self, place: Place) -> Option<(WaiterId, Mode)> {
         let waiting = self.nodes[place.node].threads.iter().filter_map(|thread| thread.waiting);
         let here = waiting.filter(|waiting| waiting.page == place.page);
-        here.map(|waiting| (waiting.waiter, waiting.mode)).min()
+        let here = here.map(|waiting| (waiting.waiter, waiting.mode));
+        here.chain(self.redo_waiter(place).map(|waiter| (waiter, Mode::X))).min()
     }
 
     /// The wait that `waiter` stands for is over: it must be going on until now.
     fn end_wait(&mut self, place: Place, waiter: WaiterId) -> Checked<Waiting> {
-        let it = &mut self.nodes[place.node].threads[thread_of(waiter)];
+        let Some(it) = self.nodes[place.node].threads.get_mut(at(waiter)) else {
+            return Err(format!("I5: waiter {} ends, which is of no thread", waiter.0));
+        };
         let waiting = it.waiting.filter(|w| w.waiter == waiter && w.page == place.page);
         let Some(waiting) = waiting else {
-            return Err(format!("waiter {} ends, but nobody waits so", waiter.0));
+            return Err(format!("I5: waiter {} ends, but nobody waits so", waiter.0));
         };
         (it.waiting, it.former) = (None, Some(waiter));
-        let frame = &mut self.nodes[place.node].frames[place.page];
-        frame.owed = frame.owed.filter(|&owed| owed != waiter);
+        self.clear_owed(place, waiter);
         let waited = self.summary.steps - waiting.since;
         self.summary.longest_wait_steps = self.summary.longest_wait_steps.max(waited);
         Ok(waiting)
     }
 
     pub(super) fn apply_complete(&mut self, place: Place, waiter: WaiterId, mode: Mode) -> Checked {
+        if thread_of(waiter) == REDO_THREAD {
+            self.clear_owed(place, waiter);
+            return self.redo_granted(place, waiter);
+        }
         let waiting = self.end_wait(place, waiter)?;
         ensure!(waiting.mode == mode, "waits for {}, gets {mode}", waiting.mode);
         let seen = self.grant(place, mode)?;
-        let it = &mut self.nodes[place.node].threads[thread_of(waiter)];
+        let it = &mut self.nodes[place.node].threads[at(waiter)];
         it.guards.push(Guard { page: place.page, mode, seen });
         self.summary.completed += 1;
         Ok(())
@@ -206,15 +227,30 @@ impl Cluster {
         waiter: WaiterId,
         error: Option<&AcquireError>,
     ) -> Checked {
-        self.end_wait(place, waiter)?;
+        if thread_of(waiter) == REDO_THREAD {
+            self.clear_owed(place, waiter);
+            self.redo_failed(place);
+        } else {
+            self.end_wait(place, waiter)?;
+        }
+        let fenced = self.nodes[place.node].fenced;
         match error {
             None => Ok(()),
             Some(AcquireError::Storage { .. }) if self.options.read_failure_percent > 0 => {
                 self.summary.failed += 1;
                 Ok(())
             }
-            Some(error) => Err(format!("a waiter fails though nothing is wrong: {error}")),
+            Some(AcquireError::LeaseExpired { .. }) if fenced => {
+                self.summary.failed += 1;
+                Ok(())
+            }
+            Some(error) => Err(format!("I5: a waiter fails though nothing is wrong: {error}")),
         }
+    }
+
+    fn clear_owed(&mut self, place: Place, waiter: WaiterId) {
+        let frame = &mut self.nodes[place.node].frames[place.page];
+        frame.owed = frame.owed.filter(|&owed| owed != waiter);
     }
 
     // ---- with a guard --------------------------------------------------------------------------
@@ -228,22 +264,24 @@ impl Cluster {
         let page = it.guards[at].page;
         let others = self.nodes.iter().enumerate().any(|(other, node_)| {
             let frame = &node_.frames[page];
-            if other == node { frame.shared > 0 } else { frame.is_pinned() }
+            if other == node { frame.shared > 0 } else { node_.is_live() && frame.is_pinned() }
         });
-        ensure!(!others, "instance {node} changes page {page} while others have guards of it");
+        ensure!(!others, "I1: instance {node} changes page {page} while others have guards of it");
         let value = self.random.next_u64();
         let it = &mut self.nodes[node];
         it.clock = Lsn(it.clock.0 + 1);
         let content = Content { version: it.clock, value };
-        self.trace.action(self.summary.steps, || {
-            format!("instance {node} page {page} thread {thread} makes v{}", content.version.0)
+        self.trace.action(page, self.summary.steps, || {
+            format!("instance {node} thread {thread} makes v{}", content.version.0)
         });
         it.frames[page].held = Some(content);
         it.frames[page].dirty = true;
         it.threads[thread].guards[at].seen = content;
-        let truth = &mut self.pages[page].truth;
+        it.log.end = Lsn(it.log.end.0 + 1);
+        let made = Version { content, writer: node, life: it.life, redo: it.log.end };
+        let truth = self.pages[page].truth();
         ensure!(truth.version < content.version, "a version goes back to v{}", content.version);
-        *truth = content;
+        self.pages[page].history.push(made);
         self.summary.changes += 1;
         self.check_page(page)
     }
@@ -252,51 +290,16 @@ impl Cluster {
     fn release(&mut self, node: usize, thread: usize) -> Checked {
         let guards = &mut self.nodes[node].threads[thread].guards;
         let Guard { page, mode, seen } = guards.swap_remove(self.random.index(guards.len()));
-        self.trace.action(self.summary.steps, || {
-            format!("instance {node} page {page} thread {thread} unpins {mode}")
+        self.trace.action(page, self.summary.steps, || {
+            format!("instance {node} thread {thread} unpins {mode}")
         });
-        ensure!(seen == self.pages[page].truth, "the page changed under a guard");
+        ensure!(seen == self.pages[page].truth(), "I2: the page changed under a guard");
         self.nodes[node].frames[page].unpin(mode);
         self.note_drained(Place { node, page });
         self.check_page(page)
     }
+}
 
-    // ---- nobody waits for ever -----------------------------------------------------------------
-
-    pub(super) fn check_waits(&self) -> Checked {
-        for (node, thread) in self.threads() {
-            if let Some(waiting) = thread.waiting {
-                let waited = self.summary.steps - waiting.since;
-                let Waiting { page, mode, .. } = waiting;
-                ensure!(
-                    waited < WAIT_STEPS_MAX,
-                    "instance {node} has waited {waited} steps for page {page} in {mode}"
-                );
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn threads(&self) -> impl Iterator<Item = (usize, &Thread)> {
-        self.nodes.iter().enumerate().flat_map(|(n, node)| node.threads.iter().map(move |t| (n, t)))
-    }
-
-    /// One thread wants a page in `wanted` while all others stream through it in the other mode.
-    pub(super) fn probe_starvation(&mut self, wanted: Mode) -> Checked {
-        let page = self.random.index(self.pages.len());
-        let probe = self.random.index(self.nodes.len());
-        let mode = if wanted == Mode::X { Mode::S } else { Mode::X };
-        self.habit = Habit::Stream { page, mode, probe };
-        for _ in 0..STREAM_STEPS {
-            self.step()?;
-        }
-        let start = self.summary.steps;
-        self.acquire(probe, 0, page, wanted)?;
-        while self.nodes[probe].threads[0].waiting.is_some() {
-            self.step()?;
-        }
-        let waited = self.summary.steps - start;
-        self.summary.starvation_steps = self.summary.starvation_steps.max(waited);
-        Ok(())
-    }
+fn at(waiter: WaiterId) -> usize {
+    usize::try_from(thread_of(waiter)).unwrap_or(usize::MAX)
 }

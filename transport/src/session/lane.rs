@@ -1,7 +1,7 @@
 //! One lane of a session, both directions.
 
 use super::{AckDue, Disposition, LaneNumbers, Violation};
-use crate::Message;
+use crate::{Message, planted};
 use pagewire_protocol::{Lane, Sequence};
 use std::collections::VecDeque;
 
@@ -91,6 +91,9 @@ impl LaneState {
     }
 
     pub(super) fn last_received(&self) -> Sequence {
+        if planted::is("session_ack_ahead") && self.expected.0 > 3 {
+            return self.expected;
+        }
         Sequence(self.expected.0 - 1)
     }
 
@@ -112,7 +115,14 @@ impl LaneState {
     pub(super) fn link_up(&mut self, peer_expected: Sequence, limit: u32, granted: u32) {
         self.forget_up_to(Sequence(peer_expected.0 - 1));
         self.cursor = peer_expected;
-        (self.sent, self.limit) = (0, limit);
+        if planted::is("session_replay_skips") && self.has_waiting() {
+            self.cursor = peer_expected.next();
+        }
+        if planted::is("session_forget_unacknowledged") {
+            self.forget_up_to(self.high_water);
+        }
+        let old_sent = planted::is("session_old_sent");
+        (self.sent, self.limit) = (if old_sent { self.sent } else { 0 }, limit);
         self.widen();
         (self.received, self.granted, self.credits) = (0, granted, granted);
         (self.told_ack, self.told_granted) = (self.last_received(), granted);
@@ -140,6 +150,9 @@ impl LaneState {
     fn forget_up_to(&mut self, ack: Sequence) {
         while self.acked < ack && self.retained.pop_front().is_some() {
             self.acked = self.acked.next();
+            if planted::is("session_keep_acknowledged") && self.acked.0 % 16 == 0 {
+                break;
+            }
         }
         self.cursor = self.cursor.max(self.acked.next());
     }
@@ -162,7 +175,7 @@ impl LaneState {
     #[inline]
     #[allow(clippy::result_large_err)] // Back-pressure hands the message back by value.
     pub(super) fn submit(&mut self, message: Message, linked: bool) -> Result<(), Message> {
-        if self.room(linked) == 0 {
+        if self.room(linked) == 0 && !planted::is("session_ignore_credit") {
             return Err(message);
         }
         self.retained.push_back(message);
@@ -172,7 +185,7 @@ impl LaneState {
 
     #[inline]
     pub(super) fn next_outgoing(&self) -> Option<(Sequence, &Message)> {
-        if self.credit_left() == 0 {
+        if self.credit_left() == 0 && !planted::is("session_ignore_credit") {
             return None;
         }
         let position = usize::try_from(self.cursor.0 - self.acked.0 - 1).ok()?;
@@ -231,6 +244,9 @@ impl LaneState {
         }
         self.received = self.received.wrapping_add(1);
         if found < self.expected {
+            if planted::is("session_deliver_duplicate") {
+                return Ok(Disposition::Deliver);
+            }
             return Ok(Disposition::Duplicate);
         }
         self.expected = self.expected.next();
@@ -246,6 +262,12 @@ impl LaneState {
 
     #[inline]
     pub(super) fn posted(&mut self) {
+        if planted::is("session_lose_receive") && self.granted % 8 == 7 {
+            return;
+        }
+        if planted::is("session_double_credit") {
+            self.granted = self.granted.wrapping_add(1);
+        }
         self.granted = self.granted.wrapping_add(1);
         // Greater than at the start of the link when frames were short then.
         self.credits = self.credits.max(self.granted.wrapping_sub(self.received));
@@ -261,6 +283,7 @@ impl LaneState {
         let starved = credits > 0 && self.told_granted == self.received;
         match acks.max(credits) {
             0 => AckDue::No,
+            _ if planted::is("session_never_lazy") && !starved => AckDue::No,
             _ if starved => AckDue::Now,
             waiting if waiting >= half => AckDue::Now,
             _ => AckDue::Lazy,

@@ -21,7 +21,7 @@
 
 mod lane;
 
-use crate::Message;
+use crate::{Message, planted};
 use lane::LaneState;
 use pagewire_protocol::{InstanceId, Lane, MessageKind, Sequence, SessionHeader};
 
@@ -162,7 +162,8 @@ impl Session {
     /// Next sequence expected on each lane: what the handshake of a new link states.
     #[must_use]
     pub fn expected(&self) -> [Sequence; Lane::COUNT] {
-        Lane::ALL.map(|lane| self.lanes[lane.index()].expected)
+        let behind = u64::from(planted::is("session_state_behind"));
+        Lane::ALL.map(|lane| Sequence((self.lanes[lane.index()].expected.0 - behind).max(1)))
     }
 
     /// A link is up: the peer expects `peer_expected` next and has posted `peer_credits` receives,
@@ -200,7 +201,9 @@ impl Session {
     ) -> Result<(), Violation> {
         let mut expected = peer_expected;
         for (stated, lane) in expected.iter_mut().zip(&self.lanes) {
-            *stated = (*stated).max(lane.acked.next());
+            if !planted::is("session_move_forgets_acks") {
+                *stated = (*stated).max(lane.acked.next());
+            }
         }
         self.link_up(expected, peer_credits, own_credits)
     }

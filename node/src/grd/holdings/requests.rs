@@ -2,42 +2,47 @@
 
 use super::{
     Holdings,
-    state::{Activity, Holding, Pending},
+    state::{Activity, Holding, Pending, Reads},
 };
-use crate::grd::{
-    event::{AcquireError, Effect, GrantPath},
-    out::Out,
+use crate::{
+    grd::{
+        event::{AcquireError, Effect, GrantPath},
+        out::Out,
+        store::InstanceSet,
+    },
+    planted,
 };
-use pagewire_protocol::{BufferTag, InstanceId, Lsn, Mode, Pcm, RequestId, pcm::Verdict};
-
-/// The set of one instance.
-fn mask(id: InstanceId) -> u64 {
-    1 << (id.0 % 64)
-}
+use pagewire_protocol::{
+    BufferTag, GrantNumber, InstanceId, Lsn, Mode, Pcm, RequestId, pcm::Verdict,
+};
 
 impl Holdings {
-    pub(super) fn request(&mut self, tag: BufferTag, want: Mode, out: &mut Out<'_>) {
+    pub(super) fn request(
+        &mut self,
+        tag: BufferTag,
+        want: Mode,
+        recovery: bool,
+        out: &mut Out<'_>,
+    ) {
         self.last_request.sequence += 1;
         let request = self.last_request;
-        self.holding(tag).pending = Some(Pending {
-            request,
-            want,
-            grant: None,
-            acks_due: 0,
-            acks: 0,
-            page: false,
-            held: false,
-            dirty: false,
-            version: Lsn::ZERO,
-            path: GrantPath::Local,
-        });
-        let to = out.view.master(&tag);
-        out.effect(Effect::Request {
-            to,
-            tag,
-            epoch: out.view.epoch_of(&tag),
-            message: Pcm::Acquire { request, want, recovery: false },
-        });
+        self.holding(tag).pending = Some(Pending::new(request, want, recovery));
+        let (to, epoch) = (out.view.master(&tag), out.view.epoch_of(&tag));
+        let message = Pcm::Acquire { request, want, recovery };
+        out.effect(Effect::Request { to, tag, epoch, message });
+    }
+
+    /// Nobody waits for it any more: it ends without a grant if it can.
+    pub(super) fn cancel(&mut self, tag: BufferTag, out: &mut Out<'_>) {
+        let Some(h) = self.holdings.get_mut(&tag) else { return };
+        if !h.waiters.is_empty() || h.asked {
+            return;
+        }
+        let open = h.pending.as_mut().filter(|p| p.grant.is_none() && !p.cancelled);
+        if let Some(p) = open {
+            p.cancelled = true;
+            out.send_to_master(tag, Pcm::Cancel { request: p.request });
+        }
     }
 
     pub(in crate::grd) fn response(
@@ -47,56 +52,113 @@ impl Holdings {
         message: Pcm,
         out: &mut Out<'_>,
     ) {
-        let Pcm::Response { request, verdict, mode, grant, version, acks, dirty, .. } = message
+        let Pcm::Response { request, verdict, mode, grant, .. } = message else { return };
+        let pending = self.holdings.get_mut(&tag).and_then(|h| h.pending.as_mut());
+        let Some(p) = pending.filter(|p| p.request == request && p.grant.is_none()) else {
+            self.no_request(tag, message, out);
+            return;
+        };
+        match verdict {
+            Verdict::Cancelled => {
+                self.over(tag, out);
+                return;
+            }
+            _ if verdict.is_refusal() => {
+                out.send_to_master(tag, Pcm::Refuse { request, grant });
+                self.refused(tag, &AcquireError::Refused { tag, verdict }, out);
+                return;
+            }
+            _ if grant < p.fence => {
+                out.fenced.late += 1;
+                return;
+            }
+            _ if mode != p.want => {
+                self.wrong_mode(tag, message, out);
+                return;
+            }
+            _ => {}
+        }
+        self.granted(from, tag, message, out);
+        let h = self.holding(tag);
+        let Some(p) = &mut h.pending else { return };
+        match verdict {
+            Verdict::Page => {
+                p.taken = true;
+                out.effect(Effect::Take { tag });
+            }
+            Verdict::OwnPastImage => p.reads = Reads::Newest(h.past.unwrap_or_default()),
+            _ => {}
+        }
+        match p.reads {
+            Reads::Nothing => {
+                p.page = true;
+                p.held = verdict == Verdict::Held;
+            }
+            // The one that is under way was for an earlier grant.
+            _ if h.reading => h.stale_read = true,
+            reads => {
+                h.reading = true;
+                read(tag, reads, out);
+            }
+        }
+        self.finish_if_whole(tag, out);
+    }
+
+    /// Notes what a response grants.
+    fn granted(&mut self, from: InstanceId, tag: BufferTag, message: Pcm, out: &mut Out<'_>) {
+        let Pcm::Response { verdict, grant, version, acks, dirty, unsaved, past, writer, .. } =
+            message
         else {
             return;
         };
-        let pending = self.holdings.get_mut(&tag).and_then(|h| h.pending.as_mut());
-        let Some(p) = pending.filter(|p| p.request == request && p.grant.is_none()) else {
-            out.anomalies.no_request += 1;
-            return;
-        };
         let master = out.view.master(&tag);
-        if verdict.is_refusal() {
-            self.refused(tag, &AcquireError::Refused { tag, verdict }, out);
-            return;
-        }
-        if mode != p.want {
-            self.wrong_mode(tag, message, out);
-            return;
-        }
+        let Some(p) = &mut self.holding(tag).pending else { return };
         p.grant = Some(grant);
-        p.acks_due = acks;
+        p.acks_due = InstanceSet(acks);
         p.dirty |= dirty;
+        p.unsaved = unsaved;
         p.version = version;
+        p.writer = writer;
+        if dirty {
+            p.handed = p.handed.with(from);
+        }
+        p.reads = match verdict {
+            Verdict::Storage => Reads::Page(version),
+            Verdict::Page if past => Reads::Newest(version),
+            _ => Reads::Nothing,
+        };
         let hops = match verdict {
-            Verdict::Storage => GrantPath::Storage,
+            Verdict::Storage | Verdict::OwnPastImage => GrantPath::Storage,
+            Verdict::Page if past => GrantPath::Storage,
             Verdict::Page if from == master || master == out.me => GrantPath::TwoWay,
             Verdict::Page => GrantPath::ThreeWay,
             _ if master == out.me => GrantPath::Local,
             _ => GrantPath::TwoWay,
         };
         p.path = p.path.max(hops);
-        match verdict {
-            Verdict::Storage => out.effect(Effect::Read { tag, at_least: version }),
-            Verdict::Page => {
-                p.page = true;
-                out.effect(Effect::Take { tag });
-            }
-            _ => (p.page, p.held) = (true, true),
+    }
+
+    /// A grant for no request that is under way: the master finds out who has the page.
+    fn no_request(&mut self, tag: BufferTag, message: Pcm, out: &mut Out<'_>) {
+        let Pcm::Response { request, verdict, grant, .. } = message else { return };
+        let newer = self.holdings.get(&tag).is_some_and(|h| grant < h.grant);
+        if newer || verdict.is_refusal() {
+            out.fenced.late += 1;
+            return;
         }
-        self.finish_if_whole(tag, out);
+        out.anomalies.no_request += 1;
+        out.send_to_master(tag, Pcm::Refuse { request, grant });
     }
 
     /// A grant of another mode than was asked for is of no use: it is given back, so that the master
     /// can go on, and whoever waits for it is told.
     fn wrong_mode(&mut self, tag: BufferTag, message: Pcm, out: &mut Out<'_>) {
-        let Pcm::Response { grant, version, .. } = message else { return };
+        let Pcm::Response { request, grant, .. } = message else { return };
         out.anomalies.wrong_mode += 1;
         let problem = "was granted in another mode than was asked for";
         out.effect(Effect::Broken { tag, problem });
         // What was held before stays held: only the new grant goes back.
-        out.send_to_master(tag, Pcm::Release { grant, version });
+        out.send_to_master(tag, Pcm::Refuse { request, grant });
         self.refused(tag, &AcquireError::Protocol { tag }, out);
     }
 
@@ -105,17 +167,23 @@ impl Holdings {
         from: InstanceId,
         tag: BufferTag,
         request: RequestId,
+        grant: GrantNumber,
         dirty: bool,
         out: &mut Out<'_>,
     ) {
         let master = out.view.master(&tag);
         let pending = self.holdings.get_mut(&tag).and_then(|h| h.pending.as_mut());
-        let Some(p) = pending.filter(|p| p.request == request) else {
-            out.anomalies.no_request += 1;
+        let wanted = |p: &&mut Pending| p.request == request && grant >= p.fence;
+        let Some(p) = pending.filter(wanted) else {
+            // The duty to write that it may carry is not lost: its sender keeps a past image.
+            out.fenced.late += 1;
             return;
         };
-        p.acks |= mask(from);
+        p.acks = p.acks.with(from);
         p.dirty |= dirty;
+        if dirty {
+            p.handed = p.handed.with(from);
+        }
         let third = from != master && master != out.me;
         p.path = p.path.max(if third { GrantPath::ThreeWay } else { GrantPath::TwoWay });
         self.finish_if_whole(tag, out);
@@ -127,18 +195,35 @@ impl Holdings {
         result: Result<Lsn, String>,
         out: &mut Out<'_>,
     ) {
-        let pending = self.holdings.get_mut(&tag).and_then(|h| h.pending.as_mut());
-        let Some(p) = pending else { return };
+        let Some(h) = self.holdings.get_mut(&tag) else { return };
+        let stale = std::mem::take(&mut h.stale_read) || !h.reading;
+        h.reading = false;
+        let Some(p) = h.pending.as_mut().filter(|p| p.reads != Reads::Nothing) else {
+            self.step(tag, out);
+            return;
+        };
+        if stale {
+            h.reading = true;
+            read(tag, p.reads, out);
+            return;
+        }
         match result {
             Ok(version) => {
-                (p.page, p.version) = (true, version);
+                if let Reads::Newest(past) = p.reads {
+                    // What is newer than storage has to be written.
+                    p.dirty = version <= past;
+                }
+                (p.page, p.version, p.reads) = (true, version, Reads::Nothing);
                 out.effect(Effect::Take { tag });
                 self.finish_if_whole(tag, out);
             }
             Err(reason) => {
                 // The conversion has to end. A claim would make this instance a holder, and the
                 // next in the master's queue would be sent here for a page that is not here.
-                let version = p.version;
+                let version = Lsn::ZERO;
+                if p.taken {
+                    out.effect(Effect::Discard { tag });
+                }
                 if let Some(grant) = p.grant {
                     out.send_to_master(tag, Pcm::Release { grant, version });
                 }
@@ -148,11 +233,17 @@ impl Holdings {
     }
 
     fn refused(&mut self, tag: BufferTag, error: &AcquireError, out: &mut Out<'_>) {
+        self.holding(tag).pending = None;
+        self.fail_waiters(tag, error, out);
+        self.over(tag, out);
+    }
+
+    /// The request has ended without a grant. Whoever still waits asks anew.
+    fn over(&mut self, tag: BufferTag, out: &mut Out<'_>) {
         let h = self.holding(tag);
         h.pending = None;
         let parked = h.parked.take();
         out.effect(Effect::RequestOver { tag });
-        self.fail_waiters(tag, error, out);
         if let Some(parked) = parked {
             self.accept(tag, parked, out);
         }
@@ -161,30 +252,23 @@ impl Holdings {
 
     /// Takes the grant when the page and every acknowledgement are there.
     fn finish_if_whole(&mut self, tag: BufferTag, out: &mut Out<'_>) {
-        let h = self.holdings.entry(tag).or_insert_with(Holding::new);
+        let h = self.holding(tag);
         let Some(p) = h.pending else { return };
-        let Some(grant) = p.grant.filter(|_| p.page && p.acks == p.acks_due) else { return };
+        let all_in = p.acks == p.acks_due || planted::is("do_not_wait_for_acknowledgements");
+        let Some(grant) = p.grant.filter(|_| p.page && all_in) else { return };
         h.pending = None;
         h.mode = p.want;
         h.grant = grant;
         let version = if p.held { h.version } else { p.version };
         h.version = version;
-        let (request, mode) = (p.request, p.want);
+        let (request, mode, past) = (p.request, p.want, p.handed.0);
         out.effect(Effect::RequestOver { tag });
-        if p.held {
-            if p.dirty {
-                h.dirty = true;
-                out.effect(Effect::MarkDirty { tag });
-            }
-        } else {
-            h.dirty = p.dirty;
-            out.effect(Effect::Install { tag, dirty: p.dirty });
-        }
-        out.send_to_master(tag, Pcm::Claim { request, mode, grant, version, past: 0 });
+        take(h, tag, &p, out);
+        out.send_to_master(tag, Pcm::Claim { request, mode, grant, version, past });
         if let Some(parked) = h.parked.take() {
             self.accept(tag, parked, out);
         }
-        let h = self.holdings.entry(tag).or_insert_with(Holding::new);
+        let h = self.holding(tag);
         h.unused = Some(p.path);
         if !p.held {
             // Nobody can have pinned what was not there.
@@ -196,5 +280,28 @@ impl Holdings {
             }
             self.step(tag, out);
         }
+    }
+}
+
+/// The page that is there is held from now on, with the duty to write it if that came.
+pub(super) fn take(h: &mut Holding, tag: BufferTag, p: &Pending, out: &mut Out<'_>) {
+    if p.held {
+        if p.dirty {
+            (h.dirty, h.flush) = (true, h.flush);
+            out.effect(Effect::MarkDirty { tag });
+        }
+        h.unsaved &= h.mode != Mode::X && !p.dirty;
+    } else {
+        (h.dirty, h.unsaved) = (p.dirty, p.unsaved && !p.dirty);
+        (h.flush, h.writer) = (Lsn::ZERO, p.writer);
+        out.effect(Effect::Install { tag, dirty: p.dirty });
+    }
+}
+
+fn read(tag: BufferTag, reads: Reads, out: &mut Out<'_>) {
+    match reads {
+        Reads::Nothing => {}
+        Reads::Page(at_least) => out.effect(Effect::Read { tag, at_least }),
+        Reads::Newest(_) => out.effect(Effect::ReadNewer { tag, at_least: Lsn::ZERO }),
     }
 }

@@ -2,22 +2,29 @@
 
 use super::{
     Holdings,
-    state::{Activity, Holding, Revocation, Ship},
+    state::{Activity, Holding, InTransit, Purpose, Revocation, Ship},
 };
-use crate::grd::{event::Effect, out::Out};
+use crate::{
+    grd::{event::Effect, out::Out},
+    planted,
+};
 use pagewire_protocol::{BufferTag, GrantNumber, Mode, Pcm, RequestId, pcm::Verdict};
 
 impl Holdings {
     pub(in crate::grd) fn revoke(&mut self, tag: BufferTag, message: Pcm, out: &mut Out<'_>) {
         let revocation = match message {
-            Pcm::Ship { request, want, grant, revokes, acks, .. } => {
-                Revocation { request, grant, revokes, ship: Some(Ship { want, grant, acks }) }
+            Pcm::Ship { request, want, grant, revokes, acks, past } => {
+                Revocation { request, grant, revokes, ship: Some(Ship { want, grant, acks, past }) }
             }
             Pcm::Invalidate { request, grant, revokes } => {
                 Revocation { request, grant, revokes, ship: None }
             }
             _ => return,
         };
+        if let Some(Ship { past: true, .. }) = revocation.ship {
+            self.ship_past_image(tag, &revocation, out);
+            return;
+        }
         let h = self.holding(tag);
         if h.mode == Mode::N && h.pending.is_some() {
             // The grant it names is still on its way.
@@ -30,7 +37,7 @@ impl Holdings {
 
     /// Notes a revocation of what is held; answers one of what is held no longer.
     pub(super) fn accept(&mut self, tag: BufferTag, revocation: Revocation, out: &mut Out<'_>) {
-        let h = self.holdings.entry(tag).or_insert_with(Holding::new);
+        let h = self.holding(tag);
         if h.mode != Mode::N && h.grant <= revocation.revokes {
             h.revocation = Some(revocation);
             if h.activity == Activity::Releasing {
@@ -51,17 +58,52 @@ impl Holdings {
         }
     }
 
-    /// Does what a revocation asks; pins are drained as far as it needs.
+    /// Nobody holds the page; this instance's past image is the newest there is.
+    fn ship_past_image(&mut self, tag: BufferTag, revocation: &Revocation, out: &mut Out<'_>) {
+        let Revocation { request, ship, .. } = *revocation;
+        let Some(Ship { want, grant, acks, .. }) = ship else { return };
+        let to = request.instance;
+        let h = self.holding(tag);
+        let Some(version) = h.past else {
+            out.anomalies.not_holder += 1;
+            out.refuse(to, tag, request, want, Verdict::NotHolder);
+            self.step(tag, out);
+            return;
+        };
+        let message = Pcm::Response {
+            request,
+            verdict: Verdict::Page,
+            mode: want,
+            grant,
+            version,
+            acks,
+            dirty: false,
+            unsaved: false,
+            past: true,
+            writer: out.me,
+        };
+        let epoch = out.view.epoch_of(&tag);
+        out.effect(Effect::ShipPastImage { to, tag, epoch, message });
+    }
+
+    /// Does what a revocation asks; pins are drained as far as it needs. A dirty page leaves only when
+    /// its redo is durable.
     pub(super) fn serve(&mut self, tag: BufferTag, out: &mut Out<'_>) {
-        let h = self.holdings.entry(tag).or_insert_with(Holding::new);
-        let Some(revocation) = h.revocation.take() else { return };
+        let durable = self.durable;
+        let h = self.holding(tag);
+        let Some(revocation) = h.revocation else { return };
+        if h.dirty && h.flush > durable && !planted::is("ship_before_flush") {
+            self.flush(tag, revocation.leaves(), Purpose::Revocation, out);
+            return;
+        }
+        h.revocation = None;
         h.unused = None;
-        let request = revocation.request;
-        let requester = request.instance;
+        let Revocation { request, grant, .. } = revocation;
+        let to = request.instance;
         match revocation.ship {
-            Some(Ship { want, grant, acks }) => {
+            Some(Ship { want, grant, acks, .. }) => {
                 let keep = want == Mode::S;
-                let response = Pcm::Response {
+                let message = Pcm::Response {
                     request,
                     verdict: Verdict::Page,
                     mode: want,
@@ -69,32 +111,38 @@ impl Holdings {
                     version: h.version,
                     acks,
                     dirty: h.dirty && !keep,
-                    unsaved: h.dirty && keep,
+                    unsaved: (h.dirty || h.unsaved) && keep,
                     past: false,
-                    writer: out.me,
+                    writer: h.writer,
                 };
                 let epoch = out.view.epoch_of(&tag);
-                out.effect(Effect::Ship { to: requester, tag, epoch, message: response, keep });
+                out.effect(Effect::Ship { to, tag, epoch, message, keep });
                 if keep {
                     h.mode = Mode::S;
                     if h.activity != Activity::Releasing {
                         out.effect(Effect::Open { tag, mode: Mode::S });
                     }
                 } else {
-                    h.transit = Some(grant);
+                    let (version, dirty) = (h.version, h.dirty);
+                    h.transit = Some(InTransit { request, grant, version, dirty });
                     h.give_up();
                 }
             }
             None => {
-                let gone = Pcm::Invalidated { request, grant: revocation.grant, dirty: h.dirty };
-                out.send(requester, tag, gone);
-                out.effect(Effect::Drop { tag });
+                out.send(to, tag, Pcm::Invalidated { request, grant, dirty: h.dirty });
+                if h.dirty && !planted::is("no_past_image_of_an_invalidated_page") {
+                    h.past = Some(h.version);
+                    out.effect(Effect::KeepPastImage { tag, version: h.version });
+                } else {
+                    out.effect(Effect::Drop { tag });
+                }
                 h.give_up();
             }
         }
         self.step(tag, out);
     }
 
+    /// The copy that was shipped has arrived: it is a past image if the duty to write left with it.
     pub(in crate::grd) fn claimed(
         &mut self,
         tag: BufferTag,
@@ -103,10 +151,20 @@ impl Holdings {
         out: &mut Out<'_>,
     ) {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
-        if request.instance != out.me && h.transit == Some(grant) {
-            h.transit = None;
-            out.effect(Effect::Forget { tag, grant });
-            self.step(tag, out);
-        }
+        let in_transit = h.transit.filter(|transit| transit.grant == grant);
+        let Some(transit) = in_transit.filter(|transit| transit.request == request) else { return };
+        arrived(h, tag, &transit, out);
+        self.step(tag, out);
+    }
+}
+
+/// The copy in transit is one no more.
+pub(super) fn arrived(h: &mut Holding, tag: BufferTag, transit: &InTransit, out: &mut Out<'_>) {
+    h.transit = None;
+    if transit.dirty {
+        h.past = h.past.max(Some(transit.version));
+        out.effect(Effect::ToPastImage { tag, grant: transit.grant });
+    } else {
+        out.effect(Effect::Forget { tag, grant: transit.grant });
     }
 }

@@ -52,7 +52,7 @@ struct Partition {
 }
 
 /// Entries of one master; `R` is what few pages have at a time. See the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Store<R> {
     partitions: Box<[Partition]>,
     slab: Slab,

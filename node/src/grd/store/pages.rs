@@ -17,7 +17,7 @@ const CHUNK: usize = 1 << 10;
 type Place<T> = Option<(BufferTag, T)>;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PageMap<T> {
     partitions: Box<[Index]>,
     chunks: Vec<Vec<Place<T>>>,

@@ -21,14 +21,14 @@ impl Relation {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Known {
     relation: Relation,
     pages: u32,
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Relations {
     numbers: HashMap<Relation, u32, BuildHasherDefault<TagHasher>>,
     known: Vec<Known>,

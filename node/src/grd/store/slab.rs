@@ -7,7 +7,7 @@ use super::{Slot, entry::Entry};
 const CHUNK: usize = 1 << 14;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Slab {
     chunks: Vec<Vec<Entry>>,
     /// Number + 1 of the first free slot; 0 for none. It goes on in the entries themselves.

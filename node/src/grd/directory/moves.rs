@@ -1,0 +1,262 @@
+//! Partitions that this instance has come to master: their entries are made of what everyone
+//! reports.
+//!
+//! ```text
+//!           view with a new partition epoch              last End                  merge, replay
+//!   not mine ---------------------------------> loading ----------> complete ----------------> usable
+//!       ^                                        |   ^
+//!       +---- view that moves it on -------------+   +-- view with a yet newer partition epoch
+//! ```
+//! Whether the former master has left, is leaving or died makes no difference: everyone who is alive
+//! has, at its own view change, stopped acting on what is on its way under the old partition epoch,
+//! and says what it has. What was on its way is refused everywhere, so the reports are a consistent
+//! cut. Partitions become usable one by one. What is said of a page meanwhile is deferred.
+
+use super::{Directory, repair::Repair};
+use crate::{
+    grd::{
+        event::Effect,
+        merge::{Given, merge},
+        out::Out,
+        store::InstanceSet,
+        table::TagMap,
+    },
+    view::{Life, View},
+};
+use pagewire_protocol::{
+    BufferTag, Epoch, GuideRecord, InstanceId, PartitionId, Pcm, Report, tag::PARTITIONS,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A partition that is not usable yet.
+#[derive(Debug, Clone, Default)]
+struct Loading {
+    awaited: InstanceSet,
+    /// Died since the partition was given to this instance.
+    dead: InstanceSet,
+    reports: TagMap<Vec<(InstanceId, Report)>>,
+    deferred: Vec<(InstanceId, BufferTag, Pcm)>,
+}
+
+/// What is under way of partitions.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Moves {
+    loading: BTreeMap<PartitionId, Loading>,
+    /// Made of reports while redo was missing: a page that nobody reported may have died with whoever
+    /// had it.
+    uncertain: BTreeSet<PartitionId>,
+}
+
+impl Directory {
+    /// Keeps what cannot be handled yet; true when it did.
+    pub(super) fn defers(&mut self, from: InstanceId, tag: BufferTag, message: Pcm) -> bool {
+        if self.moves.loading.is_empty() {
+            return false;
+        }
+        let Some(loading) = self.moves.loading.get_mut(&tag.partition()) else { return false };
+        loading.deferred.push((from, tag, message));
+        true
+    }
+
+    /// Whether a page that has no entry may have died with an instance.
+    pub(super) fn may_be_lost(&self, tag: &BufferTag) -> bool {
+        !self.moves.uncertain.is_empty() && self.moves.uncertain.contains(&tag.partition())
+    }
+
+    /// Partitions whose entries are still being collected.
+    pub(in crate::grd) fn loading(&self) -> impl Iterator<Item = PartitionId> + '_ {
+        self.moves.loading.keys().copied()
+    }
+
+    /// The state of a new instance: what it masters and was not so from the beginning has to be
+    /// collected.
+    pub(in crate::grd) fn begin(&mut self, me: InstanceId, view: &View) {
+        self.unredone = view.dead().to_vec();
+        let others = everyone(view).without(me);
+        for partition in (0..PARTITIONS).map(PartitionId) {
+            if view.master_of(partition) == me && !view.is_original(partition) {
+                if others.is_empty() {
+                    // There is nobody to ask.
+                    self.moves.uncertain.insert(partition);
+                    continue;
+                }
+                let loading = Loading { awaited: others, ..Loading::default() };
+                self.moves.loading.insert(partition, loading);
+            }
+        }
+        if self.unredone.is_empty() {
+            self.moves.uncertain.clear();
+        }
+    }
+
+    /// Takes over the view that `out` has; `old` was the one before. What this instance itself has of
+    /// the partitions that come to it is told with [`Directory::guide`], after that.
+    pub(in crate::grd) fn change_view(&mut self, old: &View, out: &mut Out<'_>) {
+        let view = out.view;
+        let lives: Vec<Life> = old.gone(view).collect();
+        let gone = lives.iter().fold(InstanceSet::default(), |set, life| set.with(life.0));
+        for partition in view.changed(old) {
+            self.forget_partition(partition);
+            self.moves.loading.remove(&partition);
+            self.moves.uncertain.remove(&partition);
+            if view.master_of(partition) == out.me {
+                let awaited = everyone(view);
+                self.moves.loading.insert(partition, Loading { awaited, ..Loading::default() });
+            }
+        }
+        self.redone.retain(|life| view.dead().contains(life));
+        for loading in self.moves.loading.values_mut() {
+            loading.awaited = InstanceSet(loading.awaited.0 & !gone.0);
+            loading.dead = InstanceSet(loading.dead.0 | gone.0);
+            for reports in loading.reports.values_mut() {
+                reports.retain(|(id, _)| !gone.has(*id));
+            }
+            loading.deferred.retain(|(from, ..)| !gone.has(*from));
+        }
+        self.update_unredone(out);
+        self.bury(gone, &lives, out);
+        for (instance, incarnation) in lives {
+            for member in view.members() {
+                let clear = Pcm::NodeClear { instance, incarnation };
+                out.send(member.id, BufferTag::default(), clear);
+            }
+        }
+        self.complete_all(out);
+    }
+
+    /// The entries of a partition go, with what waits for them: whoever waits asks the new master.
+    fn forget_partition(&mut self, partition: PartitionId) {
+        if self.store.partition_len(partition) == 0 {
+            return;
+        }
+        let queues: Vec<_> = self
+            .store
+            .rare_slots()
+            .filter(|&slot| self.store.tag(slot).partition() == partition)
+            .collect();
+        for slot in queues {
+            if let Some(rare) = self.store.rare_mut(slot) {
+                let mut queue = std::mem::take(&mut rare.queue);
+                while self.pool.pop(&mut queue).is_some() {}
+            }
+        }
+        self.store.clear(partition);
+    }
+
+    // ---- what others report --------------------------------------------------------------------
+
+    /// One record of what `from` has.
+    pub(in crate::grd) fn guide(
+        &mut self,
+        from: InstanceId,
+        record: GuideRecord,
+        out: &mut Out<'_>,
+    ) {
+        let view = out.view;
+        match record {
+            GuideRecord::Page { tag, epoch, report } => {
+                if let Some(loading) = self.awaiting(tag.partition(), epoch, from, view) {
+                    loading.reports.entry(tag).or_default().push((from, report));
+                }
+            }
+            GuideRecord::End { partition, epoch } => {
+                if let Some(loading) = self.awaiting(partition, epoch, from, view) {
+                    loading.awaited = loading.awaited.without(from);
+                    self.complete_if_whole(partition, out);
+                }
+            }
+            GuideRecord::Nothing { epoch } => {
+                let known = |p: &PartitionId| view.partition_epoch(*p) <= epoch;
+                let all: Vec<_> = self.moves.loading.keys().copied().filter(known).collect();
+                for partition in all {
+                    if let Some(loading) = self.moves.loading.get_mut(&partition) {
+                        loading.awaited = loading.awaited.without(from);
+                    }
+                    self.complete_if_whole(partition, out);
+                }
+            }
+        }
+    }
+
+    fn awaiting(
+        &mut self,
+        partition: PartitionId,
+        epoch: Epoch,
+        from: InstanceId,
+        view: &View,
+    ) -> Option<&mut Loading> {
+        let loading = self.moves.loading.get_mut(&partition)?;
+        let wanted = view.partition_epoch(partition) == epoch && loading.awaited.has(from);
+        wanted.then_some(loading)
+    }
+
+    fn complete_all(&mut self, out: &mut Out<'_>) {
+        let all: Vec<_> = self.moves.loading.keys().copied().collect();
+        for partition in all {
+            self.complete_if_whole(partition, out);
+        }
+    }
+
+    /// Makes entries of the reports when all are in.
+    fn complete_if_whole(&mut self, partition: PartitionId, out: &mut Out<'_>) {
+        let whole = |loading: &Loading| loading.awaited.is_empty();
+        if !self.moves.loading.get(&partition).is_some_and(whole) {
+            return;
+        }
+        let Some(loading) = self.moves.loading.remove(&partition) else { return };
+        let redo_missing = !self.unredone.is_empty();
+        if redo_missing {
+            self.moves.uncertain.insert(partition);
+        }
+        for (tag, reports) in loading.reports {
+            let given =
+                Given { reports: &reports, dead: loading.dead, redo_missing, refused: None };
+            let outcome = merge(&given);
+            let asked = reports.iter().fold(InstanceSet::default(), |set, (id, _)| set.with(*id));
+            let mut page = self.load(tag);
+            self.settle(&mut page, &outcome, Repair::of_rebuild(asked, loading.dead), out);
+            self.save(page);
+        }
+        out.effect(Effect::PartitionReady { partition });
+        for (from, tag, message) in loading.deferred {
+            self.handle(from, tag, message, out);
+        }
+    }
+
+    // ---- redo ----------------------------------------------------------------------------------
+
+    /// All redo of an instance that has died is applied.
+    pub(in crate::grd) fn redo_done(&mut self, life: Life, out: &mut Out<'_>) {
+        if !self.redone.contains(&life) {
+            self.redone.push(life);
+        }
+        self.update_unredone(out);
+    }
+
+    fn update_unredone(&mut self, out: &mut Out<'_>) {
+        let is_missing = |life: &&Life| !self.redone.contains(life);
+        self.unredone = out.view.dead().iter().filter(is_missing).copied().collect();
+        if !self.unredone.is_empty() {
+            return;
+        }
+        self.moves.uncertain.clear();
+        let lost: Vec<_> = self
+            .store
+            .rare_slots()
+            .filter(|&slot| self.store.rare(slot).is_some_and(|rare| rare.lost))
+            .collect();
+        for slot in lost {
+            let tag = self.store.tag(slot);
+            let mut page = self.load_slot(tag, slot);
+            page.rare.lost = false;
+            if page.rare.conversion.is_none() && page.rare.repair.is_none() {
+                self.next(&mut page, out);
+            }
+            self.save(page);
+        }
+    }
+}
+
+fn everyone(view: &View) -> InstanceSet {
+    view.members().iter().fold(InstanceSet::default(), |set, member| set.with(member.id))
+}

@@ -1,0 +1,326 @@
+//! Telling a master what this instance has: one page when it asks, all pages of a partition when it
+//! is new.
+//!
+//! Both are cuts. From then on nothing of the page that was on its way counts: revocations that were
+//! not served are forgotten (the master makes new ones), and so is what is still to come for a
+//! request, which is sent again under the same id. A page that came and only waits for
+//! acknowledgements is current, and nobody can have more of it: it is held S from now on. A copy in
+//! transit stays one until the master says what it is.
+
+use super::{
+    Holdings,
+    requests::take,
+    revocations::arrived,
+    state::{Activity, Holding, Pending, Purpose},
+};
+use crate::{
+    grd::{
+        event::{AcquireError, Effect},
+        out::Out,
+        store::Cursor,
+    },
+    view::{Standing, View},
+};
+use pagewire_protocol::{
+    BufferTag, Epoch, GrantNumber, GuideRecord, InstanceId, InstanceStat, Mode, PartitionId, Pcm,
+    Report, Transit,
+    guide::{GUIDE_RECORDS_MAX, lower_half},
+    tag::PARTITIONS,
+};
+use std::collections::VecDeque;
+
+/// Batches told before other events have their turn.
+const BATCHES_AT_ONCE: usize = 4;
+
+/// What is still to be told to new masters.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Telling {
+    /// Partitions, in order, with their epochs.
+    partitions: VecDeque<(PartitionId, Epoch)>,
+    /// How far the first one has been told.
+    cursor: Cursor,
+    /// Instances that are told that there is nothing, at the start.
+    nothing: VecDeque<(InstanceId, Epoch)>,
+}
+
+impl Holdings {
+    /// The start of an instance: others may wait for what it has.
+    pub(in crate::grd) fn begin(&mut self, view: &View) {
+        if (0..PARTITIONS).all(|p| view.is_original(PartitionId(p))) {
+            return;
+        }
+        let me = self.last_request.instance;
+        let others = view.members().iter().map(|m| m.id).filter(|id| *id != me);
+        self.telling.nothing = others.map(|id| (id, view.epoch())).collect();
+    }
+
+    /// What a view means for what is held: the pages of partitions with a new epoch are cut off.
+    pub(in crate::grd) fn change_view(&mut self, old: &View, out: &mut Out<'_>) {
+        let view = out.view;
+        let same = |(p, epoch): &(PartitionId, Epoch)| view.partition_epoch(*p) == *epoch;
+        if !self.telling.partitions.front().is_some_and(same) {
+            self.telling.cursor = Cursor::default();
+        }
+        self.telling.partitions.retain(same);
+        for partition in view.changed(old) {
+            for tag in self.tags_of(partition) {
+                self.cut(tag, GrantNumber(0), out);
+                self.after_cut(tag, true, out);
+            }
+            if view.master_of(partition) != out.me {
+                let epoch = view.partition_epoch(partition);
+                self.telling.partitions.push_back((partition, epoch));
+            }
+        }
+    }
+
+    fn tags_of(&self, partition: PartitionId) -> Vec<BufferTag> {
+        let mut tags = Vec::new();
+        if self.holdings.partition_len(partition) > 0 {
+            let mut cursor = Cursor::default();
+            while !cursor.is_done() {
+                self.holdings.walk(partition, &mut cursor, usize::MAX, |tag, _| tags.push(*tag));
+            }
+        }
+        tags
+    }
+
+    // ---- one page ------------------------------------------------------------------------------
+
+    /// PCM_QUERY: the master wants to know.
+    pub(in crate::grd) fn query(
+        &mut self,
+        from: InstanceId,
+        tag: BufferTag,
+        fence: GrantNumber,
+        out: &mut Out<'_>,
+    ) {
+        let report = if self.holdings.get(&tag).is_some() {
+            self.cut(tag, fence, out);
+            self.holdings.get(&tag).map(|h| report_of(h, out.view)).unwrap_or_default()
+        } else {
+            Report::default()
+        };
+        out.send(from, tag, Pcm::Report { fence, report });
+        // The master keeps the request.
+        self.after_cut(tag, false, out);
+    }
+
+    /// Forgets what was on its way.
+    fn cut(&mut self, tag: BufferTag, fence: GrantNumber, out: &mut Out<'_>) {
+        let Some(h) = self.holdings.get_mut(&tag) else { return };
+        h.revocation = None;
+        h.parked = None;
+        if h.activity == Activity::Releasing {
+            // It is tried again, if the page is not wanted after all.
+            h.activity = Activity::Idle;
+            (h.wants_eviction, h.reopen) = (true, true);
+        }
+        let Some(p) = h.pending else { return };
+        h.pending = Some(Pending { fence, ..Pending::new(p.request, p.want, p.recovery) });
+        if let (true, false, Some(grant)) = (p.page, p.held, p.grant) {
+            (h.mode, h.grant, h.version) = (Mode::S, grant, p.version);
+            take(h, tag, &p, out);
+            h.reopen = true;
+        } else if p.dirty && h.mode != Mode::N {
+            // Of an upgrade: acknowledgements brought the duty to write.
+            take(h, tag, &Pending { held: true, ..p }, out);
+        } else if p.taken {
+            out.effect(Effect::Discard { tag });
+        }
+        h.stale_read = h.reading;
+    }
+
+    /// Lets local threads go on with what is held, and asks again where nobody has the request.
+    fn after_cut(&mut self, tag: BufferTag, asks_again: bool, out: &mut Out<'_>) {
+        let Some(h) = self.holdings.get_mut(&tag) else { return };
+        if let Some(Pending { request, want, recovery, .. }) = h.pending.filter(|_| asks_again) {
+            let (to, epoch) = (out.view.master(&tag), out.view.epoch_of(&tag));
+            let message = Pcm::Acquire { request, want, recovery };
+            out.effect(Effect::RequestAgain { to, tag, epoch, message });
+        }
+        let reopens = std::mem::take(&mut h.reopen);
+        match h.activity {
+            // Pins are lowered, and what for is forgotten.
+            Activity::Flushing(to, Purpose::Revocation) => {
+                h.activity = Activity::Idle;
+                self.complete_waiters(tag, to, out);
+            }
+            Activity::Idle if reopens => self.complete_waiters(tag, Mode::N, out),
+            _ => self.step(tag, out),
+        }
+        self.cancel(tag, out);
+    }
+
+    /// PCM_ASSIGN: what this instance has of the page from now on.
+    pub(in crate::grd) fn assign(
+        &mut self,
+        from: InstanceId,
+        tag: BufferTag,
+        mode: Mode,
+        grant: GrantNumber,
+        dirty: bool,
+        out: &mut Out<'_>,
+    ) {
+        let h = self.holding(tag);
+        let comes_back = mode == Mode::S && h.mode == Mode::N && h.transit.is_some();
+        let released = h.activity == Activity::Releasing;
+        if released {
+            h.activity = Activity::Idle;
+            h.wants_eviction = true;
+        }
+        match h.transit {
+            Some(transit) if comes_back => {
+                h.transit = None;
+                (h.mode, h.grant, h.version) = (Mode::S, grant, transit.version);
+                (h.dirty, h.unsaved) = (dirty, false);
+                // It was durable before it was shipped.
+                h.flush = pagewire_protocol::Lsn::ZERO;
+                out.effect(Effect::Reinstate { tag, grant: transit.grant, dirty });
+            }
+            Some(transit) => arrived(h, tag, &transit, out),
+            None if dirty && h.mode == Mode::S && !h.dirty => {
+                (h.dirty, h.unsaved) = (true, false);
+                out.effect(Effect::MarkDirty { tag });
+            }
+            None => {}
+        }
+        out.send(from, tag, Pcm::Assigned { grant });
+        if comes_back || released {
+            self.complete_waiters(tag, Mode::N, out);
+        } else {
+            self.step(tag, out);
+        }
+    }
+
+    // ---- whole partitions ----------------------------------------------------------------------
+
+    pub(in crate::grd) fn has_to_tell(&self) -> bool {
+        !self.telling.partitions.is_empty() || !self.telling.nothing.is_empty()
+    }
+
+    /// What this instance has of a partition that it has come to master itself.
+    pub(in crate::grd) fn tell_own(
+        &self,
+        partition: PartitionId,
+        view: &View,
+        mut tell: impl FnMut(GuideRecord),
+    ) {
+        let epoch = view.partition_epoch(partition);
+        for tag in self.tags_of(partition) {
+            let report = self.holdings.get(&tag).map(|h| report_of(h, view)).unwrap_or_default();
+            if is_worth_telling(&report) {
+                tell(GuideRecord::Page { tag, epoch, report });
+            }
+        }
+        tell(GuideRecord::End { partition, epoch });
+    }
+
+    /// Tells some of what is still to be told.
+    pub(in crate::grd) fn tell_some(
+        &mut self,
+        me: InstanceId,
+        view: &View,
+        effects: &mut Vec<Effect>,
+    ) {
+        let epoch = view.epoch();
+        while let Some((to, since)) = self.telling.nothing.pop_front() {
+            if to != me {
+                let batch = vec![GuideRecord::Nothing { epoch: since }];
+                effects.push(Effect::LoadGuide { to, epoch, batch, last: true });
+            }
+        }
+        for _ in 0..BATCHES_AT_ONCE {
+            let Some(&(first, _)) = self.telling.partitions.front() else { return };
+            let to = view.master_of(first);
+            let batch = self.next_batch(to, view);
+            let last = !self.telling.partitions.iter().any(|(p, _)| view.master_of(*p) == to);
+            effects.push(Effect::LoadGuide { to, epoch, batch, last });
+        }
+    }
+
+    /// As many records as fit, as long as the next partitions go to the same master.
+    fn next_batch(&mut self, to: InstanceId, view: &View) -> Vec<GuideRecord> {
+        let mut batch = Vec::with_capacity(GUIDE_RECORDS_MAX);
+        while let Some(&(partition, epoch)) = self.telling.partitions.front() {
+            let room = GUIDE_RECORDS_MAX - batch.len();
+            // A walk may see a few more than it is asked for; an end needs room as well.
+            if view.master_of(partition) != to || room < 2 * WALK_SLACK {
+                break;
+            }
+            let (holdings, cursor) = (&self.holdings, &mut self.telling.cursor);
+            if holdings.partition_len(partition) > 0 {
+                holdings.walk(partition, cursor, room - WALK_SLACK - 1, |tag, h| {
+                    let report = report_of(h, view);
+                    if is_worth_telling(&report) {
+                        batch.push(GuideRecord::Page { tag: *tag, epoch, report });
+                    }
+                });
+                if !cursor.is_done() {
+                    break;
+                }
+            }
+            batch.push(GuideRecord::End { partition, epoch });
+            self.telling.partitions.pop_front();
+            self.telling.cursor = Cursor::default();
+        }
+        debug_assert!(batch.len() <= GUIDE_RECORDS_MAX, "a batch of {}", batch.len());
+        batch
+    }
+
+    // ---- the whole instance --------------------------------------------------------------------
+
+    /// The lease is lost: nobody gets anything any more.
+    pub(in crate::grd) fn fail_all(&mut self, out: &mut Out<'_>) {
+        let waited = |(tag, h): (&BufferTag, &Holding)| (!h.waiters.is_empty()).then_some(*tag);
+        let tags: Vec<_> = self.holdings.iter().filter_map(waited).collect();
+        for tag in tags {
+            self.fail_waiters(tag, &AcquireError::LeaseExpired { tag }, out);
+        }
+    }
+
+    /// Counts of what is held.
+    pub(in crate::grd) fn stat(&self) -> InstanceStat {
+        let mut stat = InstanceStat::default();
+        for (_, h) in self.holdings.iter() {
+            stat.held_shared += u64::from(h.mode == Mode::S);
+            stat.held_exclusive += u64::from(h.mode == Mode::X);
+            stat.dirty += u64::from(h.dirty);
+            stat.past_images += u64::from(h.past.is_some());
+            stat.requests += u64::from(h.pending.is_some());
+        }
+        stat
+    }
+}
+
+/// Pages that share a home in the index come together.
+const WALK_SLACK: usize = 8;
+
+fn is_worth_telling(report: &Report) -> bool {
+    !report.is_nothing() || report.pending.is_some()
+}
+
+fn report_of(h: &Holding, view: &View) -> Report {
+    Report {
+        mode: h.mode,
+        grant: h.grant,
+        version: h.version,
+        dirty: h.dirty && h.mode != Mode::N,
+        unsaved: h.unsaved && h.mode != Mode::N,
+        writer: h.writer,
+        transit: h.transit.map(|transit| {
+            let to = transit.request.instance;
+            let standing = view.standing(to, transit.request.incarnation);
+            Transit {
+                to,
+                to_dead: standing != Standing::Member,
+                request: lower_half(transit.request.sequence),
+                grant: transit.grant,
+                version: transit.version,
+                dirty: transit.dirty,
+            }
+        }),
+        past: h.past,
+        pending: h.pending.map(|p| lower_half(p.request.sequence)),
+    }
+}

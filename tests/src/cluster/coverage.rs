@@ -1,0 +1,219 @@
+//! Which cells of (state x message x fault) were reached.
+//!
+//! The state is what the receiver of a message had of the page before it; the fault is the kind that
+//! went wrong last in that run, if any did.
+
+use super::{Cluster, Fault, Place};
+use pagewire_node::grd::{EntryView, HoldingView};
+use pagewire_protocol::{Epoch, Mode, Pcm};
+use std::{cell::RefCell, collections::BTreeMap, fmt};
+
+/// Who a message is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Role {
+    Master,
+    Holder,
+}
+
+const MASTER_STATES: [&str; 8] = [
+    "no entry",
+    "storage only",
+    "shared",
+    "exclusive",
+    "converting",
+    "loading",
+    "repairing",
+    "lost",
+];
+const HOLDER_STATES: [&str; 9] = [
+    "nothing",
+    "S",
+    "S busy",
+    "X",
+    "X busy",
+    "requesting",
+    "in transit",
+    "releasing",
+    "past image",
+];
+const EPOCHS: [&str; 3] = ["same epoch", "older epoch", "newer epoch"];
+
+type Cell = (Role, &'static str, &'static str, &'static str, Option<Fault>);
+
+/// How often each cell was reached.
+#[derive(Debug, Clone, Default)]
+pub struct Coverage {
+    cells: BTreeMap<Cell, u64>,
+}
+
+thread_local! {
+    static COVERAGE: RefCell<Option<Coverage>> = const { RefCell::new(None) };
+}
+
+/// What was reached since this was last called; from now on it is counted.
+#[must_use]
+pub fn coverage() -> Coverage {
+    COVERAGE.with(|it| it.replace(Some(Coverage::default())).unwrap_or_default())
+}
+
+/// Message, for whom it is, and its name.
+fn kind(message: &Pcm) -> (Role, &'static str) {
+    use Role::{Holder, Master};
+    match message {
+        Pcm::Acquire { .. } => (Master, "ACQUIRE"),
+        Pcm::Ship { .. } => (Holder, "SHIP"),
+        Pcm::Invalidate { .. } => (Holder, "INVALIDATE"),
+        Pcm::Invalidated { .. } => (Holder, "INVALIDATED"),
+        Pcm::Claim { .. } => (Master, "CLAIM"),
+        Pcm::Claimed { .. } => (Holder, "CLAIMED"),
+        Pcm::Release { .. } => (Master, "RELEASE"),
+        Pcm::Released { .. } => (Holder, "RELEASED"),
+        Pcm::Written { .. } => (Master, "WRITTEN"),
+        Pcm::Cancel { .. } => (Master, "CANCEL"),
+        Pcm::StatRequest { .. } => (Master, "STAT_REQUEST"),
+        Pcm::StatReply(_) => (Holder, "STAT_REPLY"),
+        Pcm::Nak { .. } => (Holder, "NAK"),
+        Pcm::NodeClear { .. } => (Holder, "NODE_CLEAR"),
+        Pcm::Discard { .. } => (Holder, "DISCARD"),
+        Pcm::Discarded { .. } => (Master, "DISCARDED"),
+        Pcm::WriteRequest { .. } => (Master, "WRITE_REQUEST"),
+        Pcm::Write { .. } => (Holder, "WRITE"),
+        Pcm::Refuse { .. } => (Master, "REFUSE"),
+        Pcm::Query { .. } => (Holder, "QUERY"),
+        Pcm::Report { .. } => (Master, "REPORT"),
+        Pcm::Assign { .. } => (Holder, "ASSIGN"),
+        Pcm::Assigned { .. } => (Master, "ASSIGNED"),
+        Pcm::Response { .. } => (Holder, "RESPONSE"),
+    }
+}
+
+const MASTER_MESSAGES: [&str; 10] = [
+    "ACQUIRE",
+    "CLAIM",
+    "RELEASE",
+    "WRITTEN",
+    "CANCEL",
+    "DISCARDED",
+    "WRITE_REQUEST",
+    "REFUSE",
+    "REPORT",
+    "ASSIGNED",
+];
+const HOLDER_MESSAGES: [&str; 11] = [
+    "SHIP",
+    "INVALIDATE",
+    "INVALIDATED",
+    "CLAIMED",
+    "RELEASED",
+    "NAK",
+    "DISCARD",
+    "WRITE",
+    "QUERY",
+    "ASSIGN",
+    "RESPONSE",
+];
+
+fn master_state(loading: bool, entry: Option<&EntryView>) -> &'static str {
+    match entry {
+        _ if loading => "loading",
+        None => "no entry",
+        Some(entry) if entry.repairing => "repairing",
+        Some(entry) if entry.lost => "lost",
+        Some(entry) if entry.converting => "converting",
+        Some(entry) if entry.exclusive => "exclusive",
+        Some(entry) if entry.holders.is_empty() => "storage only",
+        Some(_) => "shared",
+    }
+}
+
+fn holder_state(holding: Option<&HoldingView>) -> &'static str {
+    let Some(it) = holding else { return "nothing" };
+    match it.mode {
+        _ if it.releasing => "releasing",
+        Mode::X if it.busy => "X busy",
+        Mode::X => "X",
+        Mode::S if it.busy => "S busy",
+        Mode::S => "S",
+        Mode::N if it.in_transit => "in transit",
+        Mode::N if it.busy => "requesting",
+        Mode::N if it.past_image.is_some() => "past image",
+        Mode::N => "nothing",
+    }
+}
+
+impl Cluster {
+    /// Notes the cell that this message reaches.
+    pub(super) fn cover(&self, place: Place, epoch: Epoch, message: &Pcm) {
+        COVERAGE.with_borrow_mut(|coverage| {
+            let Some(coverage) = coverage else { return };
+            let (node, tag) = (&self.nodes[place.node].grd, &self.pages[place.page].tag);
+            let (role, message) = kind(message);
+            let state = match role {
+                Role::Master => {
+                    let loading = node.loading().any(|partition| partition == tag.partition());
+                    master_state(loading, node.entry(tag).as_ref())
+                }
+                Role::Holder => holder_state(node.holding(tag).as_ref()),
+            };
+            let own = node.view().epoch_of(tag);
+            let fence = match epoch.cmp(&own) {
+                std::cmp::Ordering::Equal => EPOCHS[0],
+                std::cmp::Ordering::Less => EPOCHS[1],
+                std::cmp::Ordering::Greater => EPOCHS[2],
+            };
+            *coverage.cells.entry((role, state, message, fence, self.last_fault)).or_default() += 1;
+        });
+    }
+}
+
+impl Coverage {
+    fn faults(&self, role: Role, state: &str, message: &str, epoch: &str) -> (usize, u64) {
+        let cells = self.cells.iter();
+        let here = cells.filter(|((r, s, m, e, _), _)| {
+            *r == role && *s == state && *m == message && *e == epoch
+        });
+        here.fold((0, 0), |(faults, times), (_, more)| (faults + 1, times + more))
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let roles = [
+            (Role::Master, &MASTER_STATES[..], &MASTER_MESSAGES[..]),
+            (Role::Holder, &HOLDER_STATES[..], &HOLDER_MESSAGES[..]),
+        ];
+        let faults = Fault::COUNT + 1;
+        writeln!(f, "cells: times reached / kinds of fault (of {faults}) that came last before")?;
+        for (role, states, messages) in roles {
+            for epoch in EPOCHS {
+                writeln!(f, "\n{role:?}, {epoch}")?;
+                write!(f, "{:>14}", "")?;
+                for state in states {
+                    write!(f, "{state:>16}")?;
+                }
+                writeln!(f)?;
+                for message in messages {
+                    write!(f, "{message:>14}")?;
+                    for state in states {
+                        let (faults, times) = self.faults(role, state, message, epoch);
+                        write!(f, "{:>16}", format!("{times}/{faults}"))?;
+                    }
+                    writeln!(f)?;
+                }
+            }
+        }
+        writeln!(f, "\nnever reached (state x message):")?;
+        for (role, states, messages) in roles {
+            for epoch in EPOCHS {
+                for message in messages {
+                    let never = |state: &&&str| self.faults(role, state, message, epoch).1 == 0;
+                    let never: Vec<_> = states.iter().filter(never).copied().collect();
+                    if !never.is_empty() {
+                        writeln!(f, "  {role:?} {message}, {epoch}: {}", never.join(", "))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
