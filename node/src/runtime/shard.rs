@@ -28,6 +28,7 @@ mod arrivals;
 mod effects;
 mod flush;
 mod guides;
+mod later;
 mod leave;
 mod room;
 mod stats;
@@ -59,7 +60,9 @@ use crate::{
     store::Store,
 };
 use pagewire_protocol::{BufferTag, Epoch, Incarnation, InstanceId, Lane, Lsn, Pcm};
-use pagewire_transport::{Arena, Endpoint, EndpointConfig, Frame, counters::EndpointCounters};
+use pagewire_transport::{
+    Arena, Endpoint, EndpointConfig, Frame, Received, counters::EndpointCounters,
+};
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -129,6 +132,8 @@ pub struct Shard {
     /// Most peers that there are frames for.
     peers_max: usize,
     inputs: VecDeque<Arrival>,
+    /// What has come and can wait until the next turn: see [`later`].
+    later: VecDeque<Received>,
     /// What is of a later view, in its order.
     parked: Vec<Arrival>,
     /// The core has said that of the event that it is handling.
@@ -247,6 +252,7 @@ impl Shard {
             peers_max: config.peers_max(),
             outstanding_max: config.credits.of(Lane::Pages) as usize,
             inputs: VecDeque::with_capacity(64),
+            later: VecDeque::with_capacity(64),
             parked: Vec::new(),
             has_parked: false,
             // A newcomer tells the others that it has nothing.
@@ -384,7 +390,7 @@ impl Shard {
     /// Sleeps until there is something to do or `timeout` is over, then one turn. `work_waits`
     /// tells of work that the caller wakes the shard for.
     pub fn wait(&mut self, timeout: Duration, work_waits: impl FnOnce() -> bool) -> bool {
-        let (handles, io, redo) = (&self.handles, &self.io, &self.redo);
+        let (handles, io, redo, later) = (&self.handles, &self.io, &self.redo, &self.later);
         // Nothing wakes the shard for what it only looks for now and then.
         let looks = self.leaving.is_some() || self.has_more || !self.guides.is_empty();
         let timeout = if looks { timeout.min(LOOK_AGAIN) } else { timeout };
@@ -392,6 +398,7 @@ impl Shard {
             io.has_done()
                 || redo.has_news()
                 || work_waits()
+                || !later.is_empty()
                 || handles.iter().any(|h| !h.commands.is_empty())
         });
         self.turn(events)
@@ -409,9 +416,10 @@ impl Shard {
     }
 
     fn turn(&mut self, busy: bool) -> bool {
-        let mut busy = busy;
+        // The endpoint has just sent what the last turn left.
+        let mut busy = self.catch_up() || busy;
         while let Some(event) = self.endpoint.next_event() {
-            self.on_event(event);
+            self.on_event_in_turn(event);
         }
         while let Some(done) = self.io.next() {
             busy = true;

@@ -75,7 +75,7 @@ impl Shard {
         format!("{detail}; the members of instance {} are {members:?}", self.me)
     }
 
-    fn on_message(&mut self, received: Received) {
+    pub(super) fn on_message(&mut self, received: Received) {
         if received.kind == PCM_LOAD_GUIDE {
             return self.on_guide(received);
         }
