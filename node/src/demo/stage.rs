@@ -209,7 +209,8 @@ impl<'o> Stage<'o> {
         instance: InstanceId,
         members: &Members,
     ) -> Result<Command, DemoError> {
-        let view = self.folder.join(format!("view-{}", members.view.epoch()));
+        // A file of its own: the others may be reading theirs.
+        let view = self.folder.join(format!("view-{}-of-{instance}", members.view.epoch()));
         fs::write(&view, members.view.encode()).map_err(io_error("write a view"))?;
         let incarnation = members.view.member(instance).map_or(0, |member| member.incarnation.0);
         let mut command = Command::new(&self.program);
