@@ -281,6 +281,16 @@ fn reads_beside_all_lanes_take_no_credit_and_no_frame_from_them() {
     there.assert_all_credits_are_back(&mut pair.nodes);
     back.assert_all_credits_are_back(&mut pair.nodes);
     settle(&mut pair.nodes, 1);
+    // Every receive is posted, waits for its message to be taken or for a frame: none twice.
+    for (node, peer) in [(0, 2), (1, 1)] {
+        for lane in Lane::ALL {
+            let endpoint = &pair.nodes[node].endpoint;
+            let state = endpoint.lane_state(InstanceId(peer), lane).expect("a session");
+            let unused = state.session.posted - state.session.received;
+            let all = unused + state.untaken + state.owed;
+            assert_eq!(all, endpoint.config().credits.of(lane), "{lane:?}: {state:?}");
+        }
+    }
 }
 
 #[test]

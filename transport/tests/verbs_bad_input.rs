@@ -11,8 +11,10 @@ use common::{
     turns, verbs,
 };
 use pagewire_protocol::{
-    Body, InstanceId, Lane, LinkControl, LinkKind, Sequence, SessionHeader, TcpReason,
-    header::BODY_BYTES_MAX, link_control::Statement,
+    Body, InstanceId, Lane, LinkControl, LinkKind, RegionId, Sequence, SessionHeader, TcpReason,
+    header::BODY_BYTES_MAX,
+    hello::{Features, ProofKey},
+    link_control::Statement,
 };
 use pagewire_transport::{
     Arena, Endpoint, EndpointConfig, Event, Frame, LinkPolicy, Overrides, TransportError,
@@ -83,12 +85,12 @@ impl Sink for Nothing {
 
 impl Stranger {
     /// Makes a link with `nodes[0]` and moves it to verbs. Its id is the greater one: it leads.
-    fn new(nodes: &mut [Node]) -> Option<Self> {
+    fn new(nodes: &mut [Node], features: Features) -> Option<Self> {
         let device = Device::new()?;
         let room = LinkRoom { credits: CREDITS.0, page_sends: 16, reads: false };
         let verbs = VerbsLink::new(&device.region, &device.choice, &room, &Arc::default());
         let mut verbs = verbs.expect("queue pairs");
-        let mut tcp = RawPeer::link(nodes, STRANGER, 1);
+        let mut tcp = RawPeer::link_stating(nodes, STRANGER, 1, ProofKey::NONE, features);
         tcp.say(&LinkControl::Offer { attempt: 1, queue_pairs: verbs.address() });
         let said = tcp.hear(nodes);
         let LinkControl::Accept { attempt: 1, queue_pairs } = said else { panic!("{said:?}") };
@@ -119,7 +121,7 @@ fn town() -> Option<(Vec<Node>, Stranger)> {
     verbs()?;
     let mut nodes = cluster(2);
     nodes[0].knows(STRANGER, nobody());
-    let stranger = Stranger::new(&mut nodes)?;
+    let stranger = Stranger::new(&mut nodes, Features::NONE)?;
     Some((nodes, stranger))
 }
 
@@ -196,6 +198,32 @@ fn bytes_over_verbs_that_are_no_message_close_the_link() {
     pump(&mut nodes, "the link is down", |nodes| !nodes[0].is_linked(STRANGER));
     assert_eq!(nodes[0].endpoint.counters().bad_input.get(), 1);
     Flow::new(1, 0).exchange(&mut nodes, 50);
+}
+
+#[test]
+fn a_key_of_other_queue_pairs_is_not_used() {
+    if verbs().is_none() {
+        return;
+    }
+    let node = EndpointConfig { one_sided_reads: true, ..config(1) };
+    let mut nodes = vec![Node::new(node, FRAMES)];
+    nodes[0].knows(STRANGER, nobody());
+    let Some(mut stranger) = Stranger::new(&mut nodes, Features::READS) else { return };
+    let domain = stranger.device.region.domain();
+    let open = ReadRegion::new(domain, &stranger.device.arena, 0..4).expect("registered");
+    let (owner, region, memory) = (InstanceId(STRANGER), RegionId(1), open.memory());
+    let mut reads = |attempt, nodes: &mut [Node]| {
+        stranger.tcp.say(&LinkControl::Region { attempt, region, memory });
+        turns(nodes, 1000);
+        nodes[0].endpoint.read_page(owner, region, 2).expect("room");
+        nodes[0].poll();
+        let counters = nodes[0].endpoint.peer_counters(owner).expect("a peer");
+        (counters.reads.posted.get(), counters.reads.asked.get())
+    };
+    // Of queue pairs that were before these, and of some that will be.
+    assert_eq!(reads(0, &mut nodes), (0, 1));
+    assert_eq!(reads(2, &mut nodes), (0, 2));
+    assert_eq!(reads(1, &mut nodes), (1, 2));
 }
 
 /// Two queue pairs connected to each other, of which the second lets itself be read.
