@@ -87,7 +87,8 @@ impl Stranger {
     /// Makes a link with `nodes[0]` and moves it to verbs. Its id is the greater one: it leads.
     fn new(nodes: &mut [Node], features: Features) -> Option<Self> {
         let device = Device::new()?;
-        let room = LinkRoom { credits: CREDITS.0, page_sends: 16, reads: false };
+        let room =
+            LinkRoom { credits: CREDITS.0, page_sends: 16, reads: features.has(Features::READS) };
         let verbs = VerbsLink::new(&device.region, &device.choice, &room, &Arc::default());
         let mut verbs = verbs.expect("queue pairs");
         let mut tcp = RawPeer::link_stating(nodes, STRANGER, 1, ProofKey::NONE, features);
