@@ -84,6 +84,10 @@ impl Directory {
             return;
         }
         let entry = &mut page.entry;
+        if page.rare.lost || page.rare.base.is_some() {
+            // What was known before has died, and only what is durable came back.
+            entry.version = version.max(entry.stored);
+        }
         entry.version = entry.version.max(version);
         entry.past = InstanceSet(entry.past.0 | past);
         if mode == Mode::X {
