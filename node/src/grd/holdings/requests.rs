@@ -55,6 +55,7 @@ impl Holdings {
         out: &mut Out<'_>,
     ) {
         let Pcm::Response { request, verdict, mode, grant, .. } = message else { return };
+        let fence = self.holdings.get(&tag).map_or(GrantNumber(0), |h| h.fence);
         let pending = self.holdings.get_mut(&tag).and_then(|h| h.pending.as_mut());
         let Some(p) = pending.filter(|p| p.request == request && p.grant.is_none()) else {
             self.no_request(tag, message, out);
@@ -70,7 +71,7 @@ impl Holdings {
                 self.refused(tag, &AcquireError::Refused { tag, verdict }, out);
                 return;
             }
-            _ if grant < p.fence => {
+            _ if grant < fence => {
                 out.fenced.late += 1;
                 return;
             }
@@ -174,8 +175,9 @@ impl Holdings {
         out: &mut Out<'_>,
     ) {
         let master = out.view.master(&tag);
+        let fence = self.holdings.get(&tag).map_or(GrantNumber(0), |h| h.fence);
         let pending = self.holdings.get_mut(&tag).and_then(|h| h.pending.as_mut());
-        let wanted = |p: &&mut Pending| p.request == request && grant >= p.fence;
+        let wanted = |p: &&mut Pending| p.request == request && grant >= fence;
         let Some(p) = pending.filter(wanted) else {
             // The duty to write that it may carry is not lost: its sender keeps a past image.
             out.fenced.late += 1;
