@@ -114,14 +114,10 @@ impl Holdings {
     fn cut(&mut self, tag: BufferTag, fence: GrantNumber, out: &mut Out<'_>) {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
         (h.revocation, h.parked, h.fence) = (None, None, fence);
-        if h.activity == Activity::Releasing && fence == GrantNumber(0) {
-            // The former master may have taken it, and granted the page on.
+        if h.activity == Activity::Releasing {
+            // The master may have given it on already, and its answer be lost. Storage has it.
             out.effect(Effect::Drop { tag });
             h.give_up();
-        } else if h.activity == Activity::Releasing {
-            // It is tried again, if the page is not wanted after all.
-            h.activity = Activity::Idle;
-            (h.wants_eviction, h.reopen) = (true, true);
         }
         let Some(p) = h.pending else { return };
         h.pending = Some(Pending::new(p.request, p.want, p.recovery));
