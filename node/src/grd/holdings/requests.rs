@@ -47,6 +47,12 @@ impl Holdings {
         }
     }
 
+    /// Whether this request is under way and PCM_CANCEL_BUSY_REQUEST has been sent after it.
+    pub(in crate::grd) fn has_cancelled(&self, tag: &BufferTag, request: RequestId) -> bool {
+        let pending = self.holdings.get(tag).and_then(|h| h.pending);
+        pending.is_some_and(|p| p.request == request && p.cancelled && p.grant.is_none())
+    }
+
     pub(in crate::grd) fn response(
         &mut self,
         from: InstanceId,
