@@ -116,7 +116,10 @@ impl Holdings {
     ) {
         let h = self.holdings.get_or_insert_with(tag, Holding::new);
         let waiter = Waiter { id, mode, recovery };
-        if recovery {
+        if recovery && h.mode != Mode::N {
+            let error = Some(AcquireError::NotLost { tag });
+            out.effect(Effect::Fail { waiter: id, tag, error });
+        } else if recovery {
             // Whoever applies redo comes before those who would see the page without it, and a
             // request that waits for redo has to make way.
             self.pool.push_front(&mut h.waiters, waiter);
@@ -175,7 +178,16 @@ impl Holdings {
                     h.wants_write = false;
                     if std::mem::take(&mut h.asked) && h.mode == Mode::S {
                         let (grant, version) = (h.grant, h.version);
-                        out.send_to_master(tag, Pcm::Written { grant, version });
+                        let elsewhere = h.unsaved && !planted::is("unsaved_counts_as_written");
+                        out.send_to_master(
+                            tag,
+                            if elsewhere {
+                                // Whose duty it is the master knows by now.
+                                Pcm::WriteRequest { version }
+                            } else {
+                                Pcm::Written { grant, version }
+                            },
+                        );
                     }
                     self.step(tag, out);
                 }

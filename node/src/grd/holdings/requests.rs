@@ -47,6 +47,12 @@ impl Holdings {
         }
     }
 
+    /// Whether this request is under way and PCM_CANCEL_BUSY_REQUEST has been sent after it.
+    pub(in crate::grd) fn has_cancelled(&self, tag: &BufferTag, request: RequestId) -> bool {
+        let pending = self.holdings.get(tag).and_then(|h| h.pending);
+        pending.is_some_and(|p| p.request == request && p.cancelled && p.grant.is_none())
+    }
+
     pub(in crate::grd) fn response(
         &mut self,
         from: InstanceId,
@@ -63,6 +69,11 @@ impl Holdings {
         };
         match verdict {
             Verdict::Cancelled => {
+                self.over(tag, out);
+                return;
+            }
+            Verdict::NotLost => {
+                self.not_lost(tag, out);
                 self.over(tag, out);
                 return;
             }
@@ -240,6 +251,15 @@ impl Holdings {
         self.holding(tag).pending = None;
         self.fail_waiters(tag, error, out);
         self.over(tag, out);
+    }
+
+    /// Nothing of the page is missing: whoever came for redo goes.
+    fn not_lost(&mut self, tag: BufferTag, out: &mut Out<'_>) {
+        let h = self.holdings.get_or_insert_with(tag, Holding::new);
+        while let Some(waiter) = self.pool.pop_first(&mut h.waiters, |waiter| waiter.recovery) {
+            let error = Some(AcquireError::NotLost { tag });
+            out.effect(Effect::Fail { waiter: waiter.id, tag, error });
+        }
     }
 
     /// The request has ended without a grant. Whoever still waits asks anew.
