@@ -151,7 +151,8 @@ impl Directory {
         entry.set_owner(outcome.owner);
         entry.set_exclusive(outcome.exclusive);
         entry.past = outcome.past;
-        entry.version = entry.version.max(outcome.version);
+        // What was known of it may be lost with the redo of whoever has died.
+        entry.version = entry.stored.max(outcome.version);
         if outcome.saved {
             entry.stored = entry.stored.max(outcome.version);
         }
