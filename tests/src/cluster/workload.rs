@@ -237,6 +237,10 @@ impl Cluster {
     ) -> Checked {
         if thread_of(waiter) == REDO_THREAD {
             self.clear_owed(place, waiter);
+            if matches!(error, Some(AcquireError::NotLost { .. })) {
+                self.redo_not_needed(place);
+                return Ok(());
+            }
             self.redo_failed(place);
         } else {
             self.end_wait(place, waiter)?;

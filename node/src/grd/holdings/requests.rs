@@ -72,6 +72,11 @@ impl Holdings {
                 self.over(tag, out);
                 return;
             }
+            Verdict::NotLost => {
+                self.not_lost(tag, out);
+                self.over(tag, out);
+                return;
+            }
             _ if verdict.is_refusal() => {
                 out.send_to_master(tag, Pcm::Refuse { request, grant });
                 self.refused(tag, &AcquireError::Refused { tag, verdict }, out);
@@ -246,6 +251,15 @@ impl Holdings {
         self.holding(tag).pending = None;
         self.fail_waiters(tag, error, out);
         self.over(tag, out);
+    }
+
+    /// Nothing of the page is missing: whoever came for redo goes.
+    fn not_lost(&mut self, tag: BufferTag, out: &mut Out<'_>) {
+        let h = self.holdings.get_or_insert_with(tag, Holding::new);
+        while let Some(waiter) = self.pool.pop_first(&mut h.waiters, |waiter| waiter.recovery) {
+            let error = Some(AcquireError::NotLost { tag });
+            out.effect(Effect::Fail { waiter: waiter.id, tag, error });
+        }
     }
 
     /// The request has ended without a grant. Whoever still waits asks anew.
