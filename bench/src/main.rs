@@ -11,6 +11,8 @@
 //!   grant    a page of another instance               against a page fetch, and a bare chain
 //!   hit      a page that is held locally              against a bare hash look-up
 //!   directory  memory and time of a directory entry   against a map of the standard library
+//!   move     requests while partitions are moved       alone: no request over 100 ms
+//!   rebuild  requests while a master's share is rebuilt   alone: seconds, and where they go
 //! ```
 //! What carries the messages is in [`ways`], how legs alternate in [`pairing`].
 #![forbid(unsafe_code)]
@@ -31,6 +33,7 @@ mod spin;
 mod stats;
 mod ucx;
 mod verbs;
+mod views;
 mod ways;
 
 use clap::{Parser, Subcommand};
@@ -68,6 +71,10 @@ enum Benchmark {
     Hit(hit::Args),
     /// What a page costs in the directory: memory, look-up, insert.
     Directory(directory::Args),
+    /// Requests while an eighth of the partitions moves to other masters.
+    Move(views::Args),
+    /// Requests while the share of a dead master is rebuilt.
+    Rebuild(views::Args),
 }
 
 impl Benchmark {
@@ -82,6 +89,8 @@ impl Benchmark {
             Self::Grant(args) => grant::run(args),
             Self::Hit(args) => hit::run(args),
             Self::Directory(args) => directory::run(args),
+            Self::Move(args) => views::run(args, views::Change::Leave),
+            Self::Rebuild(args) => views::run(args, views::Change::Crash),
         }
     }
 }

@@ -39,6 +39,16 @@ impl Samples {
         self.0.value_at_quantile(quantile)
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The longest, in nanoseconds. 0 when there are none.
+    pub(crate) fn max_ns(&self) -> u64 {
+        self.0.max()
+    }
+
     /// The shortest, in nanoseconds. 0 when there are none.
     pub(crate) fn min_ns(&self) -> u64 {
         self.0.min()

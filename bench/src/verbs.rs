@@ -101,6 +101,7 @@ fn measure_latency(args: &Args) -> Result<(Samples, Cost), BenchError> {
     let plan = &latency::Plan { request: size, reply: size, sleep, setup };
     let (mut asker, mut answerer) = Ours::pair_over_verbs(&setup, &args.device())?;
     let carried = Carried::new(&asker, &answerer);
+    let carried_there = carried.clone();
     two_ends(
         cores::pair()?,
         move |switch| {
@@ -113,6 +114,7 @@ fn measure_latency(args: &Args) -> Result<(Samples, Cost), BenchError> {
         },
         move |switch| {
             answerer.establish(switch)?;
+            carried_there.begin(&mut answerer, switch)?;
             switch.turn().map_or(Ok(()), |turn| answer_leg(&mut answerer, plan, turn, switch))
         },
     )
@@ -123,6 +125,7 @@ fn measure_rate(args: &Args) -> Result<(f64, Cost), BenchError> {
     let plan = &rate::Plan::new(Size::Page, Some(messages), rate::BATCH, setup);
     let (mut sender, mut receiver) = Ours::pair_over_verbs(&setup, &args.device())?;
     let carried = Carried::new(&sender, &receiver);
+    let carried_there = carried.clone();
     two_ends(
         cores::pair()?,
         move |switch| {
@@ -133,6 +136,7 @@ fn measure_rate(args: &Args) -> Result<(f64, Cost), BenchError> {
         },
         move |switch| {
             receiver.establish(switch)?;
+            carried_there.begin(&mut receiver, switch)?;
             let turn = switch.turn();
             receive_leg(&mut receiver, plan, switch)?;
             // Stays until the sender has heard.

@@ -4,7 +4,9 @@
 use crate::Input;
 use pagewire_protocol::{
     ClusterId, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, PageSize, ProcessId, Sequence,
-    hello::{Acceptor, AcceptorStep, Dialler, DiallerStep, HELLO_BYTES, Hello, Nonce, ProofKey},
+    hello::{
+        Acceptor, AcceptorStep, Dialler, DiallerStep, Features, HELLO_BYTES, Hello, Nonce, ProofKey,
+    },
 };
 
 /// The cluster key of both.
@@ -38,8 +40,10 @@ pub fn hello(from: u16, to: u16) -> Hello {
         process: ProcessId(u64::from(from)),
         nonce: LinkNonce(9),
         view_hash: 11,
+        view_mark: 1,
         expected: [Sequence(1); Lane::COUNT],
         credits: [8; Lane::COUNT],
+        features: Features::NONE,
     }
 }
 

@@ -39,8 +39,12 @@ use std::{
 const READY_TIMEOUT: Duration = Duration::from_secs(50);
 /// How long workers may take to end once they are told to: longer than a grant's deadline.
 const STOP_TIMEOUT: Duration = Duration::from_secs(50);
+/// How long an instance may take to give up everything.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(50);
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+/// How often the directory is looked at, while it is not complete.
+const SETTLED_CHECK: Duration = Duration::from_millis(5);
 
 /// Grant latencies of the worker that holds the pages.
 pub trait GrantTimes {
@@ -70,6 +74,28 @@ pub trait Instance {
     /// # Errors
     /// After `timeout`, naming the peers that are missing.
     fn wait_ready(&mut self, timeout: Duration) -> Result<(), String>;
+
+    /// Puts a view in force, given as its own bytes; `peers` are where new members listen.
+    /// Returns its number.
+    ///
+    /// # Errors
+    /// When it is none, or names a member that cannot be a peer.
+    fn install_view(&self, view: &[u8], peers: &[(InstanceId, SocketAddr)]) -> Result<u64, String>;
+
+    /// True when the part of the directory that this instance keeps is complete.
+    ///
+    /// # Errors
+    /// When the instance does not say.
+    fn is_settled(&self) -> Result<bool, String>;
+
+    /// Gives up everything: afterwards nobody misses this instance.
+    ///
+    /// # Errors
+    /// After `timeout`.
+    fn leave(&self, timeout: Duration) -> Result<(), String>;
+
+    /// The longest wait for a page, of those that ended since this was asked last.
+    fn take_longest_wait(&self) -> Duration;
 
     /// Pages for one more worker.
     ///
@@ -233,8 +259,16 @@ pub fn run<I: Instance>(
     });
     let stop = Arc::new(AtomicBool::new(false));
     let (id, incarnation) = instance.identity();
-    let mut agent =
-        Agent { instance, id, incarnation, output, receiver, sender, stop: Arc::clone(&stop) };
+    let mut agent = Agent {
+        instance,
+        id,
+        incarnation,
+        output,
+        receiver,
+        sender,
+        stop: Arc::clone(&stop),
+        unsettled: None,
+    };
     let result = agent.drive(options);
     // Workers that are still there see the flag at their next action; the process need not wait.
     stop.store(true, Ordering::Relaxed);
@@ -269,6 +303,8 @@ struct Agent<I, W> {
     receiver: Receiver<Input>,
     sender: Sender<Input>,
     stop: Arc<AtomicBool>,
+    /// The view since which the directory was not found complete.
+    unsettled: Option<u64>,
 }
 
 impl<I: Instance, W: Write> Agent<I, W> {
@@ -291,11 +327,23 @@ impl<I: Instance, W: Write> Agent<I, W> {
         ledger.finish_log()?;
         self.tell(&Event::Stopped)?;
 
-        self.expect(&Command::Flush, "flush")?;
-        self.instance.flush().map_err(self.failed("write back its dirty pages"))?;
-        // Once all have told that they are done, the first of them goes, and its links with it.
-        let links = self.instance.links();
-        self.tell(&Event::Flushed)?;
+        let links = match self.command("flush")? {
+            Command::Flush => {
+                self.instance.flush().map_err(self.failed("write back its dirty pages"))?;
+                // Once all have told that they are done, the first of them goes, and its links with
+                // it.
+                let links = self.instance.links();
+                self.tell(&Event::Flushed)?;
+                links
+            }
+            Command::Leave => {
+                self.instance.leave(LEAVE_TIMEOUT).map_err(self.failed("leave"))?;
+                self.tell(&Event::Left)?;
+                // Its links are gone at the end, and told by nobody.
+                LinkCounts::default()
+            }
+            other => return Err(out_of_order(&other, "flush")),
+        };
 
         self.expect(&Command::Quit, "quit")?;
         let report = self.report(&ledger, &latencies, links);
@@ -315,15 +363,17 @@ impl<I: Instance, W: Write> Agent<I, W> {
         let mut next_progress = Instant::now() + PROGRESS_EVERY;
         loop {
             let left = next_progress.saturating_duration_since(Instant::now());
-            match self.receiver.recv_timeout(left) {
-                Ok(input) => match self.parse(input, "stop")? {
-                    Command::Stop => break,
-                    other => return Err(out_of_order(&other, "stop")),
+            match self.receiver.recv_timeout(left.min(self.patience())) {
+                Ok(input) => match self.attend(input, "stop")? {
+                    Some(Command::Stop) => break,
+                    Some(other) => return Err(out_of_order(&other, "stop")),
+                    None => {}
                 },
-                Err(_) => {
-                    self.tell_progress(ledger)?;
-                    next_progress = Instant::now() + PROGRESS_EVERY;
-                }
+                Err(_) => self.look_at_directory()?,
+            }
+            if Instant::now() >= next_progress {
+                self.tell_progress(ledger)?;
+                next_progress = Instant::now() + PROGRESS_EVERY;
             }
         }
         self.stop.store(true, Ordering::Relaxed);
@@ -354,7 +404,7 @@ impl<I: Instance, W: Write> Agent<I, W> {
     }
 
     /// Waits for the end of all workers.
-    fn collect(&self, threads: u32) -> Result<GrantLatencies, AgentError> {
+    fn collect(&mut self, threads: u32) -> Result<GrantLatencies, AgentError> {
         let deadline = Instant::now() + STOP_TIMEOUT;
         let mut latencies = GrantLatencies::default();
         let mut missing = usize::try_from(threads).unwrap_or(usize::MAX);
@@ -370,7 +420,11 @@ impl<I: Instance, W: Write> Agent<I, W> {
                     latencies.add(&part);
                     missing -= 1;
                 }
-                other => return Err(out_of_order(&self.parse(other, "flush")?, "flush")),
+                other => {
+                    if let Some(command) = self.attend(other, "flush")? {
+                        return Err(out_of_order(&command, "flush"));
+                    }
+                }
             }
         }
         Ok(latencies)
@@ -382,7 +436,42 @@ impl<I: Instance, W: Write> Agent<I, W> {
             transfers: counts.transfers.load(Ordering::Relaxed),
             audits: counts.audits.load(Ordering::Relaxed),
             pages_shipped: self.instance.counters().0,
+            longest_us: u64::try_from(self.instance.take_longest_wait().as_micros())
+                .unwrap_or(u64::MAX),
         })
+    }
+
+    /// How long to wait before the directory is looked at.
+    fn patience(&self) -> Duration {
+        if self.unsettled.is_some() { SETTLED_CHECK } else { Duration::MAX }
+    }
+
+    /// Tells when the directory is complete, once for each time that it was not.
+    fn look_at_directory(&mut self) -> Result<(), AgentError> {
+        let Some(epoch) = self.unsettled else { return Ok(()) };
+        if self.instance.is_settled().map_err(self.failed("say what it keeps"))? {
+            self.unsettled = None;
+            self.tell(&Event::Settled { epoch })?;
+        }
+        Ok(())
+    }
+
+    /// Does what may be asked at any time; the rest is the caller's.
+    fn attend(
+        &mut self,
+        input: Input,
+        expected: &'static str,
+    ) -> Result<Option<Command>, AgentError> {
+        match self.parse(input, expected)? {
+            Command::View(view, peers) => {
+                let installed = self.instance.install_view(&view, &peers);
+                let epoch = installed.map_err(self.failed("take a view"))?;
+                self.unsettled = Some(epoch);
+                self.tell(&Event::View { epoch })?;
+                Ok(None)
+            }
+            other => Ok(Some(other)),
+        }
     }
 
     fn report(&self, ledger: &Ledger, latencies: &GrantLatencies, links: LinkCounts) -> Report {
@@ -404,14 +493,25 @@ impl<I: Instance, W: Write> Agent<I, W> {
         tell(event, &mut self.output)
     }
 
-    fn expect(&self, expected: &Command, name: &'static str) -> Result<(), AgentError> {
+    fn expect(&mut self, expected: &Command, name: &'static str) -> Result<(), AgentError> {
         let found = self.command(name)?;
         if found == *expected { Ok(()) } else { Err(out_of_order(&found, name)) }
     }
 
-    fn command(&self, expected: &'static str) -> Result<Command, AgentError> {
-        let input = self.receiver.recv().unwrap_or(Input::End);
-        self.parse(input, expected)
+    fn command(&mut self, expected: &'static str) -> Result<Command, AgentError> {
+        loop {
+            let input = match self.receiver.recv_timeout(self.patience()) {
+                Ok(input) => input,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look_at_directory()?;
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => Input::End,
+            };
+            if let Some(command) = self.attend(input, expected)? {
+                return Ok(command);
+            }
+        }
     }
 
     fn parse(&self, input: Input, expected: &'static str) -> Result<Command, AgentError> {

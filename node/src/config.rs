@@ -7,6 +7,7 @@
 //! storage = "/srv/shared"         # the same files on all instances
 //!                                 # optional, with what they are otherwise:
 //! members = [0, 1, 2]             # this instance and its peers
+//! members_max = 3                 # as many as `members` has; more, where some may join later
 //! page_size = 8192                # 4096, 8192, 16384 or 32768
 //! arena_mb = 64
 //! cache_pages = 4000              # as many as the arena has room for
@@ -26,6 +27,7 @@
 //! rdma_device = "mlx5_0"          # chosen by `listen`'s address, as are the two that follow
 //! rdma_port = 1
 //! rdma_gid_index = 3
+//! status_socket = "/run/pagewire/42-0.sock"    # where `pagewire status` asks; a usual place
 //!
 //! [[peers]]
 //! instance = 1
@@ -59,6 +61,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -81,6 +84,14 @@ pub struct NodeConfig {
     pub storage: PathBuf,
     /// All members, this instance included.
     pub members: Vec<InstanceId>,
+    /// Most members that there may be at a time: memory for what they have on their way is set aside.
+    /// By default as many as `members` has.
+    pub members_max: Option<u16>,
+    /// The view to begin with, where a membership layer has decided one; otherwise it is made of
+    /// `members`, in whatever lives they come.
+    pub first_view: Option<Arc<View>>,
+    /// The life that the instance begins, where a membership layer names it; otherwise a new one.
+    pub incarnation: Option<Incarnation>,
     /// Members to dial, with their addresses.
     pub peers: Vec<PeerConfig>,
     /// Size of a page.
@@ -122,6 +133,8 @@ pub struct NodeConfig {
     /// Which RDMA device, port and GID to use; what is left out is chosen by the address of the
     /// connection.
     pub rdma: Overrides,
+    /// Where a running node answers `pagewire status`; without one, in a usual place.
+    pub status_socket: Option<PathBuf>,
     /// Receives posted for each peer.
     pub credits: LaneCredits,
 }
@@ -151,6 +164,9 @@ impl NodeConfig {
             listen,
             storage,
             members,
+            members_max: None,
+            first_view: None,
+            incarnation: None,
             peers: Vec::new(),
             page_size: PageSize::K8,
             arena_mb: 64,
@@ -169,6 +185,7 @@ impl NodeConfig {
             cluster_key: None,
             transport: LinkPolicy::Auto,
             rdma: Overrides::default(),
+            status_socket: None,
             credits: LaneCredits::default(),
         }
     }
@@ -182,12 +199,13 @@ impl NodeConfig {
         Self::parse(&read(path)?, path)
     }
 
-    /// The membership view that the member list makes.
+    /// The membership view that the instance begins with.
     ///
     /// # Errors
-    /// [`ViewError`] when the list cannot be used.
-    pub fn view(&self) -> Result<View, ViewError> {
-        View::new(Epoch(1), self.members.clone())
+    /// [`ViewError`] when it is to be made of the member list, and that cannot be used.
+    pub fn view(&self) -> Result<Arc<View>, ViewError> {
+        let first = || View::new(Epoch(1), self.members.clone()).map(Arc::new);
+        self.first_view.clone().map_or_else(first, Ok)
     }
 
     /// Frames of the arena.
@@ -208,8 +226,11 @@ impl NodeConfig {
         }
     }
 
-    /// A new incarnation of this instance.
+    /// The incarnation of this instance: the one that was chosen for it, or a new one.
     pub(crate) fn next_incarnation(&self) -> Incarnation {
+        if let Some(chosen) = self.incarnation {
+            return chosen;
+        }
         EndpointConfig::new(self.cluster, self.instance, self.listen).incarnation
     }
 
@@ -219,6 +240,7 @@ impl NodeConfig {
         Ok(EndpointConfig {
             cluster_key,
             shards: self.shards,
+            view_epoch: view.epoch(),
             view_hash: view.hash(),
             credits: self.credits,
             page_crc: self.page_crc,

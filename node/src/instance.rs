@@ -7,9 +7,14 @@ use crate::{
     latency::GrantLatencies,
     ledger::workload::{PageWrite, Pages},
     runtime::{End, Handle, Node, NodeError, PeerLinks, ReadGuard, WhyTcp, WriteGuard},
+    view::View,
 };
 use pagewire_protocol::{BufferTag, Incarnation, InstanceId, LinkKind, Lsn, TcpReason};
-use std::{net::SocketAddr, time::Duration};
+use pagewire_transport::arena::LeaseExpired;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+/// How long this very instance may take to say what it counts.
+const OWN_STAT_LIMIT: Duration = Duration::from_secs(10);
 
 /// A running node that an agent drives.
 #[derive(Debug)]
@@ -52,6 +57,25 @@ impl Instance for NodeInstance {
 
     fn wait_ready(&mut self, timeout: Duration) -> Result<(), String> {
         self.node.wait_for_peers(timeout).map_err(|e| e.to_string())
+    }
+
+    fn install_view(&self, view: &[u8], peers: &[(InstanceId, SocketAddr)]) -> Result<u64, String> {
+        let view = Arc::new(View::decode(view).map_err(|e| e.to_string())?);
+        self.node.install_view(&view, peers).map_err(|e| e.to_string())?;
+        Ok(view.epoch().0)
+    }
+
+    fn is_settled(&self) -> Result<bool, String> {
+        let stat = self.node.instance_stat(self.config.instance, OWN_STAT_LIMIT);
+        stat.map(|stat| stat.loading == 0).map_err(|e| e.to_string())
+    }
+
+    fn leave(&self, timeout: Duration) -> Result<(), String> {
+        self.node.leave(timeout).map_err(|e| e.to_string())
+    }
+
+    fn take_longest_wait(&self) -> Duration {
+        self.node.take_longest_wait()
     }
 
     fn worker(&self) -> Result<Handle, String> {
@@ -115,7 +139,7 @@ impl Pages for Handle {
 }
 
 impl PageWrite for WriteGuard<'_> {
-    fn update(&mut self, change: &mut dyn FnMut(&mut [u8])) -> Lsn {
+    fn update(&mut self, change: &mut dyn FnMut(&mut [u8])) -> Result<Lsn, LeaseExpired> {
         WriteGuard::update(self, change)
     }
 }

@@ -4,7 +4,8 @@
 //! membership view ([`view`]), shared storage ([`store`]), and the [`runtime`] where they meet
 //! threads and sockets. On top of it the ledger workload of `pagewire demo`: [`ledger`] (data and
 //! proof), [`agent`] (one instance's part) and [`demo`] (the coordinator), whose choices [`random`]
-//! makes repeatable. [`doctor`] looks at the host before anything runs.
+//! makes repeatable. [`doctor`] looks at the host before anything runs,
+//! [`status`] asks an instance that does.
 #![forbid(unsafe_code)]
 
 pub mod agent;
@@ -21,6 +22,7 @@ pub mod planted;
 pub mod random;
 pub mod roster;
 pub mod runtime;
+pub mod status;
 pub mod store;
 pub mod view;
 

@@ -2,15 +2,22 @@
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use pagewire_node::{
-    NodeConfig, agent, demo, doctor, instance::NodeInstance, link_lines::LinkLines, roster::Roster,
+    NodeConfig, agent, demo, doctor,
+    instance::NodeInstance,
+    link_lines::LinkLines,
+    roster::Roster,
     runtime::Node,
+    status::{self, StatusError},
+    view::View,
 };
+use pagewire_protocol::Incarnation;
 use std::{
     error::Error,
     io::{self, BufReader, Write, stdin, stdout},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -46,6 +53,12 @@ enum Command {
     /// Run one instance until it is ended
     #[command(after_help = format!("{NODE_KEYS}\n\n{ENVIRONMENT}"), long_about = NODE)]
     Node(NodeOptions),
+    /// Say what a running node says of itself: its peers, and what messages with them go over
+    #[command(after_help = format!("{STATUS_EXIT}\n\n{ENVIRONMENT}"), long_about = STATUS)]
+    Status(status::StatusOptions),
+    /// Say what the directory knows of one page: who holds it, in which mode, who waits
+    #[command(after_help = format!("{STATUS_EXIT}\n\n{ENVIRONMENT}"), long_about = PAGE)]
+    Page(status::PageOptions),
     /// Say what this host offers and what to change
     #[command(after_help = doctor_help(), long_about = DOCTOR)]
     Doctor(doctor::DoctorOptions),
@@ -81,6 +94,21 @@ Says what this host offers and what to change: huge pages, overcommit, limits, c
 RDMA devices, core files; with --config also storage, address, key file, cores and arena of one
 instance. It changes nothing.";
 
+const STATUS: &str = "\
+Says what a running node says of itself: how long it runs, and for each peer what messages go over
+(RDMA verbs or TCP), why not verbs with the reasons counted by name and end, links that came and
+went, and messages; for each member of the cluster the partitions of the directory that it masters,
+and how many pages it holds S and X, has to write, or keeps as past images. Asks over the node's local
+socket, which is its user's alone.";
+
+const PAGE: &str = "\
+Says what the directory knows of one page: its master, owner, mode and holders, who waits for it,
+who keeps past images, its grant number, and its version known and on storage. Asks the node on this
+host over its local socket, and that asks the page's master.";
+
+const STATUS_EXIT: &str = "\
+Exit status: 0 when the node answered, 1 when there is none, or something else in its place.";
+
 fn doctor_help() -> String {
     format!(
         "\
@@ -102,6 +130,8 @@ Keys of the file, with what they are when they are left out:
   listen = \"10.0.0.1:7400\"     IP:PORT
   storage = \"/srv/shared\"      folder of the page files that all instances share
   members = [0, 1]              this instance and its peers
+  members_max = 2               1 to 64: more than `members` has, where some may join later [as
+                                many as members]
   page_size = 8192              4096, 8192, 16384 or 32768
   arena_mb = 64                 memory for pages, in MiB
   cache_pages = 4000            32 or more [as many as the arena has room for]
@@ -127,6 +157,10 @@ Keys of the file, with what they are when they are left out:
   rdma_device = \"mlx5_0\"        [chosen by the address of listen, as are the two that follow]
   rdma_port = 1                 1 to 255
   rdma_gid_index = 3            0 to 255
+  status_socket = \"/run/pagewire/42-0.sock\"
+                                where `pagewire status` asks [CLUSTER-INSTANCE.sock in the first of
+                                $XDG_RUNTIME_DIR/pagewire, /run/pagewire and $TMPDIR/pagewire-UID
+                                that can be had]
   [[peers]]                     one for each other instance
   instance = 1
   address = \"10.0.0.2:7400\"    IP:PORT";
@@ -165,6 +199,12 @@ struct LedgerOptions {
     /// Seed of the workers.
     #[arg(long, default_value_t = 0, hide = true)]
     seed: u64,
+    /// File with the view to begin with.
+    #[arg(long, requires_all = ["agent", "incarnation"], hide = true)]
+    view: Option<PathBuf>,
+    /// Life that the instance has in it.
+    #[arg(long, requires = "view", hide = true)]
+    incarnation: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -230,6 +270,14 @@ fn run(command: Command) -> Result<bool, Box<dyn Error>> {
                 |error| format!("cannot write to standard output: {error}; check where it goes");
             Ok(doctor::run(&options).map_err(refused)?)
         }
+        Command::Status(options) => {
+            let config = NodeConfig::load(&options.config)?;
+            Ok(status::run(&options, &config).map(|()| true)?)
+        }
+        Command::Page(options) => {
+            let config = NodeConfig::load(&options.config)?;
+            Ok(status::page::run(&options, &config).map(|()| true)?)
+        }
         Command::Verify(options) => Ok(demo::verify_cmd::run(&options)?),
         Command::Node(options) => {
             let config = NodeConfig::load(&options.config)?;
@@ -240,7 +288,10 @@ fn run(command: Command) -> Result<bool, Box<dyn Error>> {
                     log: Some(log),
                     threads,
                     seed,
+                    view,
+                    incarnation,
                 } => {
+                    let config = in_view(config, view.as_deref(), incarnation)?;
                     let options = agent::Options { manifest, log, threads, seed };
                     run_agent(config, &options)
                 }
@@ -248,6 +299,20 @@ fn run(command: Command) -> Result<bool, Box<dyn Error>> {
             }
         }
     }
+}
+
+/// `config` of an instance that begins in a view which somebody has decided.
+fn in_view(
+    config: NodeConfig,
+    view: Option<&Path>,
+    incarnation: Option<u64>,
+) -> Result<NodeConfig, Box<dyn Error>> {
+    let Some(path) = view else { return Ok(config) };
+    let refused = |error: &dyn Error| format!("view {}: {error}", path.display());
+    let bytes = std::fs::read(path).map_err(|error| refused(&error))?;
+    let view = View::decode(&bytes).map_err(|error| refused(&error))?;
+    let incarnation = incarnation.map(Incarnation);
+    Ok(NodeConfig { first_view: Some(Arc::new(view)), incarnation, ..config })
 }
 
 /// Runs the demo's part of an instance. What the coordinator was told, it tells the user.
@@ -265,7 +330,8 @@ fn run_agent(config: NodeConfig, options: &agent::Options) -> Result<bool, Box<d
 /// Runs an instance until it is killed, or a peer refuses it for good.
 fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
     config.check_peers(path)?;
-    let node = Node::start(config)?;
+    let node = Arc::new(Node::start(config)?);
+    let _status = offer_status(config, &node)?;
     let (instance, incarnation) = node.identity();
     tell(&format!(
         "instance {instance} of cluster {}, incarnation {incarnation}, listens on {}",
@@ -282,6 +348,22 @@ fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
         link_lines.observe(&node.links()).iter().for_each(|line| tell(line));
         let pause = if roster.was_whole() { WHOLE_CHECK } else { PEERS_CHECK };
         std::thread::park_timeout(pause);
+    }
+}
+
+/// Answers `pagewire status`. Where the configuration names no place, an instance goes without rather
+/// than not at all.
+fn offer_status(
+    config: &NodeConfig,
+    node: &Arc<Node>,
+) -> Result<Option<status::Server>, StatusError> {
+    let facts = status::NodeFacts::new(Arc::clone(node), config);
+    match status::Server::start(&status::Places::of(config), facts) {
+        Err(error) if config.status_socket.is_none() => {
+            tracing::warn!("{error}");
+            Ok(None)
+        }
+        started => started.map(Some),
     }
 }
 

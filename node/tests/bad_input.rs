@@ -9,7 +9,9 @@ mod support;
 use pagewire_node::{agent::lines::Event, random::Random};
 use pagewire_protocol::{
     ClusterId, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, PageSize, ProcessId, Sequence,
-    hello::{Dialler, DiallerStep, Hello, INTRO_BYTES, Nonce, PROVEN_BYTES, ProofKey, Refusal},
+    hello::{
+        Dialler, DiallerStep, Features, Hello, INTRO_BYTES, Nonce, PROVEN_BYTES, ProofKey, Refusal,
+    },
 };
 use std::{
     io::{Read, Write},
@@ -365,8 +367,10 @@ fn hello(to: u16) -> Hello {
         process: ProcessId(1),
         nonce: LinkNonce(77),
         view_hash: 0,
+        view_mark: 0,
         expected: [Sequence(1); Lane::COUNT],
         credits: [0; Lane::COUNT],
+        features: Features::NONE,
     }
 }
 

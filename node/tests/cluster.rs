@@ -91,7 +91,8 @@ fn versions_rise_across_the_shards_of_an_instance() {
     let handle = cluster.handle(0);
     let mut last = Lsn(1);
     for block in 0..64 {
-        let version = handle.write(tag(block)).expect("an X grant").update(|_| {});
+        let version =
+            handle.write(tag(block)).expect("an X grant").update(|_| {}).expect("a lease");
         assert!(version > last, "block {block} of shard {}", tag(block).shard(2));
         last = version;
     }
@@ -163,7 +164,7 @@ fn versions_of_a_page_rise_with_every_update_of_any_instance() {
     for round in 0..30 {
         let mut page = handles[round % 3].write(tag(0)).expect("an X grant");
         assert_eq!(page::lsn(&page), last, "the version before is the last one given");
-        let version = page.update(|page| set_counter(page, 1));
+        let version = page.update(|page| set_counter(page, 1)).expect("a lease");
         assert!(version > last, "{version} after {last}");
         last = version;
     }
@@ -319,8 +320,8 @@ fn guards_on_two_pages_in_tag_order_never_wait_for_each_other_for_good() {
                     let mut high = handle.write(tag(a.max(b))).expect("an X grant");
                     let (give, take) =
                         (counter(&low).wrapping_sub(1), counter(&high).wrapping_add(1));
-                    low.update(|page| set_counter(page, give));
-                    high.update(|page| set_counter(page, take));
+                    low.update(|page| set_counter(page, give)).expect("a lease");
+                    high.update(|page| set_counter(page, take)).expect("a lease");
                 }
             });
         }

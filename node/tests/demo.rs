@@ -84,6 +84,45 @@ fn assert_busy(report: &Value, nodes: u64) {
 // ---- good runs -----------------------------------------------------------------------------------
 
 #[test]
+fn an_instance_joins_and_one_leaves_in_mid_run_without_a_failed_transfer() {
+    let report = json(demo(&["--nodes", "3", "--seconds", "3", "--join", "--leave", "--json"]));
+    assert_eq!(report["verdict"], "verified", "{report}");
+    assert_eq!(report["total_before"], report["total_after"]);
+    for zero in ["/lost_updates", "/bad_checksums", "/audit_failures"] {
+        assert_eq!(number(&report, zero), 0, "{zero}");
+    }
+    assert!(number(&report, "/transfers") > 0 && number(&report, "/pages_shipped") > 0);
+    let changes = report["changes"].as_array().expect("changes");
+    let [join, leave] = &changes[..] else { panic!("{report}") };
+    assert_eq!((&join["what"], &join["instance"]), (&"join".into(), &3.into()));
+    assert_eq!((&leave["what"], &leave["instance"]), (&"leave".into(), &1.into()));
+    for change in changes {
+        let field = |field: &str| change[field].as_f64().unwrap_or_else(|| panic!("{change}"));
+        assert!(field("at_s") > 0.0 && field("took_ms") > 0.0, "{change}");
+        assert!(field("longest_request_ms") > 0.0, "{change}");
+    }
+    assert!(report["longest_request_ms"].as_f64() > Some(0.0), "{report}");
+    // Three instances are left, each linked with the others.
+    assert_eq!(number(&report, "/transport/tcp"), 3, "{report}");
+}
+
+#[test]
+fn members_that_come_or_go_are_told_as_they_do_and_in_the_table() {
+    let ended = demo(&["--nodes", "2", "--seconds", "1", "--join"]).succeeded();
+    let told = "pagewire: instance 2 joined after ";
+    assert!(ended.stderr.starts_with(told) && ended.stderr.lines().count() == 1, "{ended:?}");
+    let lines: Vec<_> = ended.stdout.lines().collect();
+    let at = lines.iter().position(|line| line.starts_with("instance 2 joined after "));
+    let at = at.unwrap_or_else(|| panic!("{}", ended.stdout));
+    assert!(lines[at].contains(" ms; longest request meanwhile "), "{}", lines[at]);
+    assert!(lines[at + 1].starts_with("longest request otherwise "), "{}", lines[at + 1]);
+    assert!(ended.stdout.contains("\nVERIFIED: "), "{}", ended.stdout);
+    let ended = demo(&["--nodes", "2", "--seconds", "1", "--leave"]).succeeded();
+    assert!(ended.stderr.starts_with("pagewire: instance 1 left after "), "{ended:?}");
+    assert!(ended.stdout.contains("\nVERIFIED: "), "{}", ended.stdout);
+}
+
+#[test]
 fn two_instances_verify() {
     let report = json(demo(&["--json", "--seconds", "2", "--nodes", "2", "--seed", "42"]));
     assert_busy(&report, 2);

@@ -40,7 +40,7 @@ fn a_second_flush_is_not_answered_with_the_sync_of_the_first() {
     };
     let write = |tag: BufferTag, value| {
         let mut page = handle.try_write(&tag).expect("held in X");
-        page.update(|bytes| set_counter(bytes, value));
+        page.update(|bytes| set_counter(bytes, value)).expect("a lease");
     };
     for block in 0..4 {
         handle.begin(tag(block), Mode::X);

@@ -94,8 +94,9 @@ fn addresses_and_sizes_that_cannot_be_are_refused_before_anything_starts() {
 fn verbs_that_is_demanded_and_not_to_be_had_ends_in_one_line() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("node.toml");
-    // Whatever this host has: that device it has not.
-    let more = "huge_pages = false\ntransport = \"verbs\"\nrdma_device = \"no-such-device\"\n";
+    // Whatever this host has: that device it has not. Nor so many huge pages, which is a warning
+    // where nothing is refused.
+    let more = "arena_mb = 256\ntransport = \"verbs\"\nrdma_device = \"no-such-device\"\n";
     let more = more.to_owned();
     let config = Config { members: vec![0], more, ..Config::new(0, folder.path()) };
     std::fs::write(&path, config.text()).expect("a configuration");
@@ -200,7 +201,7 @@ fn a_log_level_that_is_none_is_told_and_does_not_stop_anything() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let config = Config { members: vec![0], ..Config::new(0, folder.path()) };
     let path = folder.path().join("node.toml");
-    std::fs::write(&path, config.text()).expect("a configuration");
+    std::fs::write(&path, config.text_with_socket(&path)).expect("a configuration");
     let arguments = ["node".as_ref(), "--config".as_ref(), path.as_os_str()];
     let mut command = Process::command(arguments);
     let mut node = Process::start(command.env("PAGEWIRE_LOG", "a=b=c"));

@@ -31,7 +31,7 @@ fn a_restarted_instance_is_refused_and_never_hands_out_stale_pages() {
     // The survivor holds the only current copies, of pages mastered on both sides.
     let handle = stays.handle().expect("a handle");
     for block in 0..PAGES {
-        handle.write(tag(block)).expect("a page").update(|page| page[4000] = 9);
+        handle.write(tag(block)).expect("a page").update(|page| page[4000] = 9).expect("a lease");
     }
     drop(goes);
 

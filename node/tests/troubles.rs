@@ -132,7 +132,7 @@ fn a_node_stops_while_guards_are_out() {
     let mut guard = handle.write(tag(0)).expect("an X grant");
     drop(cluster.nodes.remove(0));
     // The memory stays with the guard; what is done to the page has no effect any more.
-    guard.update(|page| set_counter(page, 5));
+    guard.update(|page| set_counter(page, 5)).expect("a lease");
     assert_eq!(counter(&guard), 5);
     drop(guard);
     let asked = handle.read(tag(1)).map(drop);

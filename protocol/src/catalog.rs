@@ -53,10 +53,35 @@ pub const MESSAGES: &[MessageDoc] = &[
         kind: MessageKind::LINK,
         name: "LINK",
         lane: "control, on the TCP connection only",
-        sent: "link to link: whether to use verbs, the queue pairs' addresses, and when the session \
-               moves to the other link",
+        sent: "link to link: whether to use verbs, the queue pairs' addresses, when the session \
+               moves to the other link, and the keys of regions that the other end may read",
         answer: "an offer: acceptance or refusal; a switch: the other side's switch",
         late: "of an earlier attempt: dropped; it has no sequence and is never acknowledged",
+    },
+    MessageDoc {
+        kind: MessageKind::READ,
+        name: "READ",
+        lane: "requests",
+        sent: "endpoint to endpoint, when a page of a region is to be read and there is no key for \
+               an RDMA READ; only where both ends have turned one-sided reads on",
+        answer: "one READ_PAGE or READ_REFUSED",
+        late: "more of them than may be under way: the link is closed",
+    },
+    MessageDoc {
+        kind: MessageKind::READ_PAGE,
+        name: "READ_PAGE",
+        lane: "bulk",
+        sent: "owner of the region to the asker, with the page as it was when it was copied",
+        answer: "nothing",
+        late: "for a read that is not under way: the link is closed",
+    },
+    MessageDoc {
+        kind: MessageKind::READ_REFUSED,
+        name: "READ_REFUSED",
+        lane: "control",
+        sent: "owner to the asker: no such region, or it ends before",
+        answer: "nothing",
+        late: "for a read that is not under way: the link is closed",
     },
     MessageDoc {
         kind: kind::PCM_ACQUIRE,
@@ -186,6 +211,18 @@ pub const EXCHANGES: &[Exchange] = &[
             ("acceptor", "dialler", "INTRO versions, has key, nonce"),
             ("dialler", "acceptor", "HELLO identity, wrong proof"),
             ("acceptor", "dialler", "REFUSAL Proof"),
+        ],
+    },
+    Exchange {
+        title: "One-sided read",
+        note: "Off unless both ends turn it on. On verbs the owner hands out the keys of its regions \
+               once the session is there, and a read is an RDMA READ without any message. Elsewhere \
+               the owner's endpoint answers in its poll, and the page comes on the bulk lane. Either \
+               may be torn and gives no right to the page: check version and checksum.",
+        steps: &[
+            ("owner", "reader", "LINK region, address, key (over verbs)"),
+            ("reader", "owner", "READ region, offset (without a key)"),
+            ("owner", "reader", "READ_PAGE + frame"),
         ],
     },
     Exchange {

@@ -15,7 +15,7 @@
 //! (modulo 2^32): the other side may have sent that many. Both therefore may be repeated, and the
 //! greatest wins. `crc` is CRC-32C of the header, this field as zero, and of the padded body.
 
-use crate::{DecodeError, Epoch, InstanceId, PROTOCOL_VERSION, Sequence, crc32c};
+use crate::{DecodeError, Epoch, InstanceId, PROTOCOL_VERSION_MIN, Sequence, crc32c};
 use std::fmt;
 
 /// Bytes of the session header.
@@ -184,9 +184,9 @@ impl fmt::Debug for Body {
     }
 }
 
-/// [`PROTOCOL_VERSION`] as the header has it.
+/// The protocol version that this header came with; all that are spoken have it.
 const HEADER_VERSION: u8 = 2;
-const _: () = assert!(HEADER_VERSION as u16 == PROTOCOL_VERSION);
+const _: () = assert!(HEADER_VERSION as u16 <= PROTOCOL_VERSION_MIN);
 const FLAG_FRAME: u16 = 1;
 const FLAG_PAGE_CRC: u16 = 2;
 /// Where the CRC lies: the last field of the header.

@@ -16,6 +16,7 @@ pub mod link_control;
 pub mod lsn;
 pub mod page;
 pub mod pcm;
+pub mod read;
 pub mod stat;
 pub mod tag;
 
@@ -29,14 +30,18 @@ pub use link_control::{LinkControl, LinkKind, TcpReason};
 pub use lsn::Lsn;
 pub use page::PageSize;
 pub use pcm::Pcm;
+pub use read::{ReadMessage, ReadRefusal, RegionId};
 pub use stat::{InstanceStat, PageStat, Stat, StatAbout};
 pub use tag::{BufferTag, Fork};
 
 /// Version of the session and handshake wire format spoken by this build.
-pub const PROTOCOL_VERSION: u16 = 2;
+///
+/// Version 3 states features in the hello ([`hello::Features`]) and has one-sided reads; nothing of
+/// them is said to an end of version 2.
+pub const PROTOCOL_VERSION: u16 = 3;
 
-/// Oldest version this build still speaks. From the first release on N speaks to N-1; nothing has
-/// been released yet, and version 1, whose handshake proved nothing, is spoken no more.
+/// Oldest version this build still speaks: N speaks to N-1. Version 1, whose handshake proved
+/// nothing, is spoken no more.
 pub const PROTOCOL_VERSION_MIN: u16 = 2;
 
 /// What can be wrong with bytes that came from outside.

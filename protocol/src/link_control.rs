@@ -14,6 +14,10 @@
 //!                    |what| reason | - | attempt |
 //!                    +----+--------+---+---------+
 //!   Alive            what, zeros up to 8
+//!   Region           0    1   2        4         8         16    20       24
+//!                    +----+---+--------+---------+---------+-----+--------+
+//!                    |what| - | region | attempt | address | key | frames |
+//!                    +----+---+--------+---------+---------+-----+--------+
 //!   Switch           0    1    2   4         8                 48             68
 //!                    +----+----+---+---------+-----------------+--------------+
 //!                    |what| to | - | attempt | expected, 5 x 8 | credits, 5x4 |
@@ -23,7 +27,7 @@
 //!
 //! [`MessageKind::LINK`]: crate::MessageKind::LINK
 
-use crate::{Body, DecodeError, Lane, LaneClass, Sequence, header::BODY_BYTES_MAX};
+use crate::{Body, DecodeError, Lane, LaneClass, RegionId, Sequence, header::BODY_BYTES_MAX};
 use std::fmt;
 
 /// The two kinds of link.
@@ -177,6 +181,27 @@ pub enum LinkControl {
     /// The sender lives. While messages are on verbs nothing else shows it: an acknowledgement would
     /// count receives of one link on the other.
     Alive,
+    /// The sender lets the other end read this region over the queue pairs of this attempt, with this
+    /// key. Only where both ends have stated [`Features::READS`](crate::hello::Features::READS).
+    Region {
+        /// The attempt that made the queue pairs.
+        attempt: u32,
+        /// Which region.
+        region: RegionId,
+        /// Where it is.
+        memory: RegionMemory,
+    },
+}
+
+/// Where a region is, for an RDMA READ: its frames lie one behind the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RegionMemory {
+    /// Its first byte, as the owner's device knows it.
+    pub address: u64,
+    /// The key, which covers the region and nothing else.
+    pub key: u32,
+    /// Frames that it has.
+    pub frames: u32,
 }
 
 const OFFER: u8 = 1;
@@ -184,9 +209,11 @@ const ACCEPT: u8 = 2;
 const DECLINE: u8 = 3;
 const SWITCH: u8 = 4;
 const ALIVE: u8 = 5;
+const REGION: u8 = 6;
 const OFFER_BYTES: usize = 48;
 const DECLINE_BYTES: usize = 8;
 const ALIVE_BYTES: usize = 8;
+const REGION_BYTES: usize = 24;
 const SWITCH_BYTES: usize = 8 + 12 * Lane::COUNT;
 const _: () = assert!(SWITCH_BYTES <= BODY_BYTES_MAX);
 /// A queue pair's number, and a packet sequence, have 24 bits.
@@ -223,6 +250,14 @@ impl LinkControl {
                 put_head(&mut bytes, ALIVE, 0, 0);
                 ALIVE_BYTES
             }
+            Self::Region { attempt, region, memory } => {
+                put_head(&mut bytes, REGION, 0, *attempt);
+                bytes[2..4].copy_from_slice(&region.0.to_le_bytes());
+                bytes[8..16].copy_from_slice(&memory.address.to_le_bytes());
+                bytes[16..20].copy_from_slice(&memory.key.to_le_bytes());
+                bytes[20..24].copy_from_slice(&memory.frames.to_le_bytes());
+                REGION_BYTES
+            }
         };
         Body::new(&bytes[..len]).unwrap_or(Body::EMPTY)
     }
@@ -239,7 +274,8 @@ impl LinkControl {
             DECLINE => DECLINE_BYTES,
             SWITCH => SWITCH_BYTES,
             ALIVE => ALIVE_BYTES,
-            _ => return field("link control message", what.into(), "1 to 5"),
+            REGION => REGION_BYTES,
+            _ => return field("link control message", what.into(), "1 to 6"),
         };
         if body.len() != expected {
             let what = "link control message";
@@ -260,6 +296,9 @@ impl LinkControl {
                 Some(byte) => field("link control reserved bytes", (*byte).into(), "0"),
                 None => Ok(Self::Alive),
             };
+        }
+        if what == REGION {
+            return get_region(body, attempt);
         }
         if body[2..4] != [0; 2] {
             return field("link control reserved bytes", u16_at(body, 2).into(), "0");
@@ -331,6 +370,19 @@ fn get_queue_pairs(body: &[u8]) -> Result<QueuePairs, DecodeError> {
     Ok(QueuePairs { mtu, lid: u16_at(body, 2), gid, numbers, first_packets })
 }
 
+fn get_region(body: &[u8], attempt: u32) -> Result<LinkControl, DecodeError> {
+    let field = |what, found: u64, expected| Err(DecodeError::Field { what, found, expected });
+    if body[1] != 0 {
+        return field("link control reserved bytes", body[1].into(), "0");
+    }
+    let memory =
+        RegionMemory { address: u64_at(body, 8), key: u32_at(body, 16), frames: u32_at(body, 20) };
+    if memory.frames == 0 {
+        return field("frames of a region", 0, "1 or more");
+    }
+    Ok(LinkControl::Region { attempt, region: RegionId(u16_at(body, 2)), memory })
+}
+
 fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut array = [0; N];
     array.copy_from_slice(&bytes[at..at + N]);
@@ -372,6 +424,11 @@ mod tests {
             LinkControl::Switch { attempt: 7, to: LinkKind::Tcp, statement },
             LinkControl::Switch { attempt: 8, to: LinkKind::Verbs, statement },
             LinkControl::Alive,
+            LinkControl::Region {
+                attempt: 9,
+                region: RegionId(0x0102),
+                memory: RegionMemory { address: u64::MAX - 3, key: 0x0A0B_0C0D, frames: 64 },
+            },
         ];
         all.extend(TcpReason::ALL.map(|reason| LinkControl::Decline { attempt: 3, reason }));
         all
@@ -407,7 +464,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_decode_without_panic_and_only_to_what_encodes_back(
-            what in 0u8..6,
+            what in 0u8..8,
             rest in proptest::collection::vec(any::<u8>(), 0..80),
         ) {
             let bytes: Vec<u8> = std::iter::once(what).chain(rest).collect();

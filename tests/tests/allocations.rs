@@ -62,7 +62,8 @@ fn take(shards: &mut [Shard; 2], handle: &Handle, tag: BufferTag, mode: Mode) {
                 return;
             }
         } else if let Some(granted) = handle.finish_write() {
-            granted.unwrap().update(|page| page[100] = page[100].wrapping_add(1));
+            let mut page = granted.unwrap();
+            page.update(|page| page[100] = page[100].wrapping_add(1)).unwrap();
             return;
         }
     }

@@ -45,6 +45,19 @@ pub struct VerbsCounters {
     pub completions: Counter,
 }
 
+/// Counts of one-sided reads.
+#[derive(Debug, Default)]
+pub struct ReadCounters {
+    /// RDMA READs that were given to a device.
+    pub posted: Counter,
+    /// Reads that the peer was asked for, because there was no key; also those that a device lost.
+    pub asked: Counter,
+    /// Reads that ended without a page because there is no such region, or no such frame in it.
+    pub refused: Counter,
+    /// Questions of the peer's that were answered, with a page or a refusal.
+    pub answered: Counter,
+}
+
 /// Counts of one peer.
 #[derive(Debug, Default)]
 pub struct PeerCounters {
@@ -59,8 +72,12 @@ pub struct PeerCounters {
     pub links_down: Counter,
     /// What messages are on: 0 without a link, else [`LinkKind`] plus 1; see [`PeerCounters::on`].
     pub(crate) link: Gauge,
+    /// 1 while the peer is known; see [`PeerCounters::is_known`].
+    pub(crate) known: Gauge,
     /// What its queue pairs have had to do.
     pub verbs: Arc<VerbsCounters>,
+    /// One-sided reads.
+    pub reads: ReadCounters,
     /// Times that messages moved from TCP to verbs.
     pub moves_to_verbs: Counter,
     /// Times that they fell back.
@@ -81,6 +98,12 @@ impl PeerCounters {
             2 => Some(LinkKind::Verbs),
             _ => None,
         }
+    }
+
+    /// False once the peer was removed: the counts stay.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.known.get() != 0
     }
 
     /// Counts of `lane`.
@@ -120,7 +143,9 @@ pub struct EndpointCounters {
 impl EndpointCounters {
     pub(crate) fn add_peer(&self, peer: InstanceId) -> Arc<PeerCounters> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(peers.entry(peer).or_default())
+        let counters = Arc::clone(peers.entry(peer).or_default());
+        counters.known.set(1);
+        counters
     }
 
     /// Counts of every peer that was ever configured. Takes a lock that the data path never takes.

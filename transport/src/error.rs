@@ -94,6 +94,18 @@ pub enum TransportError {
     /// The configuration demands verbs, and this host cannot.
     #[error("the configuration demands verbs: {0}; or allow TCP (`auto`)")]
     Verbs(#[from] crate::link::verbs::VerbsError),
+    /// A region cannot be opened for reads.
+    #[error("region {region} of frames {first} to {end} cannot be opened: {problem}")]
+    Region {
+        /// Its number.
+        region: pagewire_protocol::RegionId,
+        /// First of the frames.
+        first: u32,
+        /// The frame after the last.
+        end: u32,
+        /// What was found, and what was expected.
+        problem: &'static str,
+    },
     /// The arena has not even a frame to receive into for each peer and lane.
     #[error(
         "the arena has {frames} frames for {peers} peers, expected at least {least} to receive at \

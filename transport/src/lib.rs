@@ -14,7 +14,10 @@
 //!
 //! Credits are receives that are posted for each peer, so an arena needs
 //! [`LaneCredits::frames_per_peer`] frames for each peer and what the application keeps. Message
-//! kinds are the application's: any number but 0. Ids, lanes and bodies come from [`protocol`].
+//! kinds are the application's: 1 to 65,531. Ids, lanes and bodies come from [`protocol`].
+//!
+//! One-sided reads ([`Endpoint::read_page`]) are off unless both ends turn them on. What they bring may
+//! be torn and gives no right to the page.
 //!
 //! An endpoint that is dropped takes its links with it: what is not acknowledged may not have
 //! arrived. [`Endpoint::lane_state`] says what a session still keeps. A peer that cannot be reached is
@@ -87,7 +90,8 @@ pub use pagewire_protocol as protocol;
 pub use arena::{Arena, ArenaConfig, Frame, FrameIndex, SharedFrame};
 pub use cluster_key::{ClusterKey, ClusterKeyError};
 pub use endpoint::{
-    Endpoint, EndpointConfig, Event, LaneCredits, LaneState, LinkPolicy, SendError, Waker,
+    Endpoint, EndpointConfig, Event, LaneCredits, LaneState, LinkPolicy, ReadDone, ReadError,
+    ReadId, ReadRefused, SendError, Waker,
 };
 pub use error::TransportError;
 pub use link::verbs::Overrides;

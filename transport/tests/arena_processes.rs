@@ -104,7 +104,25 @@ fn look() {
     assert!(exclusive.exclusive && exclusive.dirty);
     assert_eq!((gone.tag, gone.mode, gone.generation), (None, Mode::N, 2));
     assert_eq!(view.frame(FrameIndex(8)), None, "there are 8");
+    assert_eq!(view.lease_generation(), 0);
     println!("{DONE}");
+}
+
+#[test]
+fn another_process_sees_that_a_lease_is_over() {
+    if order().is_some() {
+        let file = File::open(std::env::var_os(FILE).expect("a file")).unwrap();
+        assert_eq!(ArenaView::map(&file).unwrap().lease_generation(), 1);
+        println!("{DONE}");
+        return;
+    }
+    let arena = Arena::new(&config(8)).unwrap();
+    let here = ArenaView::map(arena.fd()).unwrap();
+    assert_eq!(here.lease_generation(), 0);
+    arena.end_lease();
+    assert_eq!(here.lease_generation(), 1, "a view that was there before");
+    let name = "another_process_sees_that_a_lease_is_over";
+    assert_done(&second_process(&[], name, "look", &memfd(&arena)));
 }
 
 #[test]
@@ -174,7 +192,7 @@ fn files_that_are_no_arena_are_refused_in_words() {
         (|file| file.set_len(8192).unwrap(), &["8192 bytes", "at least 40960"]),
         (|file| file.set_len(40959).unwrap(), &["40959 bytes", "at least 40960"]),
         (|file| file.write_all_at(b"GARBAGE", 0).unwrap(), &["begins with", "no arena"]),
-        (|file| file.write_all_at(&[2], 7).unwrap(), &["layout version 2", "expected 1"]),
+        (|file| file.write_all_at(&[3], 7).unwrap(), &["layout version 3", "expected 2"]),
         (|file| put(file, 8, 1000), &["page size 1000", "4096, 8192, 16384 or 32768"]),
         (|file| put(file, 12, 0), &["frame count 0", "at least 1"]),
         // 2^32 - 1 frames: far more than the file has.

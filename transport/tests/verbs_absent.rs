@@ -1,6 +1,10 @@
 //! A host without RDMA gets one of three answers, each with its remedy; never a panic.
 
-use pagewire_transport::link::verbs::{VerbsError, device};
+use pagewire_protocol::{ClusterId, InstanceId};
+use pagewire_transport::{
+    Arena, ArenaConfig, Endpoint, EndpointConfig, LinkPolicy,
+    link::verbs::{VerbsError, device},
+};
 use std::path::Path;
 
 #[test]
@@ -25,6 +29,20 @@ fn a_host_without_rdma_is_told_which_of_three_things_it_lacks() {
         other => panic!("not one of the three answers: {other}"),
     };
     assert!(error.to_string().contains(remedy), "{error}");
+}
+
+#[test]
+fn an_endpoint_that_is_to_use_verbs_only_is_refused_with_that_answer() {
+    let Err(answer) = device::device_names() else { return };
+    let arena = ArenaConfig { huge_pages: false, ..ArenaConfig::new(64) };
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let config = EndpointConfig {
+        links: LinkPolicy::Verbs,
+        ..EndpointConfig::new(ClusterId(1), InstanceId(1), listen)
+    };
+    let error = Endpoint::bind(config, Arena::new(&arena).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("the configuration demands verbs"), "{error}");
+    assert!(error.contains(&answer.to_string()) && error.contains("`auto`"), "{error}");
 }
 
 #[test]

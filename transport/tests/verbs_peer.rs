@@ -185,6 +185,7 @@ impl Peer {
             ("quiet", self.quiet.into()),
             ("incarnation", self.seen.incarnation),
             ("sent", self.sent.iter().sum()),
+            ("pages_sent", self.sent[Lane::Pages.index()] + self.sent[Lane::Bulk.index()]),
             ("got", self.got.iter().sum()),
             // The slowest lane: all of them move.
             ("got_least", self.got.iter().copied().min().unwrap_or(0)),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// The counters of both ends, each of the other one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Carried(Vec<Arc<PeerCounters>>);
 
 /// Requests and calls of both ends, all messages together.
@@ -28,11 +28,13 @@ impl Carried {
         Self([one, other].into_iter().filter_map(Ours::counters).collect())
     }
 
-    /// Polls this end until both have their messages on verbs; the other end polls itself.
+    /// Polls this end until both have their messages on verbs; the other end polls itself. Where both
+    /// dial at once, one of two links goes down before that: it was not measured.
     pub(super) fn begin(&self, this: &mut Ours, switch: &Switch) -> Result<(), BenchError> {
         let mut patience = Patience::new(switch, "messages to move to verbs");
         while !self.0.iter().all(|end| end.on() == Some(LinkKind::Verbs)) {
-            // A link that goes down says why with the next message that is waited for.
+            // In this order: once the other end may send, nothing is forgotten any more.
+            this.forget_events();
             this.poll();
             patience.spin()?;
         }

@@ -197,6 +197,11 @@ impl Ours {
         Ok(false)
     }
 
+    /// Takes what has happened so far, before anything is measured.
+    pub(crate) fn forget_events(&mut self) {
+        while self.endpoint.next_event().is_some() {}
+    }
+
     /// The message of `size` that carries `number`, and its lane.
     #[inline]
     fn message(&self, size: Size, number: u64) -> (Lane, Message) {

@@ -7,10 +7,13 @@
 //!       |  <-- ready --          |    sessions to all peers are up
 //!       |  -- start -->          |
 //!       |  <-- progress -- ...   |
+//!       |  -- view HEX 3=.. -->  |    members come or go; at any time until the end of the work
+//!       |  <-- view --           |    it is in force
+//!       |  <-- settled --        |    the directory of this instance is complete again
 //!       |  -- stop -->           |
 //!       |  <-- stopped --        |    workers ended, log synced
-//!       |  -- flush -->          |
-//!       |  <-- flushed --        |    no dirty page is left here
+//!       |  -- flush -->          |    or: leave
+//!       |  <-- flushed --        |    no dirty page is left here; or left: nothing at all is
 //!       |  -- quit -->           |
 //!       |  <-- report --         |    and the process exits 0
 //! ```
@@ -41,11 +44,26 @@ pub enum Event {
         audits: u64,
         /// Pages sent to other instances.
         pages_shipped: u64,
+        /// The longest wait for a page of those that ended since the last time, in microseconds.
+        #[serde(default)]
+        longest_us: u64,
+    },
+    /// A view is in force.
+    View {
+        /// Its number.
+        epoch: u64,
+    },
+    /// The part of the directory that this instance keeps is complete.
+    Settled {
+        /// The view since which it was not.
+        epoch: u64,
     },
     /// The workers have ended and the log is on stable storage.
     Stopped,
     /// Every dirty page is on storage.
     Flushed,
+    /// Nothing is left here: no page, no past image, no part of the directory.
+    Left,
     /// What was done in all.
     Report(Box<Report>),
     /// The instance cannot go on.
@@ -65,6 +83,9 @@ impl Event {
             Self::Progress { .. } => "progress",
             Self::Stopped => "stopped",
             Self::Flushed => "flushed",
+            Self::Left => "left",
+            Self::View { .. } => "view",
+            Self::Settled { .. } => "settled",
             Self::Report(_) => "report",
             Self::Error { .. } => "error",
         }
@@ -126,12 +147,16 @@ impl LinkCounts {
 pub enum Command {
     /// Where every member listens, the agent's own instance included.
     Peers(Vec<(InstanceId, SocketAddr)>),
+    /// A view to put in force, as its own bytes, and where members listen that are new.
+    View(Vec<u8>, Vec<(InstanceId, SocketAddr)>),
     /// Start the workers.
     Start,
     /// End the workers.
     Stop,
     /// Write back every dirty page.
     Flush,
+    /// Give up everything, to be no member any more.
+    Leave,
     /// Report and exit.
     Quit,
 }
@@ -143,9 +168,15 @@ impl fmt::Display for Command {
                 f.write_str("peers")?;
                 peers.iter().try_for_each(|(instance, address)| write!(f, " {instance}={address}"))
             }
+            Self::View(view, peers) => {
+                f.write_str("view ")?;
+                view.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+                peers.iter().try_for_each(|(instance, address)| write!(f, " {instance}={address}"))
+            }
             Self::Start => f.write_str("start"),
             Self::Stop => f.write_str("stop"),
             Self::Flush => f.write_str("flush"),
+            Self::Leave => f.write_str("leave"),
             Self::Quit => f.write_str("quit"),
         }
     }
@@ -154,7 +185,8 @@ impl fmt::Display for Command {
 /// A line that is no command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{found}' is no command, expected one of: peers INSTANCE=ADDRESS..., start, stop, flush, quit"
+    "'{found}' is no command, expected one of: peers INSTANCE=ADDRESS..., view HEX \
+     INSTANCE=ADDRESS..., start, stop, flush, leave, quit"
 )]
 pub struct CommandError {
     found: String,
@@ -166,23 +198,38 @@ impl FromStr for Command {
     fn from_str(line: &str) -> Result<Self, Self::Err> {
         let wrong = || CommandError { found: line.chars().take(200).collect() };
         let mut words = line.split_whitespace();
+        let peer = |word: &str| {
+            let (instance, address) = word.split_once('=')?;
+            Some((InstanceId(instance.parse().ok()?), address.parse().ok()?))
+        };
         let command = match words.next() {
             Some("peers") => {
-                let peer = |word: &str| {
-                    let (instance, address) = word.split_once('=')?;
-                    Some((InstanceId(instance.parse().ok()?), address.parse().ok()?))
-                };
                 let peers = words.by_ref().map(peer).collect::<Option<Vec<_>>>();
                 Self::Peers(peers.ok_or_else(wrong)?)
+            }
+            Some("view") => {
+                let view = words.next().and_then(from_hex).ok_or_else(wrong)?;
+                let peers = words.by_ref().map(peer).collect::<Option<Vec<_>>>();
+                Self::View(view, peers.ok_or_else(wrong)?)
             }
             Some("start") => Self::Start,
             Some("stop") => Self::Stop,
             Some("flush") => Self::Flush,
+            Some("leave") => Self::Leave,
             Some("quit") => Self::Quit,
             _ => return Err(wrong()),
         };
         if words.next().is_none() { Ok(command) } else { Err(wrong()) }
     }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let pair = |pair: &[u8]| match pair {
+        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+        _ => None,
+    };
+    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 #[cfg(test)]
@@ -196,8 +243,15 @@ mod tests {
             (InstanceId(0), address("127.0.0.1:1")),
             (InstanceId(65535), address("[::1]:65535")),
         ];
-        let commands =
-            [Command::Peers(peers), Command::Start, Command::Stop, Command::Flush, Command::Quit];
+        let commands = [
+            Command::View(vec![0, 9, 0xAB, 255], peers.clone()),
+            Command::Peers(peers),
+            Command::Start,
+            Command::Stop,
+            Command::Flush,
+            Command::Leave,
+            Command::Quit,
+        ];
         for command in commands {
             assert_eq!(command.to_string().parse(), Ok(command));
         }
@@ -206,7 +260,8 @@ mod tests {
 
     #[test]
     fn lines_that_are_no_command_are_refused() {
-        for line in ["", "go", "start now", "peers 1", "peers 1=x", "peers 70000=127.0.0.1:1"] {
+        let lines = ["", "go", "start now", "peers 1", "peers 1=x", "peers 70000=127.0.0.1:1"];
+        for line in lines.into_iter().chain(["view", "view 0", "view 0g", "view 00 1"]) {
             assert!(line.parse::<Command>().is_err(), "{line}");
         }
     }
@@ -222,7 +277,8 @@ mod tests {
         assert!(report.contains(r#""grants":{"local":{"count":0,"histogram":[]}"#), "{report}");
         let events = [
             listening,
-            Event::Progress { transfers: 1, audits: 2, pages_shipped: 3 },
+            Event::Progress { transfers: 1, audits: 2, pages_shipped: 3, longest_us: 4 },
+            Event::Settled { epoch: 7 },
             Event::Report(Box::default()),
             Event::Error { message: "a \"quoted\"\nline".to_owned() },
         ];

@@ -72,6 +72,25 @@ impl Instance for FakeInstance {
         if self.is_mute { Err("no session to instance 0".to_owned()) } else { Ok(()) }
     }
 
+    fn install_view(&self, view: &[u8], peers: &[(InstanceId, SocketAddr)]) -> Result<u64, String> {
+        self.note(&format!("view of {} bytes, {} peers", view.len(), peers.len()));
+        view.first().map(|epoch| u64::from(*epoch)).ok_or_else(|| "an empty view".to_owned())
+    }
+
+    fn is_settled(&self) -> Result<bool, String> {
+        Ok(true)
+    }
+
+    fn leave(&self, _: Duration) -> Result<(), String> {
+        self.note("leave");
+        self.pages.store(&self.manifest, &self.relation);
+        Ok(())
+    }
+
+    fn take_longest_wait(&self) -> Duration {
+        Duration::from_micros(1500)
+    }
+
     fn worker(&self) -> Result<FakeWorker, String> {
         Ok(FakeWorker(self.pages.clone()))
     }
@@ -191,6 +210,47 @@ fn a_run_goes_from_listening_to_a_report_and_verifies() {
     assert!(found.verified, "{found:#?}");
     driven.agent.join().expect("no panic").expect("it ended well");
     assert_eq!(*driven.calls.lock().expect("not poisoned"), ["2 peers", "flush", "stop"]);
+}
+
+#[test]
+fn views_are_taken_at_any_time_and_told_when_they_are_in_force_and_settled() {
+    let mut driven = Driven::new(|_| {});
+    let (in_force, settled) = (Event::View { epoch: 2 }, Event::Settled { epoch: 2 });
+    driven.event();
+    driven.say("view 02ff 7=127.0.0.1:9");
+    assert_eq!([driven.event(), driven.event()], [in_force.clone(), settled.clone()]);
+    driven.say("peers 0=127.0.0.1:1");
+    assert_eq!(driven.event(), Event::Ready);
+    driven.say("view 02");
+    assert_eq!([driven.event(), driven.event()], [in_force.clone(), settled.clone()]);
+    driven.say("start");
+    let Event::Progress { longest_us, .. } = driven.any_event() else { panic!("it works") };
+    assert_eq!(longest_us, 1500);
+    driven.say("view 02");
+    assert_eq!([driven.event(), driven.event()], [in_force.clone(), settled.clone()]);
+    driven.say("stop");
+    assert_eq!(driven.event(), Event::Stopped);
+    driven.say("view 02");
+    assert_eq!([driven.event(), driven.event()], [in_force, settled]);
+    driven.say("leave");
+    assert_eq!(driven.event(), Event::Left);
+    driven.say("quit");
+    let Event::Report(report) = driven.event() else { panic!("a report comes last") };
+    assert_eq!(report.links, LinkCounts::default(), "its links are nobody's any more");
+    let calls = Arc::clone(&driven.calls);
+    driven.agent.join().expect("no panic").expect("it ended well");
+    let calls = calls.lock().expect("not poisoned");
+    assert_eq!(calls[..2], ["view of 2 bytes, 1 peers", "1 peers"]);
+    assert_eq!(calls[calls.len() - 2..], ["leave", "stop"]);
+}
+
+#[test]
+fn a_view_that_is_none_is_told_and_ends_the_agent() {
+    let mut driven = Driven::new(|_| {});
+    driven.event();
+    driven.say("view");
+    assert!(matches!(driven.event(), Event::Error { .. }));
+    assert!(matches!(driven.error(), AgentError::Command(_)));
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl NodeConfig {
             page_bytes,
             needed,
             needed_mb: (needed * page_bytes as u64).div_ceil(1 << 20),
-            peers: self.members.len().saturating_sub(1),
+            peers: self.peers_max(),
             shards: self.shards,
         })
     }
@@ -53,9 +53,15 @@ impl NodeConfig {
 
     /// Frames that one shard needs beside its cached pages.
     pub(crate) fn frames_beside_cache(&self) -> u32 {
-        let peers = u32::try_from(self.members.len()).unwrap_or(u32::MAX).saturating_sub(1);
+        let peers = u32::try_from(self.peers_max()).unwrap_or(u32::MAX);
         let fabric = peers.saturating_mul(self.credits.frames_per_peer());
         fabric.saturating_add(self.io_threads_of_shard())
+    }
+
+    /// Most peers at a time that there are frames for.
+    pub(crate) fn peers_max(&self) -> usize {
+        let most = self.members.len().max(self.members_max.unwrap_or(0).into());
+        most.saturating_sub(1)
     }
 
     /// I/O threads of one shard: it cannot do without one.

@@ -1,6 +1,7 @@
 //! The TOML file: its keys, what each may be, and what is said when one is not.
 
 use super::{ConfigError, NodeConfig, PeerConfig};
+use crate::status::place::PATH_MAX_BYTES;
 use pagewire_protocol::{ClusterId, InstanceId, PageSize};
 use pagewire_transport::{LinkPolicy, link::verbs::Overrides};
 use serde::Deserialize;
@@ -18,6 +19,7 @@ pub(super) const RANGES: &[(&str, &str)] = &[
     ("cluster", "a number from 0 to 18446744073709551615"),
     ("instance", "a number from 0 to 63"),
     ("members", "a list of instance ids, each 0 to 63"),
+    ("members_max", "1 to 64"),
     ("page_size", "4096, 8192, 16384 or 32768"),
     ("arena_mb", "1 to 1048576"),
     ("cache_pages", "a number from 32 to 4294967295"),
@@ -35,10 +37,15 @@ pub(super) const RANGES: &[(&str, &str)] = &[
     ("transport", "\"auto\", \"verbs\" or \"tcp\""),
     ("rdma_port", "1 to 255"),
     ("rdma_gid_index", "0 to 255"),
+    ("status_socket", SOCKET),
 ];
+
+const SOCKET: &str = "an absolute path of at most 96 bytes";
+const _: () = assert!(PATH_MAX_BYTES == 96);
 
 /// The numbers that are taken, as [`RANGES`] has them in words.
 pub(super) const ARENA_MB: RangeInclusive<u32> = 1..=1 << 20;
+const MEMBERS_MAX: RangeInclusive<u16> = 1..=crate::view::MEMBERS_MAX;
 const SHARDS: RangeInclusive<u16> = 1..=64;
 /// A second: who wants to spin for longer wants a thread that never sleeps.
 const SPIN_US: RangeInclusive<u64> = 0..=1_000_000;
@@ -111,6 +118,7 @@ struct FileConfig {
     listen: SocketAddr,
     storage: PathBuf,
     members: Option<Vec<u16>>,
+    members_max: Option<u16>,
     #[serde(default)]
     peers: Vec<FilePeer>,
     page_size: Option<u64>,
@@ -134,6 +142,7 @@ struct FileConfig {
     rdma_port: Option<u8>,
     // A queue pair has 8 bits for it (`ibv_global_route.sgid_index`).
     rdma_gid_index: Option<u8>,
+    status_socket: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -235,6 +244,7 @@ impl NodeConfig {
             Self::new(ClusterId(file.cluster), instance, members, file.listen, file.storage);
         Ok(Self {
             peers,
+            members_max: file.members_max,
             page_size,
             arena_mb: file.arena_mb.unwrap_or(defaults.arena_mb),
             cache_pages: file.cache_pages,
@@ -256,12 +266,19 @@ impl NodeConfig {
                 port: file.rdma_port,
                 gid_index: file.rdma_gid_index.map(u32::from),
             },
+            status_socket: file.status_socket,
             ..defaults
         })
     }
 
     fn check_ranges(&self, path: &Path) -> Result<(), ConfigError> {
         check(path, "io_threads", &self.io_threads, &IO_THREADS)?;
+        check(path, "members_max", &self.members_max.unwrap_or(1), &MEMBERS_MAX)?;
+        if self.members_max.is_some_and(|most| usize::from(most) < self.members.len()) {
+            let found = self.members_max.unwrap_or(0).to_string();
+            let expected = "at least as many as `members` lists";
+            return Err(ConfigError::value(path, "members_max", found, expected));
+        }
         check(path, "shards", &self.shards, &SHARDS)?;
         check(path, "spin_us", &self.spin_us, &SPIN_US)?;
         check(path, "arena_mb", &self.arena_mb, &ARENA_MB)?;
@@ -272,6 +289,13 @@ impl NodeConfig {
         if self.rdma.device.as_ref().is_some_and(String::is_empty) {
             let expected = range_of("rdma_device");
             return Err(ConfigError::value(path, "rdma_device", "empty".to_owned(), expected));
+        }
+        let socket = self.status_socket.as_deref();
+        if let Some(socket) = socket
+            .filter(|socket| !socket.is_absolute() || socket.as_os_str().len() > PATH_MAX_BYTES)
+        {
+            let found = format!("{socket:?}");
+            return Err(ConfigError::value(path, "status_socket", found, SOCKET));
         }
         let pages = self.cache_pages.unwrap_or(u32::MAX);
         check(path, "cache_pages", &pages, &(super::CACHE_PAGES_MIN..=u32::MAX))

@@ -221,6 +221,15 @@ struct Member {
     complaints: Complaints,
 }
 
+impl Member {
+    /// One that cannot be told is dead: the wait that follows says so.
+    fn tell(&mut self, order: &Order) {
+        if let Some(input) = &mut self.input {
+            let _ = writeln!(input, "{order}").and_then(|()| input.flush());
+        }
+    }
+}
+
 impl Drop for Member {
     fn drop(&mut self) {
         self.process.end();
@@ -236,6 +245,8 @@ pub struct Fleet {
     receiver: Receiver<(InstanceId, Incoming)>,
     timeout: Duration,
     cleanup: Cleanup,
+    /// What came while something else was waited for, of the kinds that may come at any time.
+    early: Vec<(InstanceId, Event)>,
 }
 
 impl std::fmt::Debug for Fleet {
@@ -250,7 +261,7 @@ impl Fleet {
     pub fn new(timeout: Duration, cleanup: &Cleanup) -> Self {
         let (sender, receiver) = mpsc::channel();
         let cleanup = cleanup.clone();
-        Self { members: BTreeMap::new(), sender, receiver, timeout, cleanup }
+        Self { members: BTreeMap::new(), sender, receiver, timeout, cleanup, early: Vec::new() }
     }
 
     /// Starts `command` as the agent of `instance`.
@@ -285,11 +296,18 @@ impl Fleet {
 
     /// Sends `order` to every agent. One that cannot be told is dead: the wait that follows says so.
     pub fn tell(&mut self, order: &Order) {
-        for member in self.members.values_mut() {
-            if let Some(input) = &mut member.input {
-                let _ = writeln!(input, "{order}").and_then(|()| input.flush());
-            }
-        }
+        self.members.values_mut().for_each(|member| member.tell(order));
+    }
+
+    /// Sends `order` to one agent.
+    pub fn tell_one(&mut self, instance: InstanceId, order: &Order) {
+        self.members.get_mut(&instance).into_iter().for_each(|member| member.tell(order));
+    }
+
+    /// The instances whose agents there are.
+    #[must_use]
+    pub fn instances(&self) -> Vec<InstanceId> {
+        self.members.keys().copied().collect()
     }
 
     /// Waits until every agent has told the event that is called `expected`.
@@ -300,9 +318,28 @@ impl Fleet {
         &mut self,
         expected: &'static str,
     ) -> Result<BTreeMap<InstanceId, Event>, ChildError> {
+        self.wait_of(&self.instances(), expected, |_, _| {})
+    }
+
+    /// Waits until each of `those` has told the event that is called `expected`, while the others
+    /// work; `show` gets every progress event.
+    ///
+    /// # Errors
+    /// As [`Fleet::wait_all`].
+    pub fn wait_of(
+        &mut self,
+        those: &[InstanceId],
+        expected: &'static str,
+        mut show: impl FnMut(InstanceId, &Event),
+    ) -> Result<BTreeMap<InstanceId, Event>, ChildError> {
         let deadline = Instant::now() + self.timeout;
         let mut told = BTreeMap::new();
-        while let Some(missing) = self.members.keys().find(|id| !told.contains_key(*id)) {
+        let is_due =
+            |id: &InstanceId, event: &Event| event.name() == expected && those.contains(id);
+        for (id, event) in self.early.extract_if(.., |(id, event)| is_due(id, event)) {
+            told.entry(id).or_insert(event);
+        }
+        while let Some(missing) = those.iter().find(|id| !told.contains_key(*id)) {
             let timeout = ChildError::Timeout {
                 instance: *missing,
                 expected,
@@ -313,14 +350,24 @@ impl Fleet {
                 return Err(timeout);
             };
             match incoming {
-                Incoming::Event(Event::Progress { .. }) => {}
+                Incoming::Event(event @ Event::Progress { .. }) => {
+                    show(instance, &event);
+                    if is_due(&instance, &event) {
+                        told.entry(instance).or_insert(event);
+                    }
+                }
                 // Whoever has told its last event may go while the others still speak.
                 Incoming::Closed if expected == LAST_EVENT && told.contains_key(&instance) => {}
                 Incoming::Event(event)
-                    if event.name() == expected && !told.contains_key(&instance) =>
+                    if is_due(&instance, &event) && !told.contains_key(&instance) =>
                 {
                     told.insert(instance, event);
                 }
+                Incoming::Event(event @ (Event::View { .. } | Event::Settled { .. })) => {
+                    self.early.push((instance, event));
+                }
+                // Of one that has left, whose output ends with it.
+                Incoming::Closed if !self.members.contains_key(&instance) => {}
                 other => return Err(self.failure(instance, other, expected)),
             }
         }
@@ -348,6 +395,10 @@ impl Fleet {
                     heard.insert(instance, Instant::now());
                     show(instance, &event);
                 }
+                // Of a view that was not waited for any more.
+                Ok((_, Incoming::Event(Event::View { .. } | Event::Settled { .. }))) => {}
+                // Of one that has left, whose output ends with it.
+                Ok((instance, Incoming::Closed)) if !self.members.contains_key(&instance) => {}
                 Ok((instance, other)) => return Err(self.failure(instance, other, "progress")),
                 Err(_) if Instant::now() >= end => return Ok(()),
                 Err(_) => {
@@ -357,6 +408,22 @@ impl Fleet {
                 }
             }
         }
+    }
+
+    /// Waits for the exit of one agent, which is none of the fleet any more.
+    ///
+    /// # Errors
+    /// [`ChildError::Exit`] when it does not exit, or not with status 0.
+    pub fn retire(&mut self, instance: InstanceId) -> Result<(), ChildError> {
+        let deadline = Instant::now() + self.timeout;
+        let Some(mut member) = self.members.remove(&instance) else { return Ok(()) };
+        member.input = None;
+        let status = member.process.wait(deadline);
+        self.early.retain(|(id, _)| *id != instance);
+        if status.is_some_and(|status| status.success()) {
+            return Ok(());
+        }
+        Err(ChildError::Exit { instance, status: tell(status) })
     }
 
     /// Waits for the exit of every agent.

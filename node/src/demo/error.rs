@@ -1,7 +1,10 @@
 //! Why the demo cannot run, or not to its end.
 
 use super::{child::ChildError, options::PAGES_PER_WORKER};
-use crate::ledger::{manifest::ManifestError, relation::RelationError};
+use crate::{
+    ledger::{manifest::ManifestError, relation::RelationError},
+    view::ViewError,
+};
 use pagewire_transport::link::verbs::VerbsError;
 use std::{io, path::PathBuf};
 
@@ -12,6 +15,9 @@ pub enum DemoError {
     /// A child failed.
     #[error(transparent)]
     Child(#[from] ChildError),
+    /// The members cannot be.
+    #[error("members: {0}")]
+    View(#[from] ViewError),
     /// The relation cannot be prepared or put back.
     #[error(transparent)]
     Relation(#[from] RelationError),

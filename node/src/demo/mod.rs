@@ -4,6 +4,7 @@
 //! ```text
 //!  prepare relation --> N x `pagewire node --agent` (children) --> `pagewire verify` --> report
 //!                        listening, peers, ready, start ... stop, flush, quit
+//!                                              views, where members come or go ([`members`])
 //! ```
 //! Purpose: the coordinator. It touches no page: it prepares the files, starts and paces the
 //! instances ([`stage`], [`child`]), lets a separate process judge what they left ([`verify_cmd`])
@@ -15,10 +16,12 @@
 //! anything is started; what came out is printed before it is kept ([`out`]), so that a result that
 //! cannot be written costs nobody the table.
 
+pub mod change;
 pub mod child;
 pub mod cleanup;
 mod error;
 mod folder;
+mod members;
 mod options;
 mod out;
 mod progress;
@@ -63,10 +66,11 @@ pub fn run(options: &DemoOptions) -> Result<bool, DemoError> {
     let folder = Folder::make(&cleanup).map_err(io_error("make a temporary folder"))?;
     folder.remove_orphans();
     let stage = Stage::set(options, &rdma, seed, folder.path(), cleanup.clone())?;
-    let (elapsed, reports) = stage.play()?;
-    let transfers = reports.iter().map(|report| report.transfers).sum();
+    let played = stage.play()?;
+    let transfers = played.reports.iter().map(|report| report.transfers).sum();
     let found = stage.judge(transfers)?;
-    let report = DemoReport::new(stage.setting(), elapsed, &reports, &found);
+    let report = DemoReport::new(stage.setting(), played.elapsed, &played.reports, &found)
+        .with_changes(played.changes, played.longest_request);
     print(&report, options.json).map_err(DemoError::Output)?;
     match out {
         Some(out) if report.passed() => out.write(&stage.prepared, &cleanup)?,

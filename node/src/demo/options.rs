@@ -19,6 +19,12 @@ pub struct DemoOptions {
     #[arg(long, value_name = "S", default_value_t = 5,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
+    /// Add an instance in mid-run; with --leave before one leaves
+    #[arg(long)]
+    pub join: bool,
+    /// Retire an instance in mid-run, in order: all that it has moves to the others
+    #[arg(long)]
+    pub leave: bool,
     /// Work on a copy of this relation file (`relfile.1` is the relation's second segment);
     /// money moves when two of its pages have free space
     #[arg(long, value_name = "FILE")]
@@ -110,6 +116,9 @@ pub(super) mod tests {
         let options = parse("").expect("defaults");
         assert_eq!((options.nodes, options.seconds, options.threads), (3, 5, 2));
         assert_eq!((options.transport, options.seed, options.json), (Transport::Auto, None, false));
+        assert!(!options.join && !options.leave);
+        let options = parse("--join --leave").expect("parsed");
+        assert!(options.join && options.leave);
         let options = parse("--nodes 4 --seconds 1 --transport tcp --seed 9 --json --pages a.1");
         assert_eq!(options.expect("parsed").pages, Some(PathBuf::from("a.1")));
         let options =

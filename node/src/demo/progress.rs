@@ -13,19 +13,46 @@ use std::{
 pub(super) struct Progress {
     started: Instant,
     is_shown: bool,
+    /// Standard error is for complaints only.
+    is_quiet: bool,
     last: BTreeMap<InstanceId, [u64; 3]>,
+    /// The longest wait for a page that was told since [`Progress::take_longest`], in microseconds.
+    longest_us: u64,
 }
 
 impl Progress {
-    pub(super) fn new(started: Instant) -> Self {
-        Self { started, is_shown: io::stderr().is_terminal(), last: BTreeMap::new() }
+    /// `is_quiet`: whoever runs it reads the result alone.
+    pub(super) fn new(started: Instant, is_quiet: bool) -> Self {
+        Self {
+            started,
+            is_shown: io::stderr().is_terminal(),
+            is_quiet,
+            last: BTreeMap::new(),
+            longest_us: 0,
+        }
     }
 
     pub(super) fn show(&mut self, instance: InstanceId, event: &Event) {
-        let Event::Progress { transfers, audits, pages_shipped } = event else { return };
+        let Event::Progress { transfers, audits, pages_shipped, longest_us } = event else {
+            return;
+        };
+        self.longest_us = self.longest_us.max(*longest_us);
         self.last.insert(instance, [*transfers, *audits, *pages_shipped]);
         if self.is_shown {
             eprint!("\r\x1b[K{}", self.line(self.started.elapsed()));
+        }
+    }
+
+    /// The longest wait for a page that any instance has told since this was asked last.
+    pub(super) fn take_longest(&mut self) -> Duration {
+        Duration::from_micros(std::mem::take(&mut self.longest_us))
+    }
+
+    /// A line for the terminal, and for whoever reads the log of a run.
+    pub(super) fn tell(&self, line: &str) {
+        if !self.is_quiet {
+            self.clear();
+            eprintln!("pagewire: {line}");
         }
     }
 
@@ -49,12 +76,21 @@ mod tests {
 
     #[test]
     fn progress_adds_up_what_the_instances_told_last() {
-        let mut progress = Progress { started: Instant::now(), is_shown: false, last: [].into() };
+        let mut progress = Progress {
+            started: Instant::now(),
+            is_shown: false,
+            is_quiet: true,
+            last: [].into(),
+            longest_us: 0,
+        };
         for (instance, transfers) in [(0, 1000), (1, 5), (0, 2000)] {
-            let event = Event::Progress { transfers, audits: 1, pages_shipped: 2 };
+            let longest_us = transfers;
+            let event = Event::Progress { transfers, audits: 1, pages_shipped: 2, longest_us };
             progress.show(InstanceId(instance), &event);
         }
         let line = progress.line(Duration::from_millis(1500));
         assert_eq!(line, "  1.5 s  2,005 transfers  2 audits  4 pages shipped");
+        assert_eq!(progress.take_longest(), Duration::from_micros(2000));
+        assert_eq!(progress.take_longest(), Duration::ZERO);
     }
 }

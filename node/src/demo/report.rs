@@ -6,6 +6,7 @@
 //! Invariants: pure; counts are sums over the instances, percentiles are of all instances' grants
 //! together.
 
+use super::change::{self, Change};
 use crate::{
     agent::lines::{LinkCounts, Report},
     grd::GrantPath,
@@ -136,6 +137,10 @@ pub struct DemoReport {
     pub pages_shipped: u64,
     /// Bytes of those messages.
     pub bytes_shipped: u64,
+    /// The longest that any worker waited for a page while no member came or went, in milliseconds.
+    pub longest_request_ms: f64,
+    /// Members that came or went.
+    pub changes: Vec<Change>,
     /// What the verifier found wrong, in words.
     pub problems: Vec<String>,
 }
@@ -190,8 +195,16 @@ impl DemoReport {
             },
             pages_shipped: sum(|r| r.pages_shipped),
             bytes_shipped: sum(|r| r.bytes_shipped),
+            longest_request_ms: 0.0,
+            changes: Vec::new(),
             problems: found.problems.clone(),
         }
+    }
+
+    /// With the members that came or went, and the longest wait for a page while none did.
+    #[must_use]
+    pub fn with_changes(self, changes: Vec<Change>, longest: Duration) -> Self {
+        Self { changes, longest_request_ms: change::ms(longest), ..self }
     }
 
     /// True when nothing is wrong. A relation between whose pages no money can move passes, too:
@@ -238,6 +251,7 @@ impl DemoReport {
         let (label, pages) = ("pages shipped", grouped(self.pages_shipped));
         writeln!(out, "{label:<14}{pages:>14}{mebibytes:>8.1} MiB")?;
         self.write_links(out)?;
+        self.write_changes(out)?;
         writeln!(out)?;
         let columns = ["count", "p50 us", "p99 us", "p99.9 us", "max us"];
         let [count, p50, p99, p999, max] = columns;
@@ -302,6 +316,15 @@ impl DemoReport {
         )
     }
 
+    fn write_changes(&self, out: &mut String) -> std::fmt::Result {
+        if self.changes.is_empty() {
+            return Ok(());
+        }
+        writeln!(out)?;
+        self.changes.iter().try_for_each(|change| writeln!(out, "{change}"))?;
+        writeln!(out, "longest request otherwise {:.1} ms", self.longest_request_ms)
+    }
+
     fn nothing_to_move(&self) -> String {
         let Setting { pages, accounts, .. } = self.setting;
         format!(
@@ -330,6 +353,8 @@ pub fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::change::What;
+    use pagewire_protocol::InstanceId;
 
     fn report(verified: bool) -> DemoReport {
         let setting = Setting {
@@ -466,6 +491,23 @@ mod tests {
         setting.accounts = ACCOUNTS_MIN;
         let moved = DemoReport::new(setting, Duration::from_secs(1), &[], &sound);
         assert_eq!(moved.verdict, Verdict::Verified);
+    }
+
+    #[test]
+    fn members_that_came_and_went_stand_in_the_table_and_in_the_json() {
+        let plain = report(true);
+        assert!(!plain.table().contains("longest request"), "nobody came or went");
+        let ms = Duration::from_millis;
+        let change = |what| Change::new(what, InstanceId(3), ms(2000), ms(90), ms(20));
+        let changes = [What::Join, What::Leave].map(change).to_vec();
+        let report = plain.with_changes(changes, ms(15));
+        let table = report.table();
+        assert!(table.contains("\ninstance 3 joined after 2.0 s, in 90 ms; longest"), "{table}");
+        assert!(table.contains("\ninstance 3 left after 2.0 s"), "{table}");
+        assert!(table.contains("\nlongest request otherwise 15.0 ms\n"), "{table}");
+        let json = serde_json::to_value(&report).expect("JSON");
+        assert_eq!(json["changes"][1]["what"], "leave");
+        assert_eq!(json["longest_request_ms"], 15.0);
     }
 
     #[test]

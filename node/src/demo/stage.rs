@@ -1,9 +1,11 @@
 //! A run of the demo, on its stage: its folder's files, its instances, and who judges them.
 
 use super::{
+    change::Change,
     child::{self, Fleet},
     cleanup::Cleanup,
     error::{DemoError, io_error},
+    members::{self, Changing, Members},
     options::DemoOptions,
     progress::Progress,
     report::Setting,
@@ -39,6 +41,18 @@ const SYNTHETIC_PAGES: u32 = 600;
 const ARENA_MIB: std::ops::RangeInclusive<u32> = 32..=128;
 const ARENA_IN_FLIGHT_MIB: u32 = 16;
 
+/// What came of a run.
+pub(super) struct Played {
+    /// How long the workers worked.
+    pub(super) elapsed: Duration,
+    /// What each instance reports, those that left included.
+    pub(super) reports: Vec<Report>,
+    /// Members that came or went.
+    pub(super) changes: Vec<Change>,
+    /// The longest wait for a page while none did.
+    pub(super) longest_request: Duration,
+}
+
 /// Everything that is there before the first instance starts.
 pub(super) struct Stage<'o> {
     options: &'o DemoOptions,
@@ -70,9 +84,12 @@ impl<'o> Stage<'o> {
         let cluster = Random::new(fresh_seed()).next_u64() >> 1;
         let key = folder.join("cluster.key");
         write_key(&key).map_err(io_error("write the cluster key"))?;
-        for instance in stage.instances() {
+        let most = stage.all_instances().count();
+        for instance in stage.all_instances() {
             let arena_mib = stage.arena_mib();
-            let mut text = config(instance, options.nodes, cluster, &storage, &key, arena_mib);
+            let members = if instance == stage.newcomer() { most } else { options.nodes.into() };
+            let mut text = config(instance, members, cluster, &storage, &key, arena_mib);
+            text.push_str(&format!("members_max = {most}\n"));
             text.push_str(&links(options.transport.name(), rdma));
             if let Some(pages) = options.cache_pages {
                 text.push_str(&format!("cache_pages = {pages}\n"));
@@ -85,6 +102,21 @@ impl<'o> Stage<'o> {
 
     fn instances(&self) -> impl Iterator<Item = InstanceId> + use<> {
         (0..self.options.nodes).map(InstanceId)
+    }
+
+    /// The first ones, and the one that joins.
+    fn all_instances(&self) -> impl Iterator<Item = InstanceId> + use<> {
+        (0..self.options.nodes + u16::from(self.options.join)).map(InstanceId)
+    }
+
+    /// The instance that joins in mid-run.
+    pub(super) fn newcomer(&self) -> InstanceId {
+        InstanceId(self.options.nodes)
+    }
+
+    /// The instance that leaves in mid-run.
+    pub(super) fn leaver(&self) -> InstanceId {
+        InstanceId(1)
     }
 
     fn manifest_path(&self) -> PathBuf {
@@ -118,24 +150,34 @@ impl<'o> Stage<'o> {
         }
     }
 
-    /// Runs the instances; returns how long the workers worked and what each instance reports.
-    pub(super) fn play(&self) -> Result<(Duration, Vec<Report>), DemoError> {
+    /// Runs the instances.
+    pub(super) fn play(&self) -> Result<Played, DemoError> {
         let mut fleet = Fleet::new(STEP_TIMEOUT, &self.cleanup);
+        let mut members = Members::first(self.instances())?;
         for instance in self.instances() {
-            fleet.start(instance, &mut self.node_command(instance))?;
+            fleet.start(instance, &mut self.node_command(instance, &members)?)?;
         }
-        let listening = fleet.wait_all("listening")?;
-        fleet.tell(&Order::Peers(addresses(&listening)));
+        members.listen(&fleet.wait_all("listening")?);
+        fleet.tell(&members.peers());
         fleet.wait_all("ready")?;
 
         fleet.tell(&Order::Start);
         let started = Instant::now();
-        let mut progress = Progress::new(started);
-        let watched = fleet.watch(Duration::from_secs(self.options.seconds), |instance, event| {
-            progress.show(instance, event);
-        });
-        progress.clear();
-        watched?;
+        let mut progress = Progress::new(started, self.options.json);
+        let whole = Duration::from_secs(self.options.seconds);
+        let mut left = Vec::new();
+        let (mut changes, mut longest_request) = (Vec::new(), Duration::ZERO);
+        for (at, what) in members::timeline(self.options.join, self.options.leave, whole) {
+            self.watch(&mut fleet, &mut progress, started + at)?;
+            longest_request = longest_request.max(progress.take_longest());
+            let (fleet, members, progress) = (&mut fleet, &mut members, &mut progress);
+            let mut run = Changing { stage: self, fleet, members, progress, started };
+            let (change, report) = run.change(what)?;
+            changes.push(change);
+            left.extend(report);
+        }
+        self.watch(&mut fleet, &mut progress, started + whole)?;
+        longest_request = longest_request.max(progress.take_longest());
         fleet.tell(&Order::Stop);
         let elapsed = started.elapsed();
         fleet.wait_all("stopped")?;
@@ -143,24 +185,47 @@ impl<'o> Stage<'o> {
         fleet.tell(&Order::Flush);
         fleet.wait_all("flushed")?;
         fleet.tell(&Order::Quit);
-        let reports = reports(fleet.wait_all("report")?);
+        let reports = reports(fleet.wait_all("report")?).into_iter().chain(left).collect();
         fleet.finish()?;
-        Ok((elapsed, reports))
+        Ok(Played { elapsed, reports, changes, longest_request })
     }
 
-    fn node_command(&self, instance: InstanceId) -> Command {
+    /// Lets the workers work until then.
+    fn watch(
+        &self,
+        fleet: &mut Fleet,
+        progress: &mut Progress,
+        until: Instant,
+    ) -> Result<(), DemoError> {
+        let left = until.saturating_duration_since(Instant::now());
+        let watched = fleet.watch(left, |instance, event| progress.show(instance, event));
+        progress.clear();
+        Ok(watched?)
+    }
+
+    /// What starts `instance`, one of `members`, with their view.
+    pub(super) fn node_command(
+        &self,
+        instance: InstanceId,
+        members: &Members,
+    ) -> Result<Command, DemoError> {
+        // A file of its own: the others may be reading theirs.
+        let view = self.folder.join(format!("view-{}-of-{instance}", members.view.epoch()));
+        fs::write(&view, members.view.encode()).map_err(io_error("write a view"))?;
+        let incarnation = members.view.member(instance).map_or(0, |member| member.incarnation.0);
         let mut command = Command::new(&self.program);
         command.arg("node").arg("--config").arg(self.config_path(instance)).arg("--agent");
         command.arg("--manifest").arg(self.manifest_path());
         command.arg("--log").arg(self.log_path(instance));
         command.arg("--threads").arg(self.options.threads.to_string());
         command.arg("--seed").arg(self.seed.to_string());
+        command.arg("--view").arg(view).arg("--incarnation").arg(incarnation.to_string());
         // When one instance ends, the others warn of it until they are ended: the coordinator's one
         // line says it all.
         if std::env::var_os("PAGEWIRE_LOG").is_none() {
             command.env("PAGEWIRE_LOG", "error");
         }
-        command
+        Ok(command)
     }
 
     /// Lets a process that shares nothing with the instances judge the files they left.
@@ -168,7 +233,7 @@ impl<'o> Stage<'o> {
         let mut command = Command::new(&self.program);
         command.arg("verify").arg("--manifest").arg(self.manifest_path());
         command.arg("--relation").arg(&self.prepared.path);
-        for instance in self.instances() {
+        for instance in self.all_instances() {
             command.arg("--log").arg(self.log_path(instance));
         }
         command.arg("--transfers").arg(transfers.to_string()).arg("--json");
@@ -204,7 +269,7 @@ fn write_key(path: &Path) -> io::Result<()> {
 /// The configuration of one instance; its peers' addresses come once they are known.
 fn config(
     instance: InstanceId,
-    nodes: u16,
+    members: usize,
     cluster: u64,
     storage: &Path,
     cluster_key: &Path,
@@ -213,7 +278,7 @@ fn config(
     // A JSON string is a TOML basic string.
     let [storage, cluster_key] =
         [storage, cluster_key].map(|path| serde_json::Value::from(path.to_string_lossy()));
-    let members: Vec<u16> = (0..nodes).collect();
+    let members: Vec<usize> = (0..members).collect();
     format!(
         "cluster = {cluster}\n\
          instance = {instance}\n\
@@ -235,14 +300,6 @@ fn links(transport: &str, rdma: &Overrides) -> String {
     text.extend(device.map(|device| format!("rdma_device = {device}\n")));
     text.extend(numbers.iter().filter_map(|(key, n)| Some(format!("{key} = {}\n", (*n)?))));
     text
-}
-
-fn addresses(listening: &BTreeMap<InstanceId, Event>) -> Vec<(InstanceId, std::net::SocketAddr)> {
-    let address = |(instance, event): (&InstanceId, &Event)| match event {
-        Event::Listening { address } => Some((*instance, *address)),
-        _ => None,
-    };
-    listening.iter().filter_map(address).collect()
 }
 
 fn reports(told: BTreeMap<InstanceId, Event>) -> Vec<Report> {

@@ -19,6 +19,7 @@ use pagewire_protocol::{
     BufferTag, InstanceId, Lsn,
     page::{self, PageError},
 };
+use pagewire_transport::arena::LeaseExpired;
 use std::{
     fmt::Display,
     ops::Deref,
@@ -60,7 +61,10 @@ pub trait Pages {
 pub trait PageWrite: Deref<Target = [u8]> {
     /// Runs `change` on the page, gives the page its next cluster-wide version in `pd_lsn`, marks it
     /// dirty, and returns the new version: greater than every version this instance has seen.
-    fn update(&mut self, change: &mut dyn FnMut(&mut [u8])) -> Lsn;
+    ///
+    /// # Errors
+    /// [`LeaseExpired`]: nothing was changed that counts.
+    fn update(&mut self, change: &mut dyn FnMut(&mut [u8])) -> Result<Lsn, LeaseExpired>;
 }
 
 /// Of a hundred actions so many are transfers.
@@ -260,8 +264,9 @@ impl Ledger {
         let balance = account.balance.wrapping_add(delta);
         let account = Account { balance, transfers: account.transfers + 1, last };
         let mut written = Ok(());
-        let after = page.update(&mut |page| written = account::write(page, &account));
         let tag = self.manifest.tag(block);
+        let after = page.update(&mut |page| written = account::write(page, &account));
+        let after = after.map_err(|error| refused(tag, "exclusively", &error))?;
         written.map_err(|source| WorkerError::Account { tag, source })?;
         Ok(Side { block, before, after, balance })
     }

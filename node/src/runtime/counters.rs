@@ -17,6 +17,12 @@ pub struct NodeCounters {
     pub pages_evicted: Counter,
     /// Pages copied because a send still held their frame when they were to be written.
     pub pages_copied: Counter,
+    /// Past images that were made of pages whose duty to write went elsewhere.
+    pub past_images_kept: Counter,
+    /// Messages of a later view that waited for it.
+    pub parked: Counter,
+    /// Batches of shadow information sent to masters.
+    pub guides_sent: Counter,
     /// Messages that were no PCM message of this version.
     pub bad_messages: Counter,
     /// Times a message made this instance want a page that was not there, or not as it must be, or
@@ -40,6 +46,9 @@ impl NodeCounters {
             pages_written: total(|c| &c.pages_written),
             pages_evicted: total(|c| &c.pages_evicted),
             pages_copied: total(|c| &c.pages_copied),
+            past_images_kept: total(|c| &c.past_images_kept),
+            parked: total(|c| &c.parked),
+            guides_sent: total(|c| &c.guides_sent),
             bad_messages: total(|c| &c.bad_messages),
             protocol_errors: total(|c| &c.protocol_errors),
         }

@@ -1,6 +1,7 @@
 //! Why a node does not start, does not reach its peers, or does not answer.
 
 use crate::{store::StoreError, view::ViewError};
+use pagewire_protocol::InstanceId;
 use pagewire_transport::{ClusterKeyError, TransportError};
 use std::{io, net::SocketAddr};
 
@@ -28,6 +29,17 @@ pub enum NodeError {
         /// Frames it must have.
         needed: u32,
     },
+    /// There is no memory for one more peer.
+    #[error(
+        "instance {peer} is one peer too many, expected at most {most}: raise `members_max` on all \
+         instances"
+    )]
+    TooManyPeers {
+        /// The peer.
+        peer: InstanceId,
+        /// Peers that there are frames for.
+        most: usize,
+    },
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -52,6 +64,25 @@ pub enum NodeError {
         address: SocketAddr,
         /// The shard without one.
         shard: u16,
+    },
+    /// Whoever knows does not say.
+    #[error(
+        "instance {instance} has not answered in {limit_ms} ms; see whether it is up and linked"
+    )]
+    NoAnswer {
+        /// Who was asked.
+        instance: InstanceId,
+        /// How long was waited.
+        limit_ms: u64,
+    },
+    /// This instance could not leave in order.
+    #[error(
+        "this instance still has pages or directory entries after {limit_s} s, expected none: see \
+         whether every other member is up, and that the view has it as leaving"
+    )]
+    NotLeft {
+        /// How long was waited.
+        limit_s: u64,
     },
     /// A shard's thread is gone.
     #[error("the node has stopped")]

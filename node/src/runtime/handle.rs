@@ -20,7 +20,7 @@ use crate::{
 use pagewire_protocol::{BufferTag, Lsn, Mode, page, tag::shard_of_hash};
 use pagewire_transport::{
     FrameIndex, Waker,
-    arena::{ExclusivePin, PinMiss, SharedPin},
+    arena::{ExclusivePin, LeaseExpired, PinMiss, SharedPin},
 };
 use rtrb::{Consumer, Producer};
 use std::{
@@ -200,6 +200,8 @@ impl Handle {
         let mut withdrawn = false;
         loop {
             if let Some(result) = line.finish() {
+                let waited_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                line.shared.longest_wait_ns.fetch_max(waited_ns, Ordering::Relaxed);
                 return match result {
                     Ok(grant) => {
                         self.record(grant.path, start);
@@ -322,11 +324,23 @@ fn push(commands: &mut Producer<Command>, command: Command, waker: &Waker) {
     }
 }
 
-/// A page pinned for reading; the bytes are the page.
+/// A page pinned for reading. Dereferenced it is the page, and nothing at all once the lease of this
+/// instance is over, as [`ReadGuard::page`] says with an error.
 #[derive(Debug)]
 pub struct ReadGuard<'a> {
     line: &'a Line,
     pin: Option<SharedPin<'a>>,
+}
+
+impl ReadGuard<'_> {
+    /// The page, as long as the lease of this instance lasts.
+    ///
+    /// # Errors
+    /// [`LeaseExpired`]: others may have changed it meanwhile.
+    #[inline]
+    pub fn page(&self) -> Result<&[u8], LeaseExpired> {
+        self.pin.as_ref().map_or(Err(LeaseExpired), SharedPin::page)
+    }
 }
 
 impl Deref for ReadGuard<'_> {
@@ -347,7 +361,8 @@ impl Drop for ReadGuard<'_> {
     }
 }
 
-/// A page pinned for writing; the bytes are the page.
+/// A page pinned for writing. Dereferenced it is the page, and nothing at all once the lease of this
+/// instance is over, as [`WriteGuard::page`] says with an error.
 #[derive(Debug)]
 pub struct WriteGuard<'a> {
     line: &'a Line,
@@ -355,15 +370,43 @@ pub struct WriteGuard<'a> {
 }
 
 impl WriteGuard<'_> {
+    /// The page, as long as the lease of this instance lasts.
+    ///
+    /// # Errors
+    /// [`LeaseExpired`]: others may have changed it meanwhile.
+    #[inline]
+    pub fn page(&self) -> Result<&[u8], LeaseExpired> {
+        self.pin.as_ref().map_or(Err(LeaseExpired), ExclusivePin::page)
+    }
+
     /// Changes the page: runs `change` on it and gives it its next version, which is returned.
     /// The page counts as dirty from then on.
-    pub fn update(&mut self, change: impl FnOnce(&mut [u8])) -> Lsn {
+    ///
+    /// # Errors
+    /// [`LeaseExpired`] when the lease of this instance is over, or ended meanwhile: the change
+    /// counts for nothing, and what follows from it must not be done.
+    pub fn update(&mut self, change: impl FnOnce(&mut [u8])) -> Result<Lsn, LeaseExpired> {
+        self.update_logged(Lsn::ZERO, change)
+    }
+
+    /// As [`WriteGuard::update`], of a change that this instance's redo log describes up to
+    /// `redo_end`: the page does not leave the instance, and is not written to storage, before the
+    /// [`RedoLog`](super::RedoLog) is durable up to there.
+    ///
+    /// # Errors
+    /// As [`WriteGuard::update`].
+    pub fn update_logged(
+        &mut self,
+        redo_end: Lsn,
+        change: impl FnOnce(&mut [u8]),
+    ) -> Result<Lsn, LeaseExpired> {
+        let pin = self.pin.as_mut().ok_or(LeaseExpired)?;
+        let page = pin.page_mut()?;
         let version = self.line.next_version();
-        if let Some(pin) = &mut self.pin {
-            change(pin);
-            page::set_lsn(pin, version);
-        }
-        version
+        change(page);
+        page::set_lsn(page, version);
+        self.line.shared.flush.raise(pin.index(), redo_end);
+        pin.page().map(|_| version)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Threads that read and write storage, so that the shard never blocks.
+//! Threads that read and write storage, so that the shard never blocks. None of them begins anything
+//! once the lease is over.
 //!
 //! Who owns what: a job carries the frame that is read into, or a shared handle on the frame that
 //! is written; the completion brings it back or drops it. There are never more jobs than frames, so
@@ -7,7 +8,10 @@
 use crate::store::Store;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pagewire_protocol::{BufferTag, Lsn};
-use pagewire_transport::{Arena, Frame, SharedFrame, Waker};
+use pagewire_transport::{
+    Arena, Frame, SharedFrame, Waker,
+    arena::{Lease, LeaseExpired},
+};
 use std::{
     io,
     sync::Arc,
@@ -62,9 +66,10 @@ impl IoThreads {
             };
             let (jobs, done, store, waker) =
                 (jobs_out.clone(), done_in.clone(), Arc::clone(store), waker.clone());
+            let lease = arena.lease();
             let thread = thread::Builder::new()
                 .name("pagewire-io".to_owned())
-                .spawn(move || work(&jobs, &done, &store, scratch, &waker))?;
+                .spawn(move || work(&jobs, &done, &store, &lease, scratch, &waker))?;
             threads.push(thread);
         }
         Ok(Self { jobs: Some(jobs), done, threads })
@@ -97,15 +102,27 @@ impl Drop for IoThreads {
     }
 }
 
+/// What comes of a job once the lease is over.
+fn refused(job: IoJob) -> IoDone {
+    let why = LeaseExpired.to_string();
+    match job {
+        IoJob::Read { tag, .. } => IoDone::Read { tag, result: Err(why) },
+        IoJob::Write { tag, version, .. } => IoDone::Write { tag, version, result: Err(why) },
+        IoJob::Sync => IoDone::Sync { result: Err(why) },
+    }
+}
+
 fn work(
     jobs: &Receiver<IoJob>,
     done: &Sender<IoDone>,
     store: &Store,
+    lease: &Lease,
     mut scratch: Frame,
     waker: &Waker,
 ) {
     for job in jobs {
         let completion = match job {
+            job if !lease.is_held() => refused(job),
             IoJob::Read { tag, at_least, mut frame } => {
                 let read = store.read(&tag, at_least, &mut frame);
                 let result = read.map(|version| (version, frame)).map_err(|e| e.to_string());

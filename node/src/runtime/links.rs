@@ -119,7 +119,7 @@ impl PeerLinks {
 pub(super) fn of(shards: &[Arc<EndpointCounters>]) -> Vec<PeerLinks> {
     let mut links = BTreeMap::new();
     for (shard, counters) in shards.iter().enumerate() {
-        for (peer, counters) in counters.peers() {
+        for (peer, counters) in counters.peers().into_iter().filter(|(_, c)| c.is_known()) {
             let of_peer = links.entry(peer).or_insert_with(|| PeerLinks::new(peer, shards.len()));
             of_peer.add(shard, &counters);
         }

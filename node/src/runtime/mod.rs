@@ -10,15 +10,18 @@
 //! an only one with [`Shard::poll`].
 
 mod command;
+mod copies;
 mod counters;
 mod error;
 mod handle;
 mod index;
 mod io;
 mod links;
+mod members;
 mod node;
 mod outbox;
 mod pool;
+mod redo;
 mod refusals;
 mod shard;
 mod shards;
@@ -29,4 +32,5 @@ pub use error::NodeError;
 pub use handle::{Handle, ReadGuard, WriteGuard};
 pub use links::{End, PeerLinks, WhyTcp, words};
 pub use node::Node;
+pub use redo::{Flushed, NothingToFlush, RedoLog};
 pub use shard::Shard;

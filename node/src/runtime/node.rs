@@ -5,16 +5,20 @@ use super::{
     error::NodeError,
     handle::Handle,
     links::{self, PeerLinks, WhyTcp},
+    redo::{NothingToFlush, RedoLog},
     shards::{self, Answer, Control, Running, Shards, Status},
 };
-use crate::config::NodeConfig;
+use crate::{config::NodeConfig, view::View};
 use crossbeam_channel::Sender;
 use pagewire_protocol::{Incarnation, InstanceId};
 use pagewire_transport::{LinkPolicy, counters::EndpointCounters, poller::PollerCounters};
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -22,10 +26,13 @@ use std::{
 /// A running instance; dropping it stops its threads.
 #[derive(Debug)]
 pub struct Node {
-    shards: Vec<Running>,
+    pub(super) shards: Vec<Running>,
+    /// The view that was put in force last.
+    pub(super) view: Mutex<Arc<View>>,
     listen_address: SocketAddr,
     identity: (InstanceId, Incarnation),
     transport: LinkPolicy,
+    longest_wait_ns: Arc<AtomicU64>,
     endpoint_counters: Vec<Arc<EndpointCounters>>,
 }
 
@@ -35,20 +42,42 @@ impl Node {
     /// # Errors
     /// [`NodeError`] with what was found, what was expected and what to do.
     pub fn start(config: &NodeConfig) -> Result<Self, NodeError> {
-        let mut shards = Shards::open(config)?;
+        Self::start_with(config, &(Arc::new(NothingToFlush) as _))
+    }
+
+    /// As [`Node::start`], for an instance that has a redo log: no page that it describes leaves
+    /// before its redo is durable.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_with(config: &NodeConfig, redo: &Arc<dyn RedoLog>) -> Result<Self, NodeError> {
+        let mut shards = Shards::open(config, redo)?;
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         for peer in &config.peers {
             shards.add_peer(peer.instance, peer.address)?;
         }
         let (listen_address, identity) = (shards.listen_address(), shards.identity());
+        let longest_wait_ns = shards.longest_wait_ns();
         let shards = shards.run(config)?;
         let endpoint_counters = shards.iter().map(|s| Arc::clone(&s.endpoint_counters)).collect();
         let transport = config.transport;
-        Ok(Self { shards, listen_address, identity, transport, endpoint_counters })
+        let view = Mutex::new(config.view()?);
+        Ok(Self {
+            shards,
+            view,
+            listen_address,
+            identity,
+            transport,
+            longest_wait_ns,
+            endpoint_counters,
+        })
     }
 
     /// Asks all shards at once; the answers in their order.
-    fn ask<T>(&self, control: impl Fn(Sender<T>) -> Control) -> Result<Vec<T>, NodeError> {
+    pub(super) fn ask<T>(
+        &self,
+        control: impl Fn(Sender<T>) -> Control,
+    ) -> Result<Vec<T>, NodeError> {
         let asked: Vec<_> =
             self.shards.iter().map(|shard| shard.ask(&control)).collect::<Result<_, _>>()?;
         asked.into_iter().map(Answer::wait).collect()
@@ -88,6 +117,13 @@ impl Node {
     #[must_use]
     pub fn identity(&self) -> (InstanceId, Incarnation) {
         self.identity
+    }
+
+    /// The longest that a thread has waited for a page, of the waits that have ended since this was
+    /// asked last.
+    #[must_use]
+    pub fn take_longest_wait(&self) -> Duration {
+        Duration::from_nanos(self.longest_wait_ns.swap(0, Ordering::Relaxed))
     }
 
     /// Counters, summed over the shards, as they are now.

@@ -81,12 +81,34 @@ impl Outbox {
         }
     }
 
+    /// Forgets a peer, and what waits for it.
+    pub(super) fn remove_peer(&mut self, id: InstanceId) {
+        self.forget(id);
+        self.peers.retain(|peer| peer.id != id);
+    }
+
     /// Drops what waits for an instance whose life is over: the next one must not get it.
     pub(super) fn forget(&mut self, id: InstanceId) {
         for queue in self.peers.iter_mut().filter(|p| p.id == id).flat_map(|p| &mut p.lanes) {
             self.waiting -= queue.len();
             queue.clear();
         }
+    }
+
+    /// True when the peer is one.
+    pub(super) fn knows(&self, id: InstanceId) -> bool {
+        self.peers.iter().any(|peer| peer.id == id)
+    }
+
+    /// True when nothing waits for the lane.
+    pub(super) fn is_clear(&self, id: InstanceId, lane: Lane) -> bool {
+        let of_peer = self.peers.iter().find(|peer| peer.id == id);
+        of_peer.is_some_and(|peer| peer.lanes[lane.index()].is_empty())
+    }
+
+    /// Number of peers.
+    pub(super) fn peers(&self) -> usize {
+        self.peers.len()
     }
 
     /// Number of messages that wait.

@@ -34,6 +34,8 @@ pub(super) struct Drained {
     pub(super) to: Mode,
     pub(super) dirty: bool,
     pub(super) version: Lsn,
+    /// Up to where the redo log has to be durable before it leaves.
+    pub(super) flush: Lsn,
 }
 
 /// See the module.
@@ -115,7 +117,28 @@ impl Pool {
         }
         self.shared.clock.fetch_max(page::lsn(&frame).0, Ordering::Relaxed);
         let index = self.table.publish(frame, tag, Mode::N, dirty);
+        self.shared.flush.set(index, Lsn::ZERO);
         self.enter(tag, index);
+    }
+
+    /// Publishes a copy again that was shipped away, or kept: as it is, or copied where a send still
+    /// holds its frame.
+    pub(super) fn reinstate(&mut self, tag: BufferTag, copy: Option<SharedFrame>, dirty: bool) {
+        let frame = copy.and_then(|copy| match copy.try_thaw() {
+            Ok(frame) => Some(frame),
+            Err(copy) => {
+                let mut frame = self.arena.take()?;
+                frame.copy_from_slice(&copy);
+                self.counters.pages_copied.add(1);
+                Some(frame)
+            }
+        });
+        self.install(tag, frame, dirty);
+    }
+
+    /// True when no page is held.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pages.is_empty()
     }
 
     fn enter(&mut self, tag: BufferTag, index: FrameIndex) {
@@ -143,7 +166,8 @@ impl Pool {
     /// that is not there, so the core goes on and those who wait for it are told.
     pub(super) fn lower(&mut self, tag: &BufferTag, to: Mode) -> Option<Drained> {
         let Some(index) = self.index(tag) else {
-            return Some(Drained { tag: *tag, to, dirty: false, version: Lsn::ZERO });
+            let (version, flush) = (Lsn::ZERO, Lsn::ZERO);
+            return Some(Drained { tag: *tag, to, dirty: false, version, flush });
         };
         self.slot(index).draining = Some(to);
         self.drained(index)
@@ -159,7 +183,9 @@ impl Pool {
         }
         self.slot(index).draining = None;
         let version = self.table.share(index).map_or(Lsn::ZERO, |frame| page::lsn(&frame));
-        Some(Drained { tag, to, dirty: self.table.is_dirty(index), version })
+        let dirty = self.table.is_dirty(index);
+        let flush = if dirty { self.shared.flush.get(index) } else { Lsn::ZERO };
+        Some(Drained { tag, to, dirty, version, flush })
     }
 
     /// Lets local threads pin the page up to `mode`; only up to S while a send still holds its
@@ -207,7 +233,7 @@ impl Pool {
         if self.table.lower(index, Mode::N) == Drain::Waiting {
             return None;
         }
-        let dirty = self.table.is_dirty(index);
+        let (dirty, flush) = (self.table.is_dirty(index), self.shared.flush.get(index));
         // It is wanted, so it is not given up.
         self.keep(tag);
         let old = self.remove(tag)?;
@@ -216,6 +242,7 @@ impl Pool {
             self.arena.take().expect("the arena has a frame for every one that is sent");
         frame.copy_from_slice(&old);
         let index = self.table.publish(frame, *tag, Mode::N, dirty);
+        self.shared.flush.set(index, flush);
         self.enter(*tag, index);
         Some(index)
     }
@@ -253,7 +280,10 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::{index::PageIndex, shared::Panic};
+    use crate::runtime::{
+        index::PageIndex,
+        shared::{FlushPositions, Panic},
+    };
     use pagewire_protocol::{ClusterId, InstanceId};
     use pagewire_transport::{ArenaConfig, Endpoint, EndpointConfig};
     use std::time::Duration;
@@ -266,10 +296,12 @@ mod tests {
         let table = arena.page_table().unwrap();
         let shared = Arc::new(Shared {
             index: PageIndex::new(8),
+            flush: FlushPositions::new(8),
             pages: table.view(),
             clock: Arc::default(),
             waker: endpoint.waker(),
             acquire_timeout: Duration::from_secs(1),
+            longest_wait_ns: Arc::default(),
             panic: Panic::none_yet(0),
         });
         (arena.clone(), Pool::new(arena, table, shared, 8, Arc::default()))
@@ -292,6 +324,48 @@ mod tests {
         pool.set_dirty(&away, true);
         pool.install(away, None, false);
         assert_eq!(pool.counters.protocol_errors.get(), 9);
+    }
+
+    #[test]
+    fn a_page_has_the_flush_position_of_its_last_change_here() {
+        let (arena, mut pool) = pool();
+        pool.install(tag(1), arena.take(), true);
+        let flush = |pool: &mut Pool| pool.lower(&tag(1), Mode::N).map(|drained| drained.flush);
+        assert_eq!(flush(&mut pool), Some(Lsn::ZERO), "its redo was durable before it came");
+        let index = pool.index(&tag(1)).expect("installed");
+        pool.shared.flush.raise(index, Lsn(9));
+        pool.shared.flush.raise(index, Lsn(7));
+        assert_eq!(flush(&mut pool), Some(Lsn(9)));
+        // A page that is copied to another frame takes its position along.
+        let sent = pool.share(&tag(1));
+        assert!(pool.pin(&tag(1), Mode::X).is_some_and(|ticket| ticket.is_exclusive()));
+        assert_eq!(pool.counters.pages_copied.get(), 1);
+        assert_eq!(pool.shared.flush.get(pool.index(&tag(1)).expect("copied")), Lsn(9));
+        drop(sent);
+        pool.set_dirty(&tag(1), false);
+        let clean = pool.slots.iter().position(|slot| slot.tag.is_some());
+        let clean = FrameIndex(u32::try_from(clean.expect("one")).expect("a frame"));
+        assert!(!pool.table.is_dirty(clean));
+    }
+
+    #[test]
+    fn a_copy_is_held_again_also_while_a_send_has_its_frame() {
+        let (arena, mut pool) = pool();
+        for is_being_sent in [false, true] {
+            let mut frame = arena.take().expect("a frame");
+            frame[100] = 7;
+            let copy = frame.freeze();
+            let sent = is_being_sent.then(|| copy.clone());
+            pool.reinstate(tag(1), Some(copy), true);
+            assert!(
+                pool.is_dirty(&tag(1)) && pool.share(&tag(1)).is_some_and(|page| page[100] == 7)
+            );
+            assert_eq!(pool.counters.pages_copied.get(), u64::from(is_being_sent));
+            drop((sent, pool.remove(&tag(1))));
+            assert!(pool.is_empty() && arena.free_frames() == 8);
+        }
+        pool.reinstate(tag(1), None, true);
+        assert_eq!(pool.counters.protocol_errors.get(), 1);
     }
 
     #[test]

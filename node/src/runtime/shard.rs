@@ -15,22 +15,34 @@
 //!   unconfirmed  peers x (page credits + bulk credits)      sent, not acknowledged
 //!   scratch      I/O threads                                checksums are put on there
 //!   cache        the rest                                   pages held, expected, or shipped
-//!                                                           away and not yet claimed
+//!                                                           away and not yet claimed; past images
 //! ```
 //! so that a frame is there whenever one is needed, and only the cache has to make room.
 //!
 //! Here is what a shard consists of, and its turn; what comes in stands in [`arrivals`], what the
-//! core wants done in [`effects`], requests and evictions in [`room`], writing back in [`flush`].
+//! core wants done in [`effects`], requests and evictions in [`room`], writing back in [`flush`],
+//! members that come and go in [`views`], shadow information in bulk in [`guides`], what tools ask in
+//! [`stats`], and the way out in [`leave`].
 
 mod arrivals;
 mod effects;
 mod flush;
+mod guides;
+mod later;
+mod leave;
 mod room;
+mod stats;
+mod views;
 
 use flush::Flushes;
+use guides::Guides;
+use leave::Leaving;
+use stats::Askers;
+use views::Arrival;
 
 use super::{
     command::{Command, Completion},
+    copies::Copies,
     counters::NodeCounters,
     error::NodeError,
     handle::{Handle, Line},
@@ -38,17 +50,18 @@ use super::{
     io::IoThreads,
     outbox::Outbox,
     pool::Pool,
+    redo::{NothingToFlush, Redo, RedoLog},
     refusals::Refusals,
-    shared::{Panic, Shared},
+    shared::{FlushPositions, Panic, Shared},
 };
 use crate::{
     config::{CACHE_PAGES_MIN, NodeConfig},
     grd::{Effect, Event as Input, Grd, TagMap},
     store::Store,
 };
-use pagewire_protocol::{BufferTag, Epoch, GrantNumber, Incarnation, InstanceId, Lane, Pcm};
+use pagewire_protocol::{BufferTag, Epoch, Incarnation, InstanceId, Lane, Lsn, Pcm};
 use pagewire_transport::{
-    Arena, Endpoint, EndpointConfig, Frame, SharedFrame, counters::EndpointCounters,
+    Arena, Endpoint, EndpointConfig, Frame, Received, counters::EndpointCounters,
 };
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::{
@@ -63,6 +76,8 @@ use std::{
 const COMMANDS: usize = 1024;
 /// Pause in making room after a page could not be written: it would be tried again at once.
 const EVICT_RETRY: Duration = Duration::from_millis(100);
+/// How often a shard that would sleep looks for what nothing wakes it for.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// The slot of a waiter id that tells the handle; below it the handle's own count.
 const HANDLE_SHIFT: u32 = 48;
 
@@ -85,6 +100,10 @@ pub(super) struct Place {
     pub(super) incarnation: Incarnation,
     /// Greatest page version this instance has seen or given.
     pub(super) clock: Arc<AtomicU64>,
+    /// Longest wait for a page since somebody asked, in nanoseconds.
+    pub(super) longest_wait_ns: Arc<AtomicU64>,
+    /// Its redo log.
+    pub(super) redo: Arc<dyn RedoLog>,
 }
 
 /// One shard; see the module.
@@ -103,14 +122,32 @@ pub struct Shard {
     newcomer: Option<Frame>,
     /// Pages that came and are not installed yet.
     arrivals: TagMap<Frame>,
-    /// Pages shipped away and not claimed yet.
-    transits: TagMap<(GrantNumber, SharedFrame)>,
+    /// Pages shipped away and not claimed yet, and past images.
+    copies: Copies,
+    redo: Redo,
     /// Requests that wait for room, the oldest first.
     waiting: VecDeque<(InstanceId, BufferTag, Epoch, Pcm)>,
     outstanding: usize,
     outstanding_max: usize,
-    inputs: VecDeque<Input>,
+    /// Most peers that there are frames for.
+    peers_max: usize,
+    inputs: VecDeque<Arrival>,
+    /// What has come and can wait until the next turn: see [`later`].
+    later: VecDeque<Received>,
+    /// What is of a later view, in its order.
+    parked: Vec<Arrival>,
+    /// The core has said that of the event that it is handling.
+    has_parked: bool,
+    /// The core has more to do.
+    has_more: bool,
+    guides: Guides,
+    askers: Askers,
+    leaving: Option<Leaving>,
+    /// The lease is over: see [`views`].
+    is_fenced: bool,
     effects: Vec<Effect>,
+    /// Pages of which the newest is wanted that there is, and the least version of it.
+    newest: TagMap<Lsn>,
     /// Pages that are on their way to storage.
     writing: BTreeSet<BufferTag>,
     /// No page is given up before; set when one could not be written.
@@ -121,6 +158,8 @@ pub struct Shard {
     /// Those of them that have a link.
     linked: BTreeSet<InstanceId>,
     lost: BTreeSet<InstanceId>,
+    /// By instance, the life that its session is with.
+    lives: Vec<Incarnation>,
     refusals: Refusals,
     counters: Arc<NodeCounters>,
 }
@@ -145,6 +184,8 @@ impl Shard {
             listen: config.listen,
             incarnation: config.next_incarnation(),
             clock: Arc::default(),
+            longest_wait_ns: Arc::default(),
+            redo: Arc::new(NothingToFlush),
         };
         Self::start(&config, &place)
     }
@@ -162,7 +203,7 @@ impl Shard {
         };
         let shards = u32::from(config.shards.max(1));
         let frames = config.frames_of_shard();
-        let arena = Arena::new(&config.arena(frames))?;
+        let arena = Arena::unwarned(&config.arena(frames))?;
         let room = cache_pages(config, frames).ok_or_else(|| NodeError::ArenaTooSmall {
             frames: config.frames(),
             needed: shards.saturating_mul(config.frames_needed()),
@@ -170,17 +211,22 @@ impl Shard {
         let wanted = |pages: u32| pages.div_ceil(shards).clamp(CACHE_PAGES_MIN, room);
         let limit = config.cache_pages.map_or(room, wanted);
         let endpoint = Endpoint::bind(endpoint, arena.clone())?;
+        // Whoever is refused is told why, and nothing else.
+        arena.warn();
         let table = arena.page_table()?;
         let shared = Arc::new(Shared {
             index: PageIndex::new(frames),
             pages: table.view(),
+            flush: FlushPositions::new(frames),
             clock: Arc::clone(&place.clock),
             waker: endpoint.waker(),
             acquire_timeout: Duration::from_millis(config.acquire_timeout_ms),
+            longest_wait_ns: Arc::clone(&place.longest_wait_ns),
             panic: Panic::none_yet(place.number),
         });
         let io = IoThreads::start(config.io_threads_of_shard(), &store, &arena, &shared.waker)
             .map_err(NodeError::Thread)?;
+        let redo = Redo::new(Arc::clone(&place.redo), shared.waker.clone());
         let limit = limit as usize;
         let counters = Arc::<NodeCounters>::default();
         let pool =
@@ -198,12 +244,24 @@ impl Shard {
             outbox: Outbox::default(),
             newcomer: None,
             arrivals: TagMap::default(),
-            transits: TagMap::default(),
+            copies: Copies::default(),
+            redo,
             waiting: VecDeque::with_capacity(64),
             outstanding: 0,
             // The request is the credit: no more pages can be on their way than are posted.
+            peers_max: config.peers_max(),
             outstanding_max: config.credits.of(Lane::Pages) as usize,
             inputs: VecDeque::with_capacity(64),
+            later: VecDeque::with_capacity(64),
+            parked: Vec::new(),
+            has_parked: false,
+            // A newcomer tells the others that it has nothing.
+            has_more: true,
+            guides: Guides::default(),
+            askers: Askers::default(),
+            leaving: None,
+            is_fenced: false,
+            newest: TagMap::default(),
             effects: Vec::with_capacity(64),
             writing: BTreeSet::new(),
             evict_again_at: None,
@@ -211,6 +269,7 @@ impl Shard {
             up: BTreeSet::new(),
             linked: BTreeSet::new(),
             lost: BTreeSet::new(),
+            lives: Vec::new(),
             refusals: Refusals::new(Instant::now()),
             counters,
         })
@@ -219,8 +278,12 @@ impl Shard {
     /// Makes a peer known.
     ///
     /// # Errors
-    /// [`NodeError::Transport`] when it is this instance or known already.
+    /// [`NodeError::Transport`] when it is this instance or known already;
+    /// [`NodeError::TooManyPeers`] when there are no frames for it.
     pub fn add_peer(&mut self, id: InstanceId, address: SocketAddr) -> Result<(), NodeError> {
+        if self.outbox.peers() >= self.peers_max {
+            return Err(NodeError::TooManyPeers { peer: id, most: self.peers_max });
+        }
         self.endpoint.add_peer(id, address)?;
         self.outbox.add_peer(id);
         Ok(())
@@ -287,6 +350,17 @@ impl Shard {
         self.shared.waker.clone()
     }
 
+    /// All redo of a life that has ended is applied.
+    pub fn redo_done(&mut self, instance: InstanceId, incarnation: Incarnation) {
+        self.input(Input::RedoDone { instance, incarnation });
+        self.run();
+    }
+
+    /// Its arena: the lease can be ended there from any thread.
+    pub(super) fn arena(&self) -> Arena {
+        self.arena.clone()
+    }
+
     /// Where its thread leaves the words of a panic.
     pub(super) fn panic(&self) -> Arc<Panic> {
         Arc::clone(&self.shared.panic)
@@ -316,9 +390,16 @@ impl Shard {
     /// Sleeps until there is something to do or `timeout` is over, then one turn. `work_waits`
     /// tells of work that the caller wakes the shard for.
     pub fn wait(&mut self, timeout: Duration, work_waits: impl FnOnce() -> bool) -> bool {
-        let (handles, io) = (&self.handles, &self.io);
+        let (handles, io, redo, later) = (&self.handles, &self.io, &self.redo, &self.later);
+        // Nothing wakes the shard for what it only looks for now and then.
+        let looks = self.leaving.is_some() || self.has_more || !self.guides.is_empty();
+        let timeout = if looks { timeout.min(LOOK_AGAIN) } else { timeout };
         let events = self.endpoint.wait(timeout, || {
-            io.has_done() || work_waits() || handles.iter().any(|h| !h.commands.is_empty())
+            io.has_done()
+                || redo.has_news()
+                || work_waits()
+                || !later.is_empty()
+                || handles.iter().any(|h| !h.commands.is_empty())
         });
         self.turn(events)
     }
@@ -335,17 +416,23 @@ impl Shard {
     }
 
     fn turn(&mut self, busy: bool) -> bool {
-        let mut busy = busy;
+        // The endpoint has just sent what the last turn left.
+        let mut busy = self.catch_up() || busy;
         while let Some(event) = self.endpoint.next_event() {
-            self.on_event(event);
+            self.on_event_in_turn(event);
         }
         while let Some(done) = self.io.next() {
             busy = true;
             self.on_io(done);
         }
+        self.take_flushed();
+        self.run();
         self.outbox.pump(&mut self.endpoint);
         self.make_room();
         self.flush_on();
+        self.send_guides();
+        busy |= self.go_on();
+        self.leave_on();
         busy
     }
 }

@@ -8,14 +8,15 @@ use super::{
     counters::NodeCounters,
     error::NodeError,
     handle::Line,
+    redo::RedoLog,
     shard::{Place, Shard},
     shared::Panic,
 };
-use crate::config::NodeConfig;
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use pagewire_protocol::{Incarnation, InstanceId};
+use crate::{config::NodeConfig, view::View};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use pagewire_protocol::{BufferTag, Incarnation, InstanceId, Stat};
 use pagewire_transport::{
-    TransportError, Waker,
+    Arena, TransportError, Waker,
     counters::EndpointCounters,
     poller::{self, Poller, PollerConfig, PollerCounters, Progress},
 };
@@ -43,6 +44,12 @@ pub(super) enum Control {
     Line(Sender<Line>),
     Flush(Sender<Result<(), String>>),
     Status(Sender<Status>),
+    View(Arc<View>, Vec<(InstanceId, SocketAddr)>, Sender<Result<(), NodeError>>),
+    LeaseLost(Sender<()>),
+    RedoDone(InstanceId, Incarnation, Sender<()>),
+    Leave(Sender<()>),
+    StatPage(BufferTag, Sender<(InstanceId, Stat)>),
+    StatInstance(InstanceId, Sender<(InstanceId, Stat)>),
     #[cfg(test)]
     Panic(&'static str, Sender<()>),
 }
@@ -61,6 +68,8 @@ pub(super) struct Running {
     waker: Waker,
     poller: Poller<Driver>,
     panic: Arc<Panic>,
+    /// To end its lease from any thread.
+    pub(super) arena: Arena,
     pub(super) counters: Arc<NodeCounters>,
     pub(super) endpoint_counters: Arc<EndpointCounters>,
 }
@@ -77,11 +86,23 @@ impl<T> Answer<'_, T> {
     pub(super) fn wait(self) -> Result<T, NodeError> {
         self.answer.recv().map_err(|_| self.shard.ended())
     }
+
+    /// Waits for it until `deadline`; `None` when it has not come, or will not.
+    pub(super) fn wait_until(self, deadline: Instant) -> Result<Option<T>, NodeError> {
+        match self.answer.recv_deadline(deadline) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) if self.shard.poller.is_finished() => {
+                Err(self.shard.ended())
+            }
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+        }
+    }
 }
 
 /// The shards of an instance before they run.
 #[derive(Debug)]
-pub(super) struct Shards(Vec<Shard>);
+pub(super) struct Shards(Vec<Shard>, Arc<AtomicU64>);
 
 /// Address of shard `number` of the instance whose first shard listens on `first`.
 pub(super) fn address(first: SocketAddr, number: u16) -> Result<SocketAddr, NodeError> {
@@ -92,11 +113,11 @@ pub(super) fn address(first: SocketAddr, number: u16) -> Result<SocketAddr, Node
 
 impl Shards {
     /// All shards, listening.
-    pub(super) fn open(config: &NodeConfig) -> Result<Self, NodeError> {
+    pub(super) fn open(config: &NodeConfig, redo: &Arc<dyn RedoLog>) -> Result<Self, NodeError> {
         let mut rows = if config.listen.port() == 0 && config.shards > 1 { ROWS } else { 1 };
         loop {
             rows -= 1;
-            match Self::open_row(config) {
+            match Self::open_row(config, redo) {
                 Err(
                     NodeError::Transport(TransportError::Listen { .. }) | NodeError::Ports { .. },
                 ) if rows > 0 => {}
@@ -105,12 +126,14 @@ impl Shards {
         }
     }
 
-    fn open_row(config: &NodeConfig) -> Result<Self, NodeError> {
+    fn open_row(config: &NodeConfig, redo: &Arc<dyn RedoLog>) -> Result<Self, NodeError> {
         let mut place = Place {
             number: 0,
             listen: config.listen,
             incarnation: config.next_incarnation(),
             clock: Arc::<AtomicU64>::default(),
+            longest_wait_ns: Arc::default(),
+            redo: Arc::clone(redo),
         };
         let mut shards = vec![Shard::start(config, &place)?];
         let first = shards[0].listen_address();
@@ -118,7 +141,12 @@ impl Shards {
             (place.number, place.listen) = (number, address(first, number)?);
             shards.push(Shard::start(config, &place)?);
         }
-        Ok(Self(shards))
+        Ok(Self(shards, place.longest_wait_ns))
+    }
+
+    /// Where the longest wait for a page is noted, in nanoseconds.
+    pub(super) fn longest_wait_ns(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.1)
     }
 
     /// Where the first listens.
@@ -144,6 +172,7 @@ impl Shards {
             let (control, inbox) = unbounded();
             let (waker, counters) = (shard.waker(), shard.counters());
             let (endpoint_counters, panic) = (shard.endpoint_counters(), shard.panic());
+            let arena = shard.arena();
             let poller = PollerConfig {
                 name: format!("shard-{number}"),
                 core: config.poller_cores.get(number).copied(),
@@ -151,7 +180,7 @@ impl Shards {
             };
             let driver = Driver { shard, inbox, panic: Arc::clone(&panic) };
             let poller = Poller::start(poller, driver)?;
-            Ok(Running { control, waker, poller, panic, counters, endpoint_counters })
+            Ok(Running { control, waker, poller, panic, arena, counters, endpoint_counters })
         };
         self.0.into_iter().enumerate().map(start).collect()
     }
@@ -219,6 +248,20 @@ impl Driver {
                 Control::Peer(id, address, reply) => drop(reply.send(shard.add_peer(id, address))),
                 Control::Line(reply) => drop(reply.send(shard.line())),
                 Control::Flush(reply) => shard.flush(reply),
+                Control::View(view, addresses, reply) => {
+                    drop(reply.send(shard.install_view(&view, &addresses)));
+                }
+                Control::LeaseLost(reply) => {
+                    shard.lose_lease();
+                    let _ = reply.send(());
+                }
+                Control::RedoDone(instance, incarnation, reply) => {
+                    shard.redo_done(instance, incarnation);
+                    let _ = reply.send(());
+                }
+                Control::Leave(reply) => shard.leave(reply),
+                Control::StatPage(tag, reply) => shard.ask_about_page(tag, reply),
+                Control::StatInstance(of, reply) => shard.ask_about_instance(of, reply),
                 #[cfg(test)]
                 Control::Panic(words, _asker) => panic!("{words}"),
                 Control::Status(reply) => {

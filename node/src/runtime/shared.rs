@@ -1,12 +1,16 @@
 //! What the handles of a node share with one of its shards.
 //!
-//! The shard's thread alone changes it, but for the version clock, which whoever changes a page
-//! raises.
+//! The shard's thread alone changes it, but for the version clock and a page's flush position, which
+//! whoever changes the page raises.
 
 use super::index::PageIndex;
-use pagewire_transport::{Waker, arena::PageView};
+use pagewire_protocol::Lsn;
+use pagewire_transport::{FrameIndex, Waker, arena::PageView};
 use std::{
-    sync::{Arc, OnceLock, atomic::AtomicU64},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,11 +19,39 @@ use std::{
 pub(super) struct Shared {
     pub(super) index: PageIndex,
     pub(super) pages: PageView,
+    pub(super) flush: FlushPositions,
     /// Greatest page version this instance has seen or given; of all its shards.
     pub(super) clock: Arc<AtomicU64>,
     pub(super) waker: Waker,
     pub(super) acquire_timeout: Duration,
+    /// Longest wait for a page since somebody asked, in nanoseconds; of all shards.
+    pub(super) longest_wait_ns: Arc<AtomicU64>,
     pub(super) panic: Arc<Panic>,
+}
+
+/// Up to where this instance's redo log has to be durable before the page of a frame may leave; 0 for
+/// one that was not changed here. Changed under an exclusive pin, or by the shard while there is none.
+#[derive(Debug)]
+pub(super) struct FlushPositions(Box<[AtomicU64]>);
+
+impl FlushPositions {
+    pub(super) fn new(frames: u32) -> Self {
+        Self((0..frames).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// The page of the frame was changed, as the log says up to `to`.
+    pub(super) fn raise(&self, index: FrameIndex, to: Lsn) {
+        self.0[index.0 as usize].fetch_max(to.0, Ordering::Relaxed);
+    }
+
+    /// Another page is in the frame, or the same in another frame.
+    pub(super) fn set(&self, index: FrameIndex, to: Lsn) {
+        self.0[index.0 as usize].store(to.0, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self, index: FrameIndex) -> Lsn {
+        Lsn(self.0[index.0 as usize].load(Ordering::Relaxed))
+    }
 }
 
 /// What a shard's panic said, for those who ask the shard after it.

@@ -75,7 +75,7 @@ impl Cluster {
 pub(crate) fn add_one(handle: &Handle, block: u32) -> Result<u64, AcquireError> {
     let mut page = handle.write(tag(block))?;
     let value = counter(&page) + 1;
-    page.update(|page| set_counter(page, value));
+    page.update(|page| set_counter(page, value)).expect("a lease");
     Ok(value)
 }
 

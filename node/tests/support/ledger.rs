@@ -43,6 +43,9 @@ pub(crate) struct Config {
 }
 
 impl Config {
+    /// The cluster of all.
+    pub(crate) const CLUSTER: u64 = CLUSTER;
+
     /// Instance `instance` of 0, 1, 2, without the peers' addresses.
     pub(crate) fn new(instance: u16, storage: &Path) -> Self {
         Self {
@@ -82,9 +85,15 @@ impl Config {
         )
     }
 
+    /// Its text, with a socket for `pagewire status` beside the file `path`: instances of other tests
+    /// have the same usual place.
+    pub(crate) fn text_with_socket(&self, path: &Path) -> String {
+        format!("status_socket = {:?}\n{}", path.with_extension("sock"), self.text())
+    }
+
     /// Writes it to `path` and starts `pagewire node` with it.
     pub(crate) fn run(&self, path: &Path) -> Process {
-        std::fs::write(path, self.text()).expect("a configuration");
+        std::fs::write(path, self.text_with_socket(path)).expect("a configuration");
         Process::pagewire(["node".as_ref(), "--config".as_ref(), path.as_os_str()])
     }
 }

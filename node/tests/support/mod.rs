@@ -7,5 +7,6 @@
 pub(crate) mod cluster;
 pub(crate) mod demo;
 pub(crate) mod ledger;
+pub(crate) mod moving;
 pub(crate) mod pages;
 pub(crate) mod process;

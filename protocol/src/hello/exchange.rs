@@ -10,6 +10,7 @@
 use super::{
     HELLO_BYTES, Hello, INTRO_BYTES, Intro, IntroKind, Nonce, PROOF_BYTES, ProofKey, Refusal,
     TrafficSecret,
+    features::Features,
     intro::{FirstBytes, IntroError},
     proof::{Label, Transcript},
 };
@@ -176,13 +177,38 @@ impl Common {
             let Some(theirs) = &self.theirs else { return Err(HandshakeError::Over) };
             return Err(HandshakeError::Refused(rejection(Refusal::Proof, theirs)));
         }
-        Ok(Hello::decode(&bytes)?)
+        let hello = Hello::decode(&bytes)?;
+        let sayable = self.as_said(&hello);
+        let expected = "0 between ends of which one speaks version 2 only";
+        let field = |what, found| Err(DecodeError::Field { what, found, expected }.into());
+        if hello.features != sayable.features {
+            return field("hello features", hello.features.to_wire().into());
+        }
+        if hello.view_mark != sayable.view_mark {
+            return field("hello view mark", hello.view_mark.into());
+        }
+        Ok(hello)
     }
 
-    /// Our hello with its proof.
+    /// The newest version that both ends speak; our newest, as long as the other is not heard.
+    fn version(&self) -> u16 {
+        let theirs = self.theirs.map_or(u16::MAX, |theirs| theirs.version_max);
+        self.ours.version_max.min(theirs)
+    }
+
+    /// What of `hello` the version that both speak can state.
+    fn as_said(&self, hello: &Hello) -> Hello {
+        match self.version() >= Features::SINCE_VERSION {
+            true => *hello,
+            false => Hello { features: Features::NONE, view_mark: 0, ..*hello },
+        }
+    }
+
+    /// Our hello with its proof; features and view mark only where the other end knows of them.
     fn prove(&mut self, hello: &Hello, key: ProofKey<'_>, label: Label) -> [u8; PROVEN_BYTES] {
         let mut bytes = [0; PROVEN_BYTES];
         let (statement, proof) = bytes.split_at_mut(HELLO_BYTES);
+        let hello = self.as_said(hello);
         statement.copy_from_slice(&hello.encode());
         self.said.push(statement);
         proof.copy_from_slice(&self.said.prove(key, label));

@@ -19,6 +19,7 @@
 //! Pure: bytes, key and random nonce come in, bytes and results go out. No input makes it panic.
 
 mod exchange;
+mod features;
 mod intro;
 mod proof;
 mod refusal;
@@ -27,7 +28,8 @@ mod statement;
 pub use exchange::{
     Acceptor, AcceptorStep, Dialler, DiallerStep, HandshakeError, PROVEN_BYTES, Refused, Rejection,
 };
+pub use features::Features;
 pub use intro::{FirstBytes, INTRO_BYTES, Intro, IntroKind, MAGIC};
 pub use proof::{NONCE_BYTES, Nonce, PROOF_BYTES, ProofKey, TrafficSecret};
 pub use refusal::Refusal;
-pub use statement::{HELLO_BYTES, Hello};
+pub use statement::{HELLO_BYTES, Hello, view_mark};

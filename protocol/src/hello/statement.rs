@@ -1,16 +1,16 @@
 //! What each side states of itself, under its proof: the 128 bytes of a [`Hello`].
 //!
 //! ```text
-//!   0 tag "PWHELLO2"          8 shard, shards         12 lane class   13 status    14 -
+//!   0 tag "PWHELLO2"          8 shard, shards         12 lane class   13 status    14 view mark
 //!  16 cluster id             24 instance, to         28 page size    32 incarnation
 //!  40 link nonce             48 view hash            56 expected[5]  96 credits[5]
-//! 116 process id            124 reserved
+//! 116 process id            124 features
 //! ```
 //! No checksum: the proof that follows covers every bit.
 
-use super::Refusal;
+use super::{Features, Refusal};
 use crate::{
-    ClusterId, DecodeError, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, PageSize,
+    ClusterId, DecodeError, Epoch, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, PageSize,
     ProcessId, Sequence,
 };
 use zerocopy::{
@@ -47,13 +47,36 @@ pub struct Hello {
     pub process: ProcessId,
     /// Link that the connection belongs to.
     pub nonce: LinkNonce,
-    /// Hash of the membership view; both sides must have the same.
+    /// Hash of the membership view; see [`Hello::fits_view_of`].
     pub view_hash: u64,
+    /// Number of the membership view, as [`view_mark`] folds it; 0: not said.
+    pub view_mark: u16,
     /// Next sequence expected on each lane. Only the one of the link's last connection counts: it is
     /// stated when nothing can arrive on an earlier link any more.
     pub expected: [Sequence; Lane::COUNT],
     /// Receives posted on each lane: the first credits of the new link. Counts as `expected` does.
     pub credits: [u32; Lane::COUNT],
+    /// What it can do beyond its version, and wants to. Counts as `expected` does.
+    pub features: Features,
+}
+
+/// The number of a view in the 16 bits that a hello has for it: never 0, the same for the same
+/// number, and another for any that is less than 65,535 away.
+#[must_use]
+pub fn view_mark(epoch: Epoch) -> u16 {
+    1 + u16::try_from(epoch.0 % u64::from(u16::MAX)).unwrap_or(0)
+}
+
+impl Hello {
+    /// Whether two ends may have a link as far as their views of the cluster go: they have the same,
+    /// or views of different numbers, of which one end has the later already. Two views of one
+    /// number that differ are those of two clusters, or of a wrong configuration.
+    #[must_use]
+    pub fn fits_view_of(&self, other: &Self) -> bool {
+        let is_same = self.view_hash == other.view_hash;
+        let are_said = self.view_mark != 0 && other.view_mark != 0;
+        is_same || (are_said && self.view_mark != other.view_mark)
+    }
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -64,7 +87,7 @@ struct WireHello {
     shards: U16,
     class: u8,
     status: u8,
-    reserved_0: U16,
+    view_mark: U16,
     cluster: U64,
     instance: U16,
     to: U16,
@@ -75,7 +98,7 @@ struct WireHello {
     expected: [U64; Lane::COUNT],
     credits: [U32; Lane::COUNT],
     process: U64,
-    reserved_1: U32,
+    features: U32,
 }
 const _: () = assert!(size_of::<WireHello>() == HELLO_BYTES);
 
@@ -89,7 +112,7 @@ impl Hello {
             shards: U16::new(self.shards),
             class: self.class as u8,
             status: self.refusal.map_or(Refusal::NONE, |r| r as u8),
-            reserved_0: U16::ZERO,
+            view_mark: U16::new(self.view_mark),
             cluster: U64::new(self.cluster.0),
             instance: U16::new(self.instance.0),
             to: U16::new(self.to.0),
@@ -100,7 +123,7 @@ impl Hello {
             expected: self.expected.map(|s| U64::new(s.0)),
             credits: self.credits.map(U32::new),
             process: U64::new(self.process.0),
-            reserved_1: U32::ZERO,
+            features: U32::new(self.features.to_wire()),
         };
         let mut bytes = [0; HELLO_BYTES];
         bytes.copy_from_slice(wire.as_bytes());
@@ -128,10 +151,6 @@ impl Hello {
         let page_size = PageSize::from_bytes(wire.page_size.get().into()).ok_or_else(|| {
             field("hello page size", wire.page_size.get().into(), "4096, 8192, 16384 or 32768")
         })?;
-        let reserved = u64::from(wire.reserved_0.get()) | u64::from(wire.reserved_1.get());
-        if reserved != 0 {
-            return Err(field("hello reserved", reserved, "0"));
-        }
         Ok(Self {
             shard: wire.shard.get(),
             shards: wire.shards.get(),
@@ -145,8 +164,10 @@ impl Hello {
             process: ProcessId(wire.process.get()),
             nonce: LinkNonce(wire.nonce.get()),
             view_hash: wire.view_hash.get(),
+            view_mark: wire.view_mark.get(),
             expected: wire.expected.map(|s| Sequence(s.get())),
             credits: wire.credits.map(U32::get),
+            features: Features::from_wire(wire.features.get())?,
         })
     }
 }
@@ -170,8 +191,10 @@ pub(super) mod tests {
             process: ProcessId(1234),
             nonce: LinkNonce(5),
             view_hash: 42,
+            view_mark: view_mark(Epoch(3)),
             expected: [1, 2, 3, 4, 5].map(Sequence),
             credits: [10, 20, 30, 40, 50],
+            features: Features::READS,
         }
     }
 
@@ -181,6 +204,25 @@ pub(super) mod tests {
             let hello = Hello { refusal, ..sample() };
             assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
         }
+    }
+
+    #[test]
+    fn views_of_different_numbers_fit_and_two_of_one_number_do_not() {
+        let of = |epoch: u64, view_hash| Hello {
+            view_hash,
+            view_mark: view_mark(Epoch(epoch)),
+            ..sample()
+        };
+        assert!(of(3, 1).fits_view_of(&of(3, 1)));
+        assert!(!of(3, 1).fits_view_of(&of(3, 2)));
+        for later in [4, 5, 65_537, 70_000] {
+            assert!(of(3, 1).fits_view_of(&of(later, 2)) && of(later, 2).fits_view_of(&of(3, 1)));
+        }
+        // An end that does not say the number has to have the same.
+        let silent = Hello { view_mark: 0, ..of(3, 1) };
+        assert!(silent.fits_view_of(&of(4, 1)));
+        assert!(!silent.fits_view_of(&of(4, 2)) && !of(4, 2).fits_view_of(&silent));
+        assert!((0..200_000).all(|epoch| view_mark(Epoch(epoch)) != 0));
     }
 
     proptest! {

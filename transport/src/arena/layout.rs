@@ -22,12 +22,15 @@
 //! ```c
 //! struct arena_header {            /* at 0 */
 //!     char     magic[7];           /* "PWARENA"; written last */
-//!     uint8_t  version;            /* 1 */
+//!     uint8_t  version;            /* 2 */
 //!     uint32_t page_bytes;         /* 4096, 8192, 16384 or 32768 */
 //!     uint32_t frames;
 //!     uint64_t frames_offset;      /* 4096 + 64 * frames, rounded up to page_bytes */
 //!     uint64_t free;               /* low half: top of the free stack, index + 1; high: count */
 //!     uint32_t free_count;
+//!     uint32_t reserved[7];
+//!     uint64_t lease;              /* at 64; grows when the instance has lost its lease: what it
+//!                                     caches may be out of date from then on, pinned or not */
 //! };
 //! struct arena_descriptor {        /* at 4096 + 64 * index */
 //!     uint64_t word;               /* as drawn; mode: 0 N, 1 S, 2 X */
@@ -54,7 +57,7 @@ use std::{
 };
 
 /// First 8 bytes of the memfd: "PWARENA" and the layout's version.
-pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"PWARENA\x01");
+pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"PWARENA\x02");
 pub(super) const DESCRIPTORS_OFFSET_BYTES: usize = 4096;
 
 pub(super) const PIN_ONE: u64 = 1;
@@ -79,6 +82,10 @@ pub(super) struct ArenaHeader {
     /// changes with every operation, so that a stale compare-exchange fails.
     pub(super) free: AtomicU64,
     pub(super) free_count: AtomicU32,
+    reserved: [AtomicU32; 7],
+    /// Generation of the instance's lease. On a cache line of its own: every hit reads it, and the
+    /// stack of free frames changes all the time.
+    pub(super) lease: AtomicU64,
 }
 
 /// In `Descriptor::page_crc`: the lower half holds the CRC.
@@ -133,6 +140,7 @@ const _: () = assert!(size_of::<Descriptor>() == 64 && offset_of!(Descriptor, ta
 const _: () = assert!(size_of::<ArenaHeader>() <= DESCRIPTORS_OFFSET_BYTES);
 const _: () = assert!(offset_of!(ArenaHeader, frames_offset) == 16);
 const _: () = assert!(offset_of!(ArenaHeader, free_count) == 32);
+const _: () = assert!(offset_of!(ArenaHeader, lease) == 64);
 
 /// Sizes and offsets of an arena, computed once.
 #[derive(Debug, Clone, Copy)]

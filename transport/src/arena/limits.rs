@@ -25,16 +25,19 @@ fn available_in(meminfo: &str) -> Option<u64> {
     kib("MemAvailable:")?.checked_add(swap_kib)?.checked_mul(1024)
 }
 
-/// Says once in a process that the arena is on normal pages, and what to set.
-pub(super) fn warn_without_huge_pages(needed_bytes: usize, error: &io::Error) {
+/// That the arena is on normal pages, and what to set.
+pub(super) fn without_huge_pages(needed_bytes: usize, error: &io::Error) -> String {
+    let count = |name| fs::read_to_string(format!("{HUGE_PAGES}/{name}")).ok();
+    let count = |name| count(name)?.trim().parse::<u64>().ok();
+    let stock = count("nr_hugepages").zip(count("free_hugepages"));
+    let advice = huge_pages_advice(needed_bytes, stock);
+    format!("no huge pages for the arena ({error}): using normal pages; {advice}")
+}
+
+/// Says `warning` if it is the first of this process.
+pub(super) fn warn_once(warning: &str) {
     static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let count = |name| fs::read_to_string(format!("{HUGE_PAGES}/{name}")).ok();
-        let count = |name| count(name)?.trim().parse::<u64>().ok();
-        let stock = count("nr_hugepages").zip(count("free_hugepages"));
-        let advice = huge_pages_advice(needed_bytes, stock);
-        tracing::warn!("no huge pages for the arena ({error}): using normal pages; {advice}");
-    });
+    ONCE.call_once(|| tracing::warn!("{warning}"));
 }
 
 /// `stock`: how many there are, and how many of those are free.

@@ -8,12 +8,15 @@
 
 mod frame;
 mod layout;
+mod lease;
 mod limits;
 mod memory;
 mod pages;
+mod torn;
 mod view;
 
 pub use frame::{Frame, SharedFrame};
+pub use lease::{Lease, LeaseExpired};
 pub(crate) use memory::lock_limits_bytes;
 pub use pages::{
     Drain, ExclusivePin, PageTable, PageView, PinMiss, PinTicket, SharedPin, StillShared,
@@ -88,6 +91,8 @@ struct Inner {
     mapping: Mapping,
     layout: Layout,
     table_taken: AtomicBool,
+    /// What is worse than asked for.
+    warning: Option<String>,
 }
 
 impl Inner {
@@ -177,15 +182,31 @@ impl Arena {
     /// # Errors
     /// [`TransportError`] when the size cannot be, or the memory cannot be had or locked.
     pub fn new(config: &ArenaConfig) -> Result<Self, TransportError> {
-        let (mapping, layout) = map(config)?;
+        let arena = Self::unwarned(config)?;
+        arena.warn();
+        Ok(arena)
+    }
+
+    /// As [`Arena::new`], but says nothing of what is worse than asked for until [`Arena::warn`]:
+    /// for whoever may yet be refused something, and is to tell of that alone.
+    ///
+    /// # Errors
+    /// As [`Arena::new`].
+    pub fn unwarned(config: &ArenaConfig) -> Result<Self, TransportError> {
+        let (mapping, layout, warning) = map(config)?;
         if config.lock {
             let refused = |source| limits::lock_refused(layout.total_bytes, source);
             mapping.lock().map_err(refused)?;
         }
         let table_taken = AtomicBool::new(false);
-        let inner = Inner { id: ArenaId::next(), mapping, layout, table_taken };
+        let inner = Inner { id: ArenaId::next(), mapping, layout, table_taken, warning };
         inner.initialise();
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Says what is worse than asked for, if anything is; once in a process.
+    pub fn warn(&self) {
+        self.inner.warning.iter().for_each(|warning| limits::warn_once(warning));
     }
 
     /// Takes a free frame; `None` is back-pressure: try again when one has been returned.
@@ -260,8 +281,8 @@ impl Inner {
     }
 }
 
-/// Memory for `config`, on huge pages if they are wanted and there are enough.
-fn map(config: &ArenaConfig) -> Result<(Mapping, Layout), TransportError> {
+/// Memory for `config`, on huge pages if they are wanted and there are enough; else with a warning.
+fn map(config: &ArenaConfig) -> Result<(Mapping, Layout, Option<String>), TransportError> {
     let (frames, page_bytes) = (config.frames, config.page_size.bytes());
     let size = |problem| TransportError::ArenaSize { frames, page_bytes, problem };
     if frames == 0 {
@@ -277,7 +298,7 @@ fn map(config: &ArenaConfig) -> Result<(Mapping, Layout), TransportError> {
     if config.huge_pages {
         let layout = layout(HUGE_PAGE_BYTES)?;
         match Mapping::new(wanted(&layout, true)) {
-            Ok(mapping) => return Ok((mapping, layout)),
+            Ok(mapping) => return Ok((mapping, layout, None)),
             Err(error) => without_huge_pages = Some((layout.total_bytes, error)),
         }
     }
@@ -288,11 +309,10 @@ fn map(config: &ArenaConfig) -> Result<(Mapping, Layout), TransportError> {
     {
         return Err(TransportError::ArenaTooLarge { needed_bytes, available_bytes });
     }
-    if let Some((huge_bytes, error)) = without_huge_pages {
-        limits::warn_without_huge_pages(huge_bytes, &error);
-    }
+    let warning =
+        without_huge_pages.map(|(bytes, error)| limits::without_huge_pages(bytes, &error));
     let failed = |source| TransportError::Arena { frames, page_bytes, source };
-    Ok((Mapping::new(wanted(&layout, false)).map_err(failed)?, layout))
+    Ok((Mapping::new(wanted(&layout, false)).map_err(failed)?, layout, warning))
 }
 
 #[cfg(test)]

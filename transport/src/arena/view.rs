@@ -179,6 +179,15 @@ impl ArenaView {
         self.layout.header(&self.region).free_count.load(Ordering::Relaxed)
     }
 
+    /// Generation of the owner's lease: once it is another than it was, nothing that the owner caches
+    /// counts as current any more.
+    #[must_use]
+    pub fn lease_generation(&self) -> u64 {
+        let generation = self.layout.header(&self.region).lease.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        generation
+    }
+
     /// What frame `index` is used for; `None` if there is no such frame, or if it changes its page
     /// faster than it can be read.
     #[must_use]

@@ -1,6 +1,9 @@
 //! From a link to the owner: the session judges what has come, the queue gets what is delivered.
 
-use super::events::EventQueue;
+use super::{
+    events::EventQueue,
+    reads::{self, PeerReads},
+};
 use crate::{
     Frame,
     counters::PeerCounters,
@@ -19,6 +22,8 @@ pub(super) struct Arrivals<'a> {
     pub(super) events: &'a mut EventQueue,
     /// What the peer says about the link.
     pub(super) heard: &'a mut VecDeque<LinkControl>,
+    /// Where what is about reads goes; `None`: it is not agreed that there are any.
+    pub(super) reads: Option<&'a mut PeerReads>,
     /// Bit by bit, the lanes of which something came.
     pub(super) lanes: u32,
 }
@@ -41,7 +46,14 @@ impl Sink for Arrivals<'_> {
                 if let Some(frame) = &frame {
                     counters.frame_bytes.add(frame.len() as u64);
                 }
-                self.events.push_message(self.from, header, body, frame);
+                if header.kind.is_of_reads() {
+                    let Some(of_peer) = &mut self.reads else {
+                        return Err(reads::not_agreed(header.kind));
+                    };
+                    of_peer.take(header, &body, frame)?;
+                } else {
+                    self.events.push_message(self.from, header, body, frame);
+                }
                 Ok(None)
             }
             Disposition::Duplicate => {

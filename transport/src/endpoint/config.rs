@@ -1,7 +1,7 @@
 //! What an endpoint is told at start.
 
 use crate::{ClusterKey, TransportError, link::verbs::Overrides};
-use pagewire_protocol::{ClusterId, Incarnation, InstanceId, Lane, hello::ProofKey};
+use pagewire_protocol::{ClusterId, Epoch, Incarnation, InstanceId, Lane, hello::ProofKey};
 use std::{
     net::SocketAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -61,7 +61,9 @@ pub struct EndpointConfig {
     pub incarnation: Incarnation,
     /// Address to listen on; port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// Hash of the membership view; peers with another one are refused.
+    /// Number of the membership view.
+    pub view_epoch: Epoch,
+    /// Its hash; peers with another view of the same number are refused.
     pub view_hash: u64,
     /// Receives posted for each peer.
     pub credits: LaneCredits,
@@ -93,6 +95,9 @@ pub struct EndpointConfig {
     /// Which RDMA device, port and address to use, where the address of the TCP connection does not
     /// say.
     pub verbs: Overrides,
+    /// One-sided reads ([`super::Endpoint::read_page`]), with peers that have turned them on, too. Such
+    /// peers can read every region that [`super::Endpoint::open_region`] opens.
+    pub one_sided_reads: bool,
     /// Seed of the jitter between dials; without one, from the system. For tests that repeat a run.
     pub jitter_seed: Option<u64>,
 }
@@ -100,7 +105,8 @@ pub struct EndpointConfig {
 impl EndpointConfig {
     /// A configuration with defaults: the incarnation is the time of day in microseconds, page CRCs
     /// are on, the handshake may take 5 s, a keepalive goes out every second, a link may be silent
-    /// for 10 s, and a session waits for a new link for 60 s; there is no cluster key and one shard.
+    /// for 10 s, and a session waits for a new link for 60 s; there is no cluster key and one shard,
+    /// and one-sided reads are off.
     #[must_use]
     pub fn new(cluster: ClusterId, instance: InstanceId, listen: SocketAddr) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -110,6 +116,7 @@ impl EndpointConfig {
             instance,
             incarnation: Incarnation(incarnation),
             listen,
+            view_epoch: Epoch(0),
             view_hash: 0,
             credits: LaneCredits::default(),
             page_crc: true,
@@ -123,6 +130,7 @@ impl EndpointConfig {
             shards: 1,
             links: LinkPolicy::Auto,
             verbs: Overrides::default(),
+            one_sided_reads: false,
             jitter_seed: None,
         }
     }

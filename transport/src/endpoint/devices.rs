@@ -6,14 +6,15 @@ use crate::{
     Arena,
     counters::VerbsCounters,
     link::verbs::{
-        AsyncEvent, Choice, Context, MemoryRegion, Overrides, ProtectionDomain, VerbsError,
-        VerbsLink, device::open_all, pick,
+        AsyncEvent, Choice, Context, MemoryRegion, Overrides, ProtectionDomain, ReadRegion,
+        VerbsError, VerbsLink, device::open_all, link::LinkRoom, pick,
     },
 };
 use mio::{Interest, Registry, unix::SourceFd};
-use pagewire_protocol::{Lane, TcpReason};
+use pagewire_protocol::{RegionId, TcpReason, link_control::RegionMemory};
 use std::{
     net::IpAddr,
+    ops::Range,
     os::fd::AsRawFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,7 +24,7 @@ use std::{
 /// removal waits until every process has closed it.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Sends of pages that wait for their completion at most, in each class.
-const PAGE_SENDS: u32 = 128;
+pub(super) const PAGE_SENDS: u32 = 128;
 
 /// Why verbs cannot be used, for the peer and in words.
 #[derive(Debug)]
@@ -34,27 +35,16 @@ pub(super) struct Unusable {
 
 impl Unusable {
     fn setup(error: &VerbsError) -> Self {
-        Self { reason: reason(error).unwrap_or(TcpReason::Setup), words: error.to_string() }
+        Self { reason: error.tcp_reason(), words: error.to_string() }
     }
-}
-
-fn reason(error: &VerbsError) -> Option<TcpReason> {
-    Some(match error {
-        VerbsError::LibraryMissing { .. }
-        | VerbsError::LibraryLacks { .. }
-        | VerbsError::NoProvider { .. } => TcpReason::NoLibrary,
-        VerbsError::NoKernelSupport => TcpReason::NoKernelSupport,
-        VerbsError::NoDevice | VerbsError::List(_) | VerbsError::Open { .. } => TcpReason::NoDevice,
-        VerbsError::Choice(_) => TcpReason::NoPort,
-        VerbsError::Memory { .. } => TcpReason::NotRegistered,
-        _ => return None,
-    })
 }
 
 #[derive(Debug)]
 struct Device {
     context: Arc<Context>,
     region: Option<Arc<MemoryRegion>>,
+    /// What peers may read; `None`: it cannot be registered.
+    readable: Vec<(RegionId, Option<ReadRegion>)>,
 }
 
 impl Device {
@@ -124,7 +114,7 @@ impl Devices {
                     source,
                 },
             )?;
-            self.open.push(Device { context, region: None });
+            self.open.push(Device { context, region: None, readable: Vec::new() });
         }
         Ok(())
     }
@@ -146,7 +136,7 @@ impl Devices {
         &mut self,
         local: IpAddr,
         arena: &Arena,
-        credits: &[u32; Lane::COUNT],
+        room: &LinkRoom,
         registry: &Registry,
         counters: &Arc<VerbsCounters>,
     ) -> Result<VerbsLink, Unusable> {
@@ -159,8 +149,31 @@ impl Devices {
         }
         let (choice, region) =
             self.choose(local, arena).map_err(|error| Unusable::setup(&error))?;
-        VerbsLink::new(&region, &choice, credits, PAGE_SENDS, counters)
-            .map_err(|error| Unusable::setup(&error))
+        VerbsLink::new(&region, &choice, room, counters).map_err(|error| Unusable::setup(&error))
+    }
+
+    /// What a peer has to know to read `frames` with the named device; `None` where they cannot be
+    /// registered, which is said once: such a region is read by asking for it.
+    pub(super) fn readable(
+        &mut self,
+        device: &str,
+        arena: &Arena,
+        region: RegionId,
+        frames: &Range<u32>,
+    ) -> Option<RegionMemory> {
+        let device = self.open.iter_mut().find(|open| open.context.name() == device)?;
+        let known = device.readable.iter().position(|(id, _)| *id == region);
+        let at = known.unwrap_or_else(|| {
+            let registered = device
+                .region(arena)
+                .and_then(|whole| ReadRegion::new(whole.domain(), arena, frames.clone()));
+            if let Err(error) = &registered {
+                tracing::warn!("region {region} is not read one-sided over verbs: {error}");
+            }
+            device.readable.push((region, registered.ok()));
+            device.readable.len() - 1
+        });
+        device.readable[at].1.as_ref().map(ReadRegion::memory)
     }
 
     /// What the devices report.

@@ -1,5 +1,6 @@
 //! What an endpoint tells its owner.
 
+use super::reads::ReadDone;
 use crate::{Message, Received, error::LinkError};
 use pagewire_protocol::{Incarnation, InstanceId, Lane, hello::Refusal};
 use std::net::SocketAddr;
@@ -47,6 +48,23 @@ pub enum Event {
         /// What it said and what we are, for the operator.
         detail: String,
     },
+    /// A read that [`Endpoint::read_page`](super::Endpoint::read_page) began has ended.
+    Read(ReadDone),
     /// A message has arrived.
     Message(Received),
+}
+
+impl Event {
+    /// Whom it is about.
+    pub(super) fn peer(&self) -> InstanceId {
+        match self {
+            Self::Up { peer, .. }
+            | Self::Down { peer, .. }
+            | Self::Linked { peer }
+            | Self::Ended { peer, .. }
+            | Self::Refused { peer, .. }
+            | Self::Read(ReadDone { peer, .. })
+            | Self::Message(Received { from: peer, .. }) => *peer,
+        }
+    }
 }

@@ -84,6 +84,24 @@ impl EventQueue {
         self.others.iter_mut().map(|(_, event)| event)
     }
 
+    /// Drops the messages of `peer` that are not taken yet; what comes after them moves up.
+    pub(super) fn drop_messages_of(&mut self, peer: InstanceId) {
+        let positions = self.messages.iter().zip(self.taken..);
+        let dropped: Vec<u64> =
+            positions.filter(|(m, _)| m.from == peer).map(|(_, at)| at).collect();
+        self.messages.retain(|message| message.from != peer);
+        for (at, _) in &mut self.others {
+            *at -= dropped.iter().filter(|position| **position < *at).count() as u64;
+        }
+    }
+
+    /// Drops everything that `peer` has sent or that was to be told of it. Whoever began a read is
+    /// told how it ended all the same.
+    pub(super) fn drop_all_of(&mut self, peer: InstanceId) {
+        self.drop_messages_of(peer);
+        self.others.retain(|(_, event)| event.peer() != peer || matches!(event, Event::Read(_)));
+    }
+
     /// Lanes of the messages of `peer` that are not taken yet.
     pub(super) fn lanes_from(&self, peer: InstanceId) -> impl Iterator<Item = Lane> {
         self.messages.iter().filter(move |arrived| arrived.from == peer).map(|a| a.header.lane)

@@ -148,7 +148,7 @@ impl Endpoint {
         self.end(slot)
     }
 
-    fn end(&mut self, slot: usize) -> Option<(Incarnation, Vec<(Lane, Message)>)> {
+    pub(super) fn end(&mut self, slot: usize) -> Option<(Incarnation, Vec<(Lane, Message)>)> {
         self.link_down(slot, LinkError::Ended);
         let peer = &mut self.peers[slot];
         let session = peer.session.take()?;
@@ -156,6 +156,7 @@ impl Endpoint {
         peer.forming = None;
         peer.liveness.down_since = None;
         peer.ended = Some(incarnation);
+        self.end_reads(slot);
         Some((incarnation, session.end()))
     }
 }

@@ -20,9 +20,11 @@ mod event;
 mod events;
 mod liveness;
 mod log_limit;
+mod membership;
 mod moving;
 mod observe;
 mod peer;
+mod reads;
 mod receives;
 mod sampler;
 mod switch;
@@ -33,6 +35,7 @@ pub use crate::message::SendError;
 pub use config::{EndpointConfig, LaneCredits, LinkPolicy};
 pub use event::Event;
 pub use observe::LaneState;
+pub use reads::{REGIONS_MAX, ReadDone, ReadError, ReadId, ReadRefused};
 pub use switch::SwitchError;
 pub use waker::Waker;
 
@@ -50,6 +53,7 @@ use events::EventQueue;
 use mio::{Events, Poll, net::TcpListener, unix::SourceFd};
 use pagewire_protocol::{InstanceId, Lane};
 use peer::Peer;
+use reads::Regions;
 use std::{
     io,
     net::SocketAddr,
@@ -88,6 +92,7 @@ pub struct Endpoint {
     slots: Vec<u16>,
     gate: Gate,
     devices: Devices,
+    regions: Regions,
     incoming: Vec<Option<Incoming>>,
     /// Connections wait, but the last attempt to accept one failed.
     accept_again: bool,
@@ -143,6 +148,7 @@ impl Endpoint {
             slots: Vec::new(),
             gate,
             devices,
+            regions: Regions::default(),
             incoming: (0..MAX_INCOMING).map(|_| None).collect(),
             accept_again: false,
             events: EventQueue::with_capacity(1024),
@@ -207,10 +213,12 @@ impl Endpoint {
         if self.slot(peer).is_some() {
             return refused("is configured twice; name each peer once");
         }
-        let Ok(slot) = u16::try_from(self.peers.len()) else {
+        let vacant = self.peers.iter().position(|peer| peer.is_vacant);
+        let at = vacant.unwrap_or(self.peers.len());
+        let Ok(slot) = u16::try_from(at) else {
             return refused("is one peer too many");
         };
-        self.check_frames_for(self.peers.len() + 1)?;
+        self.check_frames_for(self.known_peers() + 1)?;
         let id = usize::from(peer.0);
         if self.slots.len() <= id {
             self.slots.resize(id + 1, u16::MAX);
@@ -218,7 +226,11 @@ impl Endpoint {
         self.slots[id] = slot;
         let counters = self.counters.add_peer(peer);
         let seed = self.gate.seed_for(peer);
-        self.peers.push(Peer::new(peer, address, counters, self.config.instance, seed));
+        let peer = Peer::new(peer, address, counters, self.config.instance, seed);
+        match self.peers.get_mut(at) {
+            Some(place) => *place = peer,
+            None => self.peers.push(peer),
+        }
         self.divide_frames();
         Ok(())
     }
@@ -302,6 +314,9 @@ impl Endpoint {
             if found_bytes != expected_bytes {
                 return Err(SendError::WrongPageSize { message, found_bytes, expected_bytes });
             }
+        }
+        if message.kind.is_of_reads() {
+            return Err(SendError::WrongLane(message));
         }
         let peer = &mut self.peers[slot];
         let Some(session) = &mut peer.session else { return Err(SendError::NoSession(message)) };
@@ -442,6 +457,8 @@ impl Endpoint {
             && let Some(slot) = self.slot(received.from)
         {
             self.consumed(slot, received.lane);
+        } else if let Event::Read(done) = &event {
+            self.read_taken(done);
         }
         Some(event)
     }
@@ -458,6 +475,7 @@ impl Endpoint {
                 counters: &peer.counters,
                 events: &mut self.events,
                 heard: &mut peer.heard,
+                reads: peer.reads.as_deref_mut(),
                 lanes: 0,
             };
             let polled = link.poll(&mut arrivals);
@@ -466,7 +484,9 @@ impl Endpoint {
             if lanes != 0 {
                 peer.arrived(lanes);
             }
-            if let Err(reason) = polled {
+            if peer.reads.is_some() {
+                self.polled_with_reads(slot, polled);
+            } else if let Err(reason) = polled {
                 self.link_failed(slot, reason);
             } else if !peer.heard.is_empty() {
                 self.hear(slot);

@@ -15,6 +15,7 @@ use super::{
     Endpoint,
     arrivals::Arrivals,
     config::LinkPolicy,
+    devices::PAGE_SENDS,
     peer::Peer,
     switch::{Step, Switch},
     token::link_token,
@@ -23,7 +24,7 @@ use crate::{
     error::LinkError,
     link::{
         Link,
-        verbs::{AsyncEvent, VerbsError},
+        verbs::{AsyncEvent, VerbsError, link::LinkRoom},
     },
 };
 use mio::{Interest, unix::SourceFd};
@@ -44,8 +45,9 @@ impl Endpoint {
         peer.heard.clear();
         peer.counters.link.set(LinkKind::Tcp as u64 + 1);
         if leads && policy == LinkPolicy::Tcp {
-            let said = LinkControl::Decline { attempt: 0, reason: TcpReason::Configured };
-            self.say(slot, &said);
+            let reason = TcpReason::Configured;
+            self.say(slot, &LinkControl::Decline { attempt: 0, reason });
+            self.stays_on_tcp(slot, reason, false);
         }
     }
 
@@ -79,6 +81,12 @@ impl Endpoint {
     #[cold]
     pub(super) fn hear(&mut self, slot: usize) {
         while let Some(said) = self.peers[slot].heard.pop_front() {
+            if let LinkControl::Region { attempt, region, memory } = said {
+                if let Err(error) = self.key_heard(slot, attempt, (region, memory)) {
+                    self.link_down(slot, error);
+                }
+                continue;
+            }
             self.step(slot, |switch, steps| switch.heard(said, Instant::now(), steps));
         }
     }
@@ -196,7 +204,7 @@ impl Endpoint {
         }
     }
 
-    fn say(&mut self, slot: usize, said: &LinkControl) {
+    pub(super) fn say(&mut self, slot: usize, said: &LinkControl) {
         let Some(link) = &mut self.peers[slot].link else { return };
         if !link.say(self.config.instance, said) {
             // Far more waits there than all credits allow: the connection takes nothing.
@@ -209,8 +217,10 @@ impl Endpoint {
         let Some(link) = &mut peer.link else { return Err(TcpReason::Setup) };
         let local = link.tcp_mut().local_address().map_err(|_| TcpReason::Setup)?;
         let registry = self.os.registry();
-        let (credits, counters) = (&self.config.credits.0, &peer.counters.verbs);
-        let made = self.devices.make(local.ip(), &self.arena, credits, registry, counters);
+        let (credits, reads) = (self.config.credits.0, peer.reads.is_some());
+        let room = LinkRoom { credits, page_sends: PAGE_SENDS, reads };
+        let counters = &peer.counters.verbs;
+        let made = self.devices.make(local.ip(), &self.arena, &room, registry, counters);
         let verbs = made.map_err(|unusable| {
             peer.why_tcp = unusable.words;
             unusable.reason
@@ -255,6 +265,7 @@ impl Endpoint {
                 counters: &peer.counters,
                 events: &mut self.events,
                 heard: &mut peer.heard,
+                reads: peer.reads.as_deref_mut(),
                 lanes: 0,
             };
             if let Err(error) = verbs.close(&mut arrivals) {
@@ -263,6 +274,8 @@ impl Endpoint {
         } else {
             verbs.discard();
         }
+        self.take_read_messages(slot);
+        self.peers[slot].reads.iter_mut().for_each(|reads| reads.queue_pairs_gone());
     }
 
     fn release(&mut self, slot: usize) {
@@ -331,6 +344,9 @@ impl Endpoint {
         tracing::info!("messages with instance {} go over {to}", peer.id);
         peer.held = to == LinkKind::Tcp && self.config.links == LinkPolicy::Verbs;
         peer.pump_all();
+        if to == LinkKind::Verbs {
+            self.hand_out_all_keys(slot);
+        }
     }
 
     /// Says and counts why verbs is not used.

@@ -1,8 +1,8 @@
 //! What an endpoint knows of one peer.
 
 use super::{
-    backoff::Backoff, connect::attempt::Forming, liveness::Liveness, sampler::Sampler,
-    switch::Switch,
+    backoff::Backoff, connect::attempt::Forming, liveness::Liveness, reads::PeerReads,
+    sampler::Sampler, switch::Switch,
 };
 use crate::{
     Arena,
@@ -53,6 +53,8 @@ pub(super) struct Peer {
     pub(super) heard: VecDeque<LinkControl>,
     /// Receives stated for the link that the session moves to.
     pub(super) stated: [u32; Lane::COUNT],
+    /// One-sided reads, if both ends have turned them on.
+    pub(super) reads: Option<Box<PeerReads>>,
     /// Why verbs is not used, in words.
     pub(super) why_tcp: String,
     /// The reason that was told last, and whether it was the peer's.
@@ -69,6 +71,10 @@ pub(super) struct Peer {
     refused_acks: [bool; Lane::COUNT],
     /// The latest incarnation that is over; it and those before it do not come back.
     pub(super) ended: Option<Incarnation>,
+    /// The incarnation that the membership view names.
+    pub(super) admitted: Option<Incarnation>,
+    /// The slot is free: its peer was removed.
+    pub(super) is_vacant: bool,
     pub(super) dial_at: Instant,
     pub(super) liveness: Liveness,
     sampler: Sampler,
@@ -97,6 +103,7 @@ impl Peer {
             draining: false,
             heard: VecDeque::with_capacity(4),
             stated: [0; Lane::COUNT],
+            reads: None,
             why_tcp: String::new(),
             told_why_tcp: None,
             forming: None,
@@ -105,6 +112,8 @@ impl Peer {
             blocked: false,
             refused_acks: [false; Lane::COUNT],
             ended: None,
+            admitted: None,
+            is_vacant: false,
             dial_at: Instant::now() + wait,
             liveness: Liveness::new(Instant::now()),
             sampler: Sampler::default(),
@@ -156,12 +165,19 @@ impl Peer {
         any
     }
 
+    /// True when that life of the peer has been ended, or comes before the one that the view names.
+    pub(super) fn is_over(&self, incarnation: Incarnation) -> bool {
+        self.ended.is_some_and(|ended| incarnation <= ended)
+            || self.admitted.is_some_and(|admitted| incarnation < admitted)
+    }
+
     /// The link is gone, and with it all that was meant for it.
     pub(super) fn forget_link(&mut self) {
         self.owed_frames = [0; LaneClass::COUNT];
         self.switch = None;
         (self.held, self.draining) = (false, false);
         self.heard.clear();
+        self.reads.iter_mut().for_each(|reads| reads.queue_pairs_gone());
         self.counters.link.set(0);
         self.forget_sent();
     }

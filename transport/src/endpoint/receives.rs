@@ -78,7 +78,7 @@ impl Endpoint {
     /// more than there are.
     pub(super) fn divide_frames(&mut self) {
         let credits = self.config.credits;
-        let (frames, peers) = (u64::from(self.arena.frames()), self.peers.len() as u64);
+        let (frames, peers) = (u64::from(self.arena.frames()), self.known_peers() as u64);
         let wanted = u64::from(credits.frames_per_peer() / 2) * peers;
         let left = frames.saturating_sub(u64::from(FRAMES_PER_PEER_MIN) * peers);
         self.shares = Lane::ALL.map(|lane| {

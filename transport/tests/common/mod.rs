@@ -2,6 +2,7 @@
 //! pump with a deadline, and numbered messages with the checks on them.
 #![allow(dead_code)] // Each test program uses its part of it.
 
+pub(crate) mod device;
 pub(crate) mod netns;
 pub(crate) mod process;
 pub(crate) mod proxy;

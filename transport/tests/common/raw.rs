@@ -2,12 +2,12 @@
 
 use super::{CLUSTER, CREDITS, Node, PATIENCE, fill};
 use pagewire_protocol::{
-    Body, Epoch, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, MessageKind, PageSize,
-    ProcessId, Sequence, SessionHeader, crc32c,
+    Body, Epoch, Incarnation, InstanceId, Lane, LaneClass, LinkControl, LinkNonce, MessageKind,
+    PageSize, ProcessId, Sequence, SessionHeader, crc32c,
     header::FRAME_OFFSET_BYTES,
     hello::{
-        Acceptor, AcceptorStep, Dialler, DiallerStep, HandshakeError, Hello, INTRO_BYTES, Nonce,
-        PROVEN_BYTES, ProofKey,
+        Acceptor, AcceptorStep, Dialler, DiallerStep, Features, HandshakeError, Hello, INTRO_BYTES,
+        Nonce, PROVEN_BYTES, ProofKey,
     },
 };
 use pagewire_transport::link::tcp::CONNECTIONS;
@@ -40,8 +40,10 @@ pub(crate) fn hello(from: u16, to: u16, class: LaneClass) -> Hello {
         process: ProcessId(u64::from(from)),
         nonce: LinkNonce(1),
         view_hash: 0,
+        view_mark: 0,
         expected: [Sequence(1); Lane::COUNT],
         credits: CREDITS.0,
+        features: Features::NONE,
     }
 }
 
@@ -200,8 +202,19 @@ impl RawPeer {
         incarnation: u64,
         key: ProofKey<'_>,
     ) -> Self {
+        Self::link_stating(nodes, id, incarnation, key, Features::NONE)
+    }
+
+    /// The same, and states these features.
+    pub(crate) fn link_stating(
+        nodes: &mut [Node],
+        id: u16,
+        incarnation: u64,
+        key: ProofKey<'_>,
+        features: Features,
+    ) -> Self {
         let (to, address) = (nodes[0].id().0, nodes[0].address());
-        let mut said = self::hello(id, to, LaneClass::Small);
+        let mut said = Hello { features, ..self::hello(id, to, LaneClass::Small) };
         said.incarnation = Incarnation(incarnation);
         said.nonce = LinkNonce(incarnation);
         let mut streams = Vec::new();
@@ -235,6 +248,33 @@ impl RawPeer {
     pub(crate) fn stream(&mut self, class: LaneClass) -> &mut TcpStream {
         let at = CONNECTIONS.iter().position(|connection| *connection == class);
         &mut self.streams[at.unwrap_or(0)]
+    }
+
+    /// Says something about the link.
+    pub(crate) fn say(&mut self, said: &LinkControl) {
+        let body = said.encode();
+        let header = SessionHeader {
+            kind: MessageKind::LINK,
+            body_len: u8::try_from(body.as_slice().len()).unwrap(),
+            epoch: Epoch(0),
+            sequence: Sequence(0),
+            credits: 0,
+            ..self.header(Lane::Control)
+        };
+        self.send(LaneClass::Small, &header.encode_slot(&body, true));
+    }
+
+    /// The next thing that the node says about the link; acknowledgements are passed over.
+    pub(crate) fn hear(&mut self, nodes: &mut [Node]) -> LinkControl {
+        loop {
+            let slot = read(nodes, self.stream(LaneClass::Small), FRAME_OFFSET_BYTES);
+            let mut slot: [u8; FRAME_OFFSET_BYTES] = slot.try_into().expect("a whole slot");
+            let header = SessionHeader::decode_slot(&mut slot).expect("a header");
+            if header.kind == MessageKind::LINK {
+                let body = Body::of_slot(&slot, header.body_len);
+                return LinkControl::decode(body.as_slice()).expect("about the link");
+            }
+        }
     }
 
     pub(crate) fn send(&mut self, class: LaneClass, bytes: &[u8]) {

@@ -2,7 +2,6 @@
 
 use super::Root;
 use crate::doctor::facts::{Gid, RdmaFacts, RdmaPort, Unusable};
-use pagewire_protocol::TcpReason;
 use pagewire_transport::link::verbs::{
     Context, VerbsError,
     choice::{DeviceFacts, PortFacts},
@@ -23,16 +22,9 @@ pub(super) fn gather(root: &Root, rdma: &mut RdmaFacts) {
 }
 
 /// As an endpoint tells its peers.
+#[allow(clippy::needless_pass_by_value)] // It is what `map_err` gives.
 fn unusable(error: VerbsError) -> Unusable {
-    let reason = match error {
-        VerbsError::LibraryMissing { .. }
-        | VerbsError::LibraryLacks { .. }
-        | VerbsError::NoProvider { .. } => TcpReason::NoLibrary,
-        VerbsError::NoKernelSupport => TcpReason::NoKernelSupport,
-        VerbsError::NoDevice | VerbsError::List(_) | VerbsError::Open { .. } => TcpReason::NoDevice,
-        _ => TcpReason::Setup,
-    };
-    Unusable { reason, words: error.to_string() }
+    Unusable { reason: error.tcp_reason(), words: error.to_string() }
 }
 
 fn replace(root: &Root, rdma: &mut RdmaFacts, said: &DeviceFacts) {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::ledger::{relation, verify};
 use pagewire_protocol::{Incarnation, PageSize};
+use pagewire_transport::arena::LeaseExpired;
 use std::{
     collections::HashMap,
     fs,
@@ -81,11 +82,11 @@ impl Deref for Exclusive<'_> {
 }
 
 impl PageWrite for Exclusive<'_> {
-    fn update(&mut self, change: &mut dyn FnMut(&mut [u8])) -> Lsn {
+    fn update(&mut self, change: &mut dyn FnMut(&mut [u8])) -> Result<Lsn, LeaseExpired> {
         change(&mut self.0);
         let version = Lsn(self.1.clock.fetch_add(1, Ordering::SeqCst) + 1);
         page::set_lsn(&mut self.0, version);
-        version
+        Ok(version)
     }
 }
 
@@ -252,7 +253,8 @@ fn money_that_vanished_is_an_audit_failure() {
     ledger.audit(&pages, &ledger.manifest.groups[0]).expect("readable");
     assert_eq!(ledger.counts.audit_failures.load(Ordering::Relaxed), 0);
     let mut guard: Exclusive<'_> = pages.write(ledger.manifest.tag(2)).expect("held");
-    guard.update(&mut |page| account::init(page, 999).expect("room for an account"));
+    let init = &mut |page: &mut [u8]| account::init(page, 999).expect("room for an account");
+    guard.update(init).expect("a lease");
     drop(guard);
     ledger.audit(&pages, &ledger.manifest.groups[0]).expect("readable");
     assert_eq!(ledger.counts.audit_failures.load(Ordering::Relaxed), 1);

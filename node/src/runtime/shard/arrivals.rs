@@ -1,12 +1,17 @@
 //! What comes in to a shard: from the endpoint, from storage and from local threads.
 
-use super::{EVICT_RETRY, HANDLE_SHIFT, Shard, effects::drained_input};
+use super::{EVICT_RETRY, HANDLE_SHIFT, Shard, effects::drained_input, views::Arrival};
 use crate::{
     grd::{AcquireError, Event as Input, WaiterId},
     runtime::{command::Command, io::IoDone},
 };
-use pagewire_protocol::{Incarnation, Pcm, hello::Refusal, pcm::Verdict};
-use pagewire_transport::{Event, Received};
+use pagewire_protocol::{
+    BufferTag, Incarnation, InstanceId, Lsn, Pcm,
+    hello::Refusal,
+    page,
+    pcm::{Verdict, kind::PCM_LOAD_GUIDE},
+};
+use pagewire_transport::{Event, Frame, Received};
 use std::time::Instant;
 
 impl Shard {
@@ -15,6 +20,7 @@ impl Shard {
             Event::Message(received) => self.on_message(received),
             Event::Up { peer, incarnation } => {
                 tracing::info!("instance {peer} is up, incarnation {incarnation}");
+                self.note_life(peer, incarnation);
                 self.refusals.over(peer);
                 self.up.insert(peer);
                 self.linked.insert(peer);
@@ -69,7 +75,10 @@ impl Shard {
         format!("{detail}; the members of instance {} are {members:?}", self.me)
     }
 
-    fn on_message(&mut self, received: Received) {
+    pub(super) fn on_message(&mut self, received: Received) {
+        if received.kind == PCM_LOAD_GUIDE {
+            return self.on_guide(received);
+        }
         let Received { from, kind, epoch, body, frame, .. } = received;
         let (tag, message) = match Pcm::decode(kind, body.as_slice()) {
             Ok(decoded) => decoded,
@@ -85,24 +94,77 @@ impl Shard {
             tracing::warn!("instance {from} sent PCM message {kind} with a page it must not have");
             return;
         }
-        // The session ends with the peer's life, so it vouches for it.
-        let incarnation = Incarnation(0);
+        let incarnation = self.life_of(from);
+        let input = Input::Message { from, incarnation, epoch, tag, message };
+        self.inputs.push_back(Arrival { input, page: frame });
         self.run();
-        self.newcomer = frame;
-        self.input(Input::Message { from, incarnation, epoch, tag, message });
-        self.run();
+    }
+
+    /// The life of a peer that its session is with: it vouches for what comes on it.
+    pub(super) fn life_of(&self, peer: InstanceId) -> Incarnation {
+        self.lives.get(usize::from(peer.0)).copied().unwrap_or_default()
+    }
+
+    fn note_life(&mut self, peer: InstanceId, incarnation: Incarnation) {
+        let at = usize::from(peer.0);
+        if self.lives.len() <= at {
+            self.lives.resize(at + 1, Incarnation(0));
+        }
+        self.lives[at] = incarnation;
+    }
+
+    /// The newest of what storage has of a page, of what came of it, and of the past image here.
+    fn newest_of(
+        &mut self,
+        tag: BufferTag,
+        at_least: Lsn,
+        read: Result<(Lsn, Frame), String>,
+    ) -> Result<(Lsn, Frame), String> {
+        let mut best = read;
+        let is_newer = |version: Lsn, best: &Result<(Lsn, Frame), String>| {
+            best.as_ref().map_or(true, |(of_best, _)| version > *of_best)
+        };
+        if let Some(frame) = self.arrivals.remove(&tag) {
+            let version = page::lsn(&frame);
+            if is_newer(version, &best) {
+                best = Ok((version, frame));
+            }
+        }
+        if let Some(past) = self.copies.past(&tag)
+            && is_newer(page::lsn(past), &best)
+        {
+            let frame = best.map(|(_, frame)| frame);
+            best = match frame.or_else(|error| self.arena.take().ok_or(error)) {
+                Ok(mut frame) => {
+                    frame.copy_from_slice(past);
+                    Ok((page::lsn(past), frame))
+                }
+                Err(error) => Err(error),
+            };
+        }
+        match best {
+            Ok((found, _)) if found < at_least => Err(format!(
+                "the newest that is left has version {}, expected at least {}: what is missing was \
+                 held by an instance that has died, and its redo is not applied",
+                found.0, at_least.0
+            )),
+            best => best,
+        }
     }
 
     pub(super) fn on_io(&mut self, done: IoDone) {
         match done {
             IoDone::Read { tag, result } => {
                 self.counters.pages_read.add(1);
-                self.run();
-                let result = result.map(|(version, frame)| {
-                    self.newcomer = Some(frame);
-                    version
-                });
-                self.input(Input::ReadDone { tag, result });
+                let result = match self.newest.remove(&tag) {
+                    Some(at_least) => self.newest_of(tag, at_least, result),
+                    None => result,
+                };
+                let (result, page) = match result {
+                    Ok((version, frame)) => (Ok(version), Some(frame)),
+                    Err(error) => (Err(error), None),
+                };
+                self.inputs.push_back(Arrival { input: Input::ReadDone { tag, result }, page });
             }
             IoDone::Write { tag, version, result } => {
                 let written = result.is_ok();
@@ -128,6 +190,9 @@ impl Shard {
         match command {
             Command::Waiter(thread) => self.handles[at].waiter = Some(thread),
             Command::Acquire { sequence, tag, mode } => {
+                if let Some(error) = self.fenced(tag) {
+                    return self.complete(waiter(sequence), Err(Some(error)));
+                }
                 let master = self.grd.view().master(&tag);
                 if self.lost.contains(&master) {
                     let error = AcquireError::PeerLost { tag, peer: master };

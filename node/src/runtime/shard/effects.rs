@@ -1,6 +1,6 @@
 //! What the directory core wants done, and how the shard does it.
 
-use super::{HANDLE_SHIFT, Shard};
+use super::{HANDLE_SHIFT, Shard, guides::Guide, views::Arrival};
 use crate::{
     grd::{AcquireError, Effect, Event as Input, WaiterId},
     runtime::{
@@ -9,48 +9,56 @@ use crate::{
         pool::Drained,
     },
 };
-use pagewire_protocol::{Body, BufferTag, Epoch, InstanceId, Lsn, Pcm};
+use pagewire_protocol::{
+    Body, BufferTag, Epoch, GrantNumber, InstanceId, Lsn, Mode, Pcm, RequestId, page, pcm::Verdict,
+};
 use pagewire_transport::{Message, SharedFrame};
 
 impl Shard {
     /// Puts by what the core is to be told at the next [`Shard::run`].
     pub(super) fn input(&mut self, input: Input) {
-        self.inputs.push_back(input);
+        self.inputs.push_back(input.into());
     }
 
     /// Feeds the core until it has nothing more to say.
     pub(super) fn run(&mut self) {
-        while let Some(input) = self.inputs.pop_front() {
+        while let Some(Arrival { input, page }) = self.inputs.pop_front() {
+            // What may be of a later view is handed in again when that is there.
+            let again = may_park(&input).then(|| input.clone());
             let mut effects = std::mem::take(&mut self.effects);
+            self.newcomer = page;
             self.grd.handle(input, &mut effects);
             for effect in effects.drain(..) {
                 self.apply(effect);
             }
-            // A page that nobody took is nobody's.
-            drop(self.newcomer.take());
             self.effects = effects;
+            // A page that nobody took is nobody's.
+            let page = self.newcomer.take();
+            if std::mem::take(&mut self.has_parked)
+                && let Some(input) = again
+            {
+                self.park(Arrival { input, page });
+            }
         }
     }
 
     fn apply(&mut self, effect: Effect) {
         match effect {
-            Effect::Send { to, tag, epoch, message } => self.send(to, tag, epoch, message, None),
+            Effect::Send { to, tag, epoch, message } => {
+                if !self.cancelled_here(&message) {
+                    self.send(to, tag, epoch, message, None);
+                }
+            }
             Effect::Request { to, tag, epoch, message } => {
                 self.waiting.push_back((to, tag, epoch, message));
                 self.admit();
             }
-            Effect::RequestOver { .. } => {
-                self.outstanding -= 1;
-                self.admit();
+            Effect::RequestAgain { to, tag, epoch, message } => {
+                self.request_again(to, tag, epoch, message);
             }
+            Effect::RequestOver { tag } => self.request_over(&tag),
             Effect::Ship { to, tag, epoch, message, keep } => {
                 self.ship(to, tag, epoch, message, keep);
-            }
-            Effect::Forget { tag, grant } => {
-                if self.transits.get(&tag).is_some_and(|(shipped, _)| *shipped == grant) {
-                    self.transits.remove(&tag);
-                    self.admit();
-                }
             }
             Effect::Read { tag, at_least } => {
                 let frame = self.arena.take().expect("the arena has a frame for each request");
@@ -92,33 +100,93 @@ impl Shard {
                     self.flushes.settled(&tag);
                 }
             }
-            Effect::Take { tag } => {
-                if let Some(frame) = self.newcomer.take() {
-                    self.arrivals.insert(tag, frame);
-                }
+            Effect::Take { tag } => match self.newcomer.take() {
+                Some(frame) => drop(self.arrivals.insert(tag, frame)),
+                None => self.pool.broken(&tag, "has not come, expected it with its grant"),
+            },
+            Effect::Flush { to, .. } => {
+                self.redo.flush(to);
+                self.take_flushed();
             }
-            // Nothing is logged here yet, so all of it is durable.
-            Effect::Flush { to, .. } => self.input(Input::Flushed { up_to: to }),
-            Effect::Again => self.input(Input::Continue),
-            // One view for the life of the process: nothing that comes with another one comes yet.
-            other @ (Effect::RequestAgain { .. }
-            | Effect::ShipPastImage { .. }
+            Effect::Again => self.has_more = true,
+            Effect::Park => self.has_parked = true,
+            Effect::ViewInstalled { epoch } => {
+                tracing::info!("view {epoch} is in force");
+                self.unpark();
+            }
+            Effect::PartitionReady { .. } => {}
+            Effect::Fence => self.fence(),
+            Effect::LoadGuide { to, epoch, batch, last } => {
+                self.guides.push(Guide { to, epoch, batch, last });
+                self.send_guides();
+            }
+            Effect::StatReply { from, tag, stat } => self.answer(from, tag, &stat),
+            of_copies @ (Effect::Forget { .. }
             | Effect::ToPastImage { .. }
             | Effect::Reinstate { .. }
             | Effect::KeepPastImage { .. }
             | Effect::DropPastImage { .. }
+            | Effect::ShipPastImage { .. }
             | Effect::ReadNewer { .. }
-            | Effect::Park
-            | Effect::Fence
-            | Effect::LoadGuide { .. }
-            | Effect::ViewInstalled { .. }
-            | Effect::PartitionReady { .. }
-            | Effect::StatReply { .. }) => tracing::error!("not done by this version: {other:?}"),
+            | Effect::Drop { .. }) => self.apply_to_copies(of_copies),
+        }
+    }
+
+    /// What concerns copies of pages that are not held, and what holds them again.
+    fn apply_to_copies(&mut self, effect: Effect) {
+        match effect {
+            Effect::Forget { tag, grant } => drop(self.copies.end_transit(&tag, grant)),
+            Effect::ToPastImage { tag, grant } => {
+                if let Some(copy) = self.copies.end_transit(&tag, grant) {
+                    self.keep_past(tag, copy);
+                }
+            }
+            Effect::Reinstate { tag, grant, dirty } => {
+                let copy = self.copies.end_transit(&tag, grant);
+                self.pool.reinstate(tag, copy, dirty);
+            }
+            Effect::KeepPastImage { tag, .. } => {
+                if let Some(copy) = self.pool.remove(&tag) {
+                    self.keep_past(tag, copy);
+                }
+                self.flushes.settled(&tag);
+            }
+            Effect::DropPastImage { tag, version }
+                if self.copies.past(&tag).is_some_and(|past| page::lsn(past) <= version) =>
+            {
+                drop(self.copies.take_past(&tag));
+            }
+            Effect::ShipPastImage { to, tag, epoch, message } => match self.copies.past(&tag) {
+                Some(past) => {
+                    let frame = past.clone();
+                    self.send_page(to, tag, epoch, message, frame);
+                }
+                None => self.pool.broken(&tag, "has no past image here, expected one to ship"),
+            },
+            Effect::ReadNewer { tag, at_least } => {
+                let frame = self.arena.take().expect("the arena has a frame for each request");
+                self.newest.insert(tag, at_least);
+                self.io.submit(IoJob::Read { tag, at_least: Lsn::ZERO, frame });
+            }
             Effect::Drop { tag } => {
                 drop(self.pool.remove(&tag));
                 self.flushes.settled(&tag);
-                self.admit();
             }
+            _ => {}
+        }
+        // A frame may have come free.
+        self.admit();
+    }
+
+    fn keep_past(&mut self, tag: BufferTag, copy: SharedFrame) {
+        self.counters.past_images_kept.add(1);
+        self.copies.keep(tag, copy);
+    }
+
+    /// The core hears how far the redo log is durable.
+    pub(super) fn take_flushed(&mut self) {
+        if let Some(up_to) = self.redo.next() {
+            self.input(Input::Flushed { up_to });
         }
     }
 
@@ -140,14 +208,25 @@ impl Shard {
         let frame = if keep { self.pool.share(&tag) } else { self.pool.remove(&tag) };
         let Some(frame) = frame else { return };
         if let (false, Pcm::Response { grant, .. }) = (keep, message) {
-            self.transits.insert(tag, (grant, frame.clone()));
+            self.copies.sent(tag, grant, frame.clone());
         }
-        self.counters.pages_shipped.add(1);
-        self.counters.bytes_shipped.add(frame.len() as u64);
-        self.send(to, tag, epoch, message, Some(frame));
+        self.send_page(to, tag, epoch, message, frame);
         if !keep {
             self.flushes.settled(&tag);
         }
+    }
+
+    fn send_page(
+        &mut self,
+        to: InstanceId,
+        tag: BufferTag,
+        epoch: Epoch,
+        message: Pcm,
+        frame: SharedFrame,
+    ) {
+        self.counters.pages_shipped.add(1);
+        self.counters.bytes_shipped.add(frame.len() as u64);
+        self.send(to, tag, epoch, message, Some(frame));
     }
 
     pub(super) fn complete(
@@ -169,7 +248,28 @@ impl Shard {
 
 /// What the core is told of a page whose pins are drained.
 pub(super) fn drained_input(drained: Drained) -> Input {
-    let Drained { tag, to, dirty, version } = drained;
+    let Drained { tag, to, dirty, version, flush } = drained;
     debug_assert!(version != Lsn(u64::MAX));
-    Input::Drained { tag, to, dirty, version, flush: Lsn::ZERO }
+    Input::Drained { tag, to, dirty, version, flush }
+}
+
+/// Whether the core may say of it that it is of a later view.
+fn may_park(input: &Input) -> bool {
+    matches!(input, Input::Message { .. })
+}
+
+/// The answer to a request that was cancelled before it left.
+pub(super) fn cancelled(request: RequestId, mode: Mode, writer: InstanceId) -> Pcm {
+    Pcm::Response {
+        request,
+        verdict: Verdict::Cancelled,
+        mode,
+        grant: GrantNumber(0),
+        version: Lsn::ZERO,
+        acks: 0,
+        dirty: false,
+        unsaved: false,
+        past: false,
+        writer,
+    }
 }

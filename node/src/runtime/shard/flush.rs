@@ -21,7 +21,7 @@ pub(super) struct Flushes {
 }
 
 /// The write-back that is under way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Flush {
     /// Pages that were dirty, or being written to, when it began: until they are written, found
     /// clean, or gone to another instance, and the duty to write them with them.
@@ -50,6 +50,14 @@ impl Flushes {
         }
     }
 
+    /// Nothing can be written any more: whoever asked is told why.
+    pub(super) fn abandon(&mut self) {
+        let failed = self.now.as_ref().and_then(|flush| flush.failed.clone());
+        let why = failed.unwrap_or_else(|| "nothing is written any more".to_owned());
+        self.now.get_or_insert_with(Flush::default).replies.append(&mut self.asked);
+        self.end(&Err(why));
+    }
+
     /// It is over.
     pub(super) fn end(&mut self, result: &Result<(), String>) {
         for reply in self.now.take().into_iter().flat_map(|flush| flush.replies) {
@@ -63,6 +71,9 @@ impl Shard {
     /// Writes every page back that is dirty now and makes it durable; the answer goes to `reply`.
     pub fn flush(&mut self, reply: Sender<Result<(), String>>) {
         self.flushes.asked.push(reply);
+        if self.is_fenced {
+            return self.flushes.abandon();
+        }
         self.flush_on();
     }
 
@@ -85,7 +96,7 @@ impl Shard {
 
     fn begin_flush(&mut self) {
         let left: BTreeSet<_> = self.pool.unclean().chain(self.writing.iter().copied()).collect();
-        self.inputs.extend(left.iter().map(|&tag| Input::WriteBack { tag }));
+        self.inputs.extend(left.iter().map(|&tag| Input::WriteBack { tag }.into()));
         let replies = std::mem::take(&mut self.flushes.asked);
         self.flushes.now = Some(Flush { left, replies, failed: None, syncing: false });
         self.run();

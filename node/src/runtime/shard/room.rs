@@ -9,13 +9,12 @@ impl Shard {
     /// Sends requests while there is room for what they bring and credit for it to come.
     pub(super) fn admit(&mut self) {
         while self.outstanding < self.outstanding_max
-            && self.pool.has_room(self.outstanding + self.transits.len())
+            && self.pool.has_room(self.outstanding + self.copies.frames())
         {
             let Some((to, tag, epoch, message)) = self.waiting.pop_front() else { return };
             self.outstanding += 1;
             if to == self.me {
-                let incarnation = self.identity().1;
-                self.input(Input::Message { from: to, incarnation, epoch, tag, message });
+                self.loop_back(tag, epoch, message);
             } else {
                 self.send(to, tag, epoch, message, None);
             }
@@ -29,13 +28,27 @@ impl Shard {
             return;
         }
         let wanted = self.waiting.len().min(self.outstanding_max);
-        let expected = self.outstanding + self.transits.len() + wanted;
+        let expected = self.outstanding + self.copies.frames() + wanted;
         // The core would not give up a busy page, the one that waits for its upgrade among them.
         let may_go = |tag: &BufferTag| self.grd.holding(tag).is_some_and(|h| !h.busy);
         for _ in 0..self.pool.excess(expected) {
             let Some(tag) = self.pool.victim(may_go) else { break };
-            self.inputs.push_back(Input::Evict { tag });
+            self.inputs.push_back(Input::Evict { tag }.into());
+        }
+        // What is kept for others gives way as well, once a newer version is on storage.
+        if self.copies.past_images() > 0 {
+            self.want_past_images(wanted);
         }
         self.run();
+    }
+
+    /// The request for a page is over, in whatever way, and the frame that was set aside for it free.
+    pub(super) fn request_over(&mut self, tag: &BufferTag) {
+        // One that has not left has taken no frame.
+        match self.waiting.iter().position(|(_, of, ..)| of == tag) {
+            Some(at) => drop(self.waiting.remove(at)),
+            None => self.outstanding = self.outstanding.saturating_sub(1),
+        }
+        self.admit();
     }
 }

@@ -124,6 +124,52 @@ fn both_sides_learn_the_others_hello_and_share_a_secret() {
     }
 }
 
+/// What each side learns of the other's features when they speak up to these versions.
+fn features_learned(versions: [u16; 2], stated: bool) -> [Result<Hello, HandshakeError>; 2] {
+    let mut dialler = Dialler::new(true, Nonce([1; 32]));
+    let mut acceptor = Acceptor::new(true, Nonce([2; 32]));
+    (dialler.0.ours.version_max, acceptor.0.ours.version_max) = (versions[0], versions[1]);
+    let Ok(AcceptorStep::Reply(reply)) = give_acceptor(&mut acceptor, &dialler.opening(), KEY)
+    else {
+        panic!("a reply")
+    };
+    assert_eq!(give_dialler(&mut dialler, &reply, KEY), Ok(DiallerStep::Speak));
+    if stated {
+        // As if it had not heard which version the other end speaks.
+        dialler.0.ours.version_max = 3;
+        dialler.0.theirs = dialler.0.theirs.map(|intro| Intro { version_max: 3, ..intro });
+    }
+    let third = dialler.speak(&sample(), KEY);
+    let hello = |step| match step {
+        AcceptorStep::Proven(hello) => hello,
+        step => panic!("{step:?}"),
+    };
+    let at_acceptor = give_acceptor(&mut acceptor, &third, KEY).map(hello);
+    let (fourth, _) = acceptor.answer(&sample(), KEY);
+    let hello = |step| match step {
+        DiallerStep::Proven(hello) => hello,
+        step => panic!("{step:?}"),
+    };
+    [give_dialler(&mut dialler, &fourth, KEY).map(hello), at_acceptor]
+}
+
+#[test]
+fn features_are_stated_only_where_both_ends_have_a_version_with_them() {
+    assert!(sample().features.has(Features::READS));
+    for learned in features_learned([3, 3], false) {
+        assert_eq!(learned.unwrap().features, Features::READS);
+    }
+    for versions in [[2, 3], [3, 2]] {
+        for learned in features_learned(versions, false) {
+            let learned = learned.unwrap();
+            assert_eq!((learned.features, learned.view_mark), (Features::NONE, 0), "{versions:?}");
+        }
+    }
+    let [_, at_acceptor] = features_learned([3, 2], true);
+    let text = at_acceptor.unwrap_err().to_string();
+    assert!(text.contains("hello features") && text.contains("version 2"), "{text}");
+}
+
 #[test]
 fn the_secret_depends_on_the_key_and_the_nonces() {
     let secret = |key: ProofKey<'_>| shake([key, key], |_, _| {}).secrets.unwrap()[0];

@@ -1,6 +1,6 @@
 # shellcheck shell=dash
 # The transport's tests with every message over verbs: TCP carries only what is about the link.
-# limit: 240
+# limit: 480
 # cargo: test --no-run -p pagewire-transport --test messages --test lanes --test transfer --test quiet --test wakeup --test allocations
 
 export PAGEWIRE_TEST_VERBS=rxe0/1/1

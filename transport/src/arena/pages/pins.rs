@@ -1,10 +1,13 @@
 //! Pins: how any thread reads or writes a published page without a message.
 //!
+//! A view is of one generation of the lease ([`crate::arena::Lease`]). Once that is over it pins
+//! nothing, and what was pinned through it shows no byte of the page: each access asks.
+//!
 //! Leaf module: the unsafe here turns a pin into a slice, as the invariants of the module above
 //! allow.
 
 use crate::arena::{
-    ArenaId, FrameIndex, Inner,
+    ArenaId, FrameIndex, Inner, LeaseExpired,
     layout::{DIRTY, EXCLUSIVE, NOTIFY, PIN_ONE, PINS, REFERENCED, mode_bits, mode_of},
 };
 use pagewire_protocol::{BufferTag, Mode};
@@ -17,7 +20,8 @@ use std::{
 /// The page could not be pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PinMiss {
-    /// It is not there, or not in a sufficient mode, or another pin excludes this one.
+    /// It is not there, or not in a sufficient mode, or another pin excludes this one, or the lease
+    /// is over.
     Unavailable,
     /// As above; and while trying, this thread was for a moment the last pin on a page that the
     /// owner is revoking. The caller must tell the owner that frame of it.
@@ -44,15 +48,34 @@ impl PinTicket {
         self.exclusive
     }
 }
-/// Any thread's side of the published pages.
+
+/// Any thread's side of the published pages, under the lease as it was when the view was made.
 #[derive(Debug, Clone)]
 pub struct PageView {
     arena: Arc<Inner>,
+    lease: u64,
 }
 
 impl PageView {
     pub(super) fn new(arena: Arc<Inner>) -> Self {
-        Self { arena }
+        let lease = arena.lease_generation();
+        Self { arena, lease }
+    }
+
+    /// True while the lease that this view was made under lasts.
+    #[inline]
+    #[must_use]
+    pub fn is_leased(&self) -> bool {
+        self.arena.lease_generation() == self.lease
+    }
+
+    /// The bytes of a frame that is pinned through this view.
+    ///
+    /// # Errors
+    /// [`LeaseExpired`].
+    #[inline]
+    fn bytes(&self, index: u32) -> Result<*mut u8, LeaseExpired> {
+        if self.is_leased() { Ok(self.arena.frame_ptr(index)) } else { Err(LeaseExpired) }
     }
 
     /// Pins the page for reading if frame `index` now holds page `tag` in S or X and nobody writes.
@@ -79,9 +102,11 @@ impl PageView {
                 Err(now) => old = now,
             }
         }
-        let pin = SharedPin { arena: &self.arena, index: index.0 };
-        // The frame may have changed its page between the look-up and the pin.
-        if descriptor.has_tag(tag) { Ok(pin) } else { Err(miss(pin.release())) }
+        let pin = SharedPin { view: self, index: index.0 };
+        // The frame may have changed its page between the look-up and the pin, and the lease may
+        // have ended.
+        let is_good = descriptor.has_tag(tag) && self.is_leased();
+        if is_good { Ok(pin) } else { Err(miss(pin.release())) }
     }
 
     /// Pins the page for writing if frame `index` now holds page `tag` in X and nobody has it
@@ -113,8 +138,9 @@ impl PageView {
                 Err(now) => old = now,
             }
         }
-        let pin = ExclusivePin { arena: &self.arena, index: index.0, written: false };
-        if descriptor.has_tag(tag) { Ok(pin) } else { Err(miss(pin.release())) }
+        let pin = ExclusivePin { view: self, index: index.0, written: false };
+        let is_good = descriptor.has_tag(tag) && self.is_leased();
+        if is_good { Ok(pin) } else { Err(miss(pin.release())) }
     }
 
     /// Turns a shared ticket into the pin it stands for.
@@ -124,7 +150,7 @@ impl PageView {
     pub fn adopt_shared(&self, ticket: PinTicket) -> SharedPin<'_> {
         assert!(!ticket.exclusive, "the ticket is exclusive");
         assert!(ticket.arena == self.arena.id, "the ticket is of another arena");
-        SharedPin { arena: &self.arena, index: ticket.index }
+        SharedPin { view: self, index: ticket.index }
     }
 
     /// Turns an exclusive ticket into the pin it stands for.
@@ -134,7 +160,7 @@ impl PageView {
     pub fn adopt_exclusive(&self, ticket: PinTicket) -> ExclusivePin<'_> {
         assert!(ticket.exclusive, "the ticket is shared");
         assert!(ticket.arena == self.arena.id, "the ticket is of another arena");
-        ExclusivePin { arena: &self.arena, index: ticket.index, written: false }
+        ExclusivePin { view: self, index: ticket.index, written: false }
     }
 }
 
@@ -145,7 +171,7 @@ fn miss(tell_owner: bool) -> PinMiss {
 /// A page pinned for reading.
 #[must_use = "the page is unpinned when this is dropped, and the owner is then not told"]
 pub struct SharedPin<'a> {
-    arena: &'a Arc<Inner>,
+    view: &'a PageView,
     index: u32,
 }
 
@@ -165,7 +191,7 @@ impl SharedPin<'_> {
     }
 
     fn unpin(&self) -> bool {
-        let old = self.arena.descriptor(self.index).word.fetch_sub(PIN_ONE, Ordering::AcqRel);
+        let old = self.view.arena.descriptor(self.index).word.fetch_sub(PIN_ONE, Ordering::AcqRel);
         old & PINS == PIN_ONE && old & NOTIFY != 0
     }
 }
@@ -176,15 +202,28 @@ impl Drop for SharedPin<'_> {
     }
 }
 
+impl SharedPin<'_> {
+    /// The page.
+    ///
+    /// # Errors
+    /// [`LeaseExpired`]: it may be out of date.
+    #[inline]
+    pub fn page(&self) -> Result<&[u8], LeaseExpired> {
+        let bytes = self.view.bytes(self.index)?;
+        // SAFETY: `bytes` is the start of a frame of `page_bytes` bytes. While this shared pin is
+        // counted in the word no exclusive pin is given out, and the publication owns a reference,
+        // so there is no `Frame`; nobody can write.
+        Ok(unsafe { std::slice::from_raw_parts(bytes, self.view.arena.page_bytes()) })
+    }
+}
+
+/// The page; nothing once the lease is over, as [`SharedPin::page`] says with an error.
 impl Deref for SharedPin<'_> {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: while this shared pin is counted in the word no exclusive pin is given out, and
-        // the publication owns a reference, so there is no `Frame`; nobody can write.
-        unsafe {
-            std::slice::from_raw_parts(self.arena.frame_ptr(self.index), self.arena.page_bytes())
-        }
+        self.page().unwrap_or(&[])
     }
 }
 
@@ -197,7 +236,7 @@ impl fmt::Debug for SharedPin<'_> {
 /// A page pinned for writing.
 #[must_use = "the page is unpinned when this is dropped, and the owner is then not told"]
 pub struct ExclusivePin<'a> {
-    arena: &'a Arc<Inner>,
+    view: &'a PageView,
     index: u32,
     written: bool,
 }
@@ -220,7 +259,7 @@ impl ExclusivePin<'_> {
 
     fn unpin(&self) -> bool {
         let dirty = if self.written { DIRTY } else { 0 };
-        let word = &self.arena.descriptor(self.index).word;
+        let word = &self.view.arena.descriptor(self.index).word;
         if self.written {
             // Before the pin goes, so that whoever sees it gone sees the page dirty.
             word.fetch_or(dirty, Ordering::Relaxed);
@@ -235,29 +274,49 @@ impl Drop for ExclusivePin<'_> {
     }
 }
 
-impl Deref for ExclusivePin<'_> {
-    type Target = [u8];
+impl ExclusivePin<'_> {
+    /// The page.
+    ///
+    /// # Errors
+    /// [`LeaseExpired`]: it may be out of date.
+    #[inline]
+    pub fn page(&self) -> Result<&[u8], LeaseExpired> {
+        let bytes = self.view.bytes(self.index)?;
+        // SAFETY: `bytes` is the start of a frame of `page_bytes` bytes. The exclusive bit is ours,
+        // so there is no other pin; the reference of the publication is the only one (module
+        // invariant), so there is no other handle.
+        Ok(unsafe { std::slice::from_raw_parts(bytes, self.view.arena.page_bytes()) })
+    }
 
-    fn deref(&self) -> &[u8] {
-        // SAFETY: the exclusive bit is ours, so there is no other pin; the reference of the
-        // publication is the only one (module invariant), so there is no other handle.
-        unsafe {
-            std::slice::from_raw_parts(self.arena.frame_ptr(self.index), self.arena.page_bytes())
-        }
+    /// The page, to be changed: it counts as written.
+    ///
+    /// # Errors
+    /// [`LeaseExpired`]: nobody may change it any more.
+    #[inline]
+    pub fn page_mut(&mut self) -> Result<&mut [u8], LeaseExpired> {
+        let bytes = self.view.bytes(self.index)?;
+        self.written = true;
+        self.view.arena.descriptor(self.index).page_crc.store(0, Ordering::Relaxed);
+        // SAFETY: as in `page`, and this pin is borrowed mutably.
+        Ok(unsafe { std::slice::from_raw_parts_mut(bytes, self.view.arena.page_bytes()) })
     }
 }
 
+/// The page; nothing once the lease is over, as [`ExclusivePin::page`] says with an error.
+impl Deref for ExclusivePin<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        self.page().unwrap_or(&[])
+    }
+}
+
+/// As [`ExclusivePin::page_mut`].
 impl DerefMut for ExclusivePin<'_> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.written = true;
-        self.arena.descriptor(self.index).page_crc.store(0, Ordering::Relaxed);
-        // SAFETY: as in `deref`, and this pin is borrowed mutably.
-        unsafe {
-            std::slice::from_raw_parts_mut(
-                self.arena.frame_ptr(self.index),
-                self.arena.page_bytes(),
-            )
-        }
+        self.page_mut().unwrap_or(&mut [])
     }
 }
 

@@ -1,7 +1,8 @@
 //! What pins and publications promise each other.
 
 use super::*;
-use crate::{Arena, ArenaConfig};
+use crate::{Arena, ArenaConfig, arena::LeaseExpired};
+use std::ops::DerefMut;
 
 fn table() -> (Arena, PageTable) {
     let arena = Arena::new(&ArenaConfig { huge_pages: false, ..ArenaConfig::new(4) }).unwrap();
@@ -85,6 +86,48 @@ fn a_ticket_carries_the_pin_to_another_thread() {
     });
     assert!(table.is_dirty(index));
     assert_eq!(table.share(index).unwrap()[7], 7);
+}
+
+#[test]
+fn pins_and_guards_of_a_lease_that_is_over_fail_and_those_of_the_next_do_not() {
+    let (arena, mut table) = table();
+    let read = table.publish(arena.take().unwrap(), tag(1), Mode::S, false);
+    let written = table.publish(arena.take().unwrap(), tag(2), Mode::X, false);
+    let (view, lease) = (table.view(), arena.lease());
+    let reader = view.pin_shared(read, &tag(1)).unwrap();
+    let mut writer = view.pin_exclusive(written, &tag(2)).unwrap();
+    let ticket = table.pin_shared(read).unwrap();
+    assert!(reader.page().is_ok() && writer.page().is_ok() && lease.is_held());
+
+    let other = view.clone();
+    let _ = std::thread::scope(|scope| scope.spawn(|| arena.end_lease()).join());
+    assert!(!lease.is_held() && !view.is_leased() && !other.is_leased());
+    assert_eq!((reader.page(), reader.len()), (Err(LeaseExpired), 0));
+    assert_eq!((writer.page(), writer.len()), (Err(LeaseExpired), 0));
+    assert_eq!((writer.page_mut().err(), writer.deref_mut().len()), (Some(LeaseExpired), 0));
+    let adopted = view.adopt_shared(ticket);
+    assert_eq!(adopted.page(), Err(LeaseExpired), "granted before, adopted after");
+    assert_eq!(view.pin_shared(read, &tag(1)).err(), Some(PinMiss::Unavailable));
+    assert!(!writer.release() && !table.is_dirty(written), "nothing was written");
+    assert_eq!(other.pin_exclusive(written, &tag(2)).err(), Some(PinMiss::Unavailable));
+    drop((reader, adopted));
+    assert!(!table.is_pinned(read) && !table.is_pinned(written), "a failed pin leaves nothing");
+
+    let next = table.view();
+    assert!(next.pin_shared(read, &tag(1)).unwrap().page().is_ok());
+    assert!(arena.lease().is_held() && !lease.is_held());
+}
+
+#[test]
+fn a_revocation_waits_for_pins_of_a_lease_that_is_over() {
+    let (arena, mut table) = table();
+    let index = table.publish(arena.take().unwrap(), tag(1), Mode::S, false);
+    let view = table.view();
+    let pin = view.pin_shared(index, &tag(1)).unwrap();
+    arena.end_lease();
+    assert_eq!(table.lower(index, Mode::N), Drain::Waiting, "a borrowed slice may be in use");
+    assert!(pin.release());
+    assert_eq!(table.lower(index, Mode::N), Drain::Done);
 }
 
 #[test]

@@ -185,7 +185,7 @@ impl Endpoint {
         if hello.page_size != self.arena.page_size() {
             return Err(Refusal::PageSize);
         }
-        if hello.view_hash != self.config.view_hash {
+        if !hello.fits_view_of(&self.hello(hello.instance, hello.class, hello.nonce)) {
             return Err(Refusal::View);
         }
         if (hello.shard, hello.shards) != (self.config.shard, self.config.shards) {
@@ -198,7 +198,7 @@ impl Endpoint {
 
     fn judge_life(&self, slot: usize, hello: &Hello) -> Result<(), Refusal> {
         let peer = &self.peers[slot];
-        if peer.ended.is_some_and(|ended| hello.incarnation <= ended) {
+        if peer.is_over(hello.incarnation) {
             return Err(Refusal::Ended);
         }
         if let Some(known) = peer.incarnation {
@@ -234,7 +234,8 @@ impl Endpoint {
     pub(super) fn is_return(&self, slot: usize, incarnation: Incarnation) -> bool {
         let peer = &self.peers[slot];
         let earlier = peer.incarnation.or(peer.ended);
-        !self.config.peers_may_return && earlier.is_some_and(|earlier| incarnation > earlier)
+        let may_return = self.config.peers_may_return || peer.admitted == Some(incarnation);
+        !may_return && earlier.is_some_and(|earlier| incarnation > earlier)
     }
 
     /// Answers a proven hello: takes the connection into the link it belongs to, or says why not.

@@ -123,13 +123,14 @@ impl Endpoint {
         let fits = is_meant
             && (answer.nonce, answer.class) == (ours.nonce, ours.class)
             && (answer.shard, answer.shards) == (ours.shard, ours.shards)
-            && (answer.page_size, answer.view_hash) == (ours.page_size, ours.view_hash);
+            && answer.page_size == ours.page_size
+            && answer.fits_view_of(&ours);
         if !fits {
             return self.forming_failed(slot, &LinkError::Refused(Refusal::WrongTarget));
         }
         let peer = &self.peers[slot];
         let is_over = peer.incarnation.is_some_and(|known| answer.incarnation < known)
-            || peer.ended.is_some_and(|ended| answer.incarnation <= ended);
+            || peer.is_over(answer.incarnation);
         if is_over {
             return self.forming_failed(slot, &LinkError::Refused(Refusal::Ended));
         }

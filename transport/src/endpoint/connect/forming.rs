@@ -12,7 +12,10 @@ use crate::{
     session::Session,
 };
 use mio::{Interest, net::TcpStream};
-use pagewire_protocol::{Incarnation, Lane, Sequence, hello::Hello};
+use pagewire_protocol::{
+    Incarnation, Lane, Sequence,
+    hello::{Features, Hello},
+};
 use std::time::Instant;
 
 impl Endpoint {
@@ -54,6 +57,8 @@ impl Endpoint {
         let Some(old) = peer.incarnation.take() else { return };
         peer.ended = Some(old);
         let undelivered = peer.session.take().map(Session::end).unwrap_or_default();
+        self.end_reads(slot);
+        let peer = &self.peers[slot];
         self.events.push_back(Event::Ended { peer: peer.id, incarnation: old, undelivered });
     }
 
@@ -100,6 +105,7 @@ impl Endpoint {
         (peer.incarnation, peer.process) = (Some(theirs.incarnation), Some(theirs.process));
         peer.connected();
         peer.counters.links_up.add(1);
+        self.agree_on_reads(slot, theirs.features.has(Features::READS));
         self.begin_on_tcp(slot);
         let peer = &mut self.peers[slot];
         for lane in Lane::ALL {

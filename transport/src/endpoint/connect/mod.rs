@@ -57,13 +57,14 @@ use super::{
     Endpoint, EndpointConfig,
     event::Event,
     log_limit::LogLimit,
+    peer::Peer,
     token::{INCOMING_PLACES, Place},
 };
 use crate::{TransportError, error::LinkError};
 use mio::event;
 use pagewire_protocol::{
     InstanceId, Lane, LaneClass, LinkNonce, ProcessId, Sequence,
-    hello::{HandshakeError, Hello, Nonce, Refusal, Rejection},
+    hello::{Features, HandshakeError, Hello, Nonce, Refusal, Rejection, view_mark},
 };
 use std::{
     collections::VecDeque,
@@ -149,7 +150,9 @@ impl Endpoint {
         });
         let hellos = self.incoming.iter().flatten().map(Incoming::deadline);
         // No event tells that a frame has come back or that a connection can be accepted now.
-        let retry = (self.owing || self.accept_again).then_some(now);
+        let waits = |peer: &Peer| peer.reads.as_ref().is_some_and(|reads| reads.wait_for_frames());
+        let retry = self.owing || self.accept_again || self.peers.iter().any(waits);
+        let retry = retry.then_some(now);
         dials
             .chain(hellos)
             .chain(retry)
@@ -160,8 +163,10 @@ impl Endpoint {
     }
 
     /// A newcomer that may not return learns it when it dials.
-    fn may_dial(&self, peer: &super::peer::Peer) -> bool {
-        self.config.peers_may_return || peer.ended.is_none()
+    fn may_dial(&self, peer: &Peer) -> bool {
+        let is_admitted = |ended| peer.admitted.is_some_and(|admitted| admitted > ended);
+        let may_return = self.config.peers_may_return || peer.ended.is_none_or(is_admitted);
+        !peer.is_vacant && may_return
     }
 
     pub(super) fn timers(&mut self, now: Instant) {
@@ -219,8 +224,10 @@ impl Endpoint {
             process: self.gate.process,
             nonce,
             view_hash: self.config.view_hash,
+            view_mark: view_mark(self.config.view_epoch),
             expected: [Sequence(0); Lane::COUNT],
             credits: [0; Lane::COUNT],
+            features: if self.config.one_sided_reads { Features::READS } else { Features::NONE },
         }
     }
 

@@ -143,6 +143,11 @@ impl Switch {
         Self { leads, phase, attempt: 0, mine: None, pause: RETRY_FIRST }
     }
 
+    /// Which attempt is under way or was last; its queue pairs are those that there are.
+    pub(super) fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
     /// True while [`Switch::drained`] is to be called as soon as all that was sent is acknowledged.
     #[inline]
     pub(super) fn wants_drained(&self) -> bool {
@@ -308,7 +313,8 @@ impl Switch {
     ) -> Result<(), SwitchError> {
         let unexpected = SwitchError::Unexpected { said, phase: self.phase.name() };
         match said {
-            LinkControl::Alive => Ok(()),
+            // The keys of regions are the owner's business.
+            LinkControl::Alive | LinkControl::Region { .. } => Ok(()),
             LinkControl::Offer { attempt, queue_pairs: theirs } => match self.phase {
                 Phase::Tcp { .. } if !self.leads && attempt > self.attempt => {
                     self.attempt = attempt;

@@ -11,6 +11,7 @@ use super::{
     error::{VerbsError, check},
 };
 use crate::{Arena, arena};
+use pagewire_protocol::link_control::RegionMemory;
 use std::{fmt, io, mem::ManuallyDrop, ops::Range, ptr::NonNull, sync::Arc};
 
 /// Queue pairs and memory of one domain may be used together.
@@ -153,6 +154,63 @@ impl<M> Drop for Registration<M> {
                 context.name()
             ),
         }
+    }
+}
+
+/// Some frames of an arena.
+struct Frames {
+    arena: Arena,
+    numbers: Range<u32>,
+}
+
+// SAFETY: as of the arena, which this holds; an empty range at its start is in it, too.
+unsafe impl Registrable for Frames {
+    fn range(&self) -> (NonNull<u8>, usize) {
+        self.arena.memory_of(&self.numbers).unwrap_or((self.arena.memory().0, 0))
+    }
+}
+
+/// Frames that peers may read one-sided: registered beside the arena, with a key that covers them
+/// and nothing else.
+pub struct ReadRegion {
+    registration: Registration<Frames>,
+}
+
+impl ReadRegion {
+    /// Registers these frames for peers to read. The pages are pinned once more, which counts against
+    /// RLIMIT_MEMLOCK once more.
+    ///
+    /// # Errors
+    /// [`VerbsError::Memory`].
+    pub fn new(
+        domain: &Arc<ProtectionDomain>,
+        arena: &Arena,
+        frames: Range<u32>,
+    ) -> Result<Self, VerbsError> {
+        let frames = Frames { arena: arena.clone(), numbers: frames };
+        let registration = Registration::new(domain, frames, abi::IBV_ACCESS_REMOTE_READ)?;
+        Ok(Self { registration })
+    }
+
+    /// What a peer has to know to read it. For authenticated peers only.
+    #[must_use]
+    pub fn memory(&self) -> RegionMemory {
+        let (first, _) = self.registration.memory().range();
+        RegionMemory {
+            // Exposed: the device reads by this number.
+            address: first.as_ptr().expose_provenance() as u64,
+            key: self.registration.remote_key(),
+            frames: u32::try_from(self.registration.memory().numbers.len()).unwrap_or(0),
+        }
+    }
+}
+
+impl fmt::Debug for ReadRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadRegion")
+            .field("device", &self.registration.domain.context.name())
+            .field("frames", &self.registration.memory().numbers)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can go wrong with RDMA verbs, and what an operator can do about it.
 
 use super::{choice::ChoiceError, completion::CompletionError};
+use pagewire_protocol::TcpReason;
 use std::io;
 
 /// Why verbs cannot be used, or has failed. Every one of these leaves TCP to be used instead.
@@ -198,6 +199,24 @@ pub enum VerbsError {
     },
 }
 
+impl VerbsError {
+    /// Why TCP is used instead, as peers and operators are told it: of what is found before there
+    /// are messages on verbs. What fails then is [`TcpReason::Failed`].
+    #[must_use]
+    pub fn tcp_reason(&self) -> TcpReason {
+        match self {
+            Self::LibraryMissing { .. } | Self::LibraryLacks { .. } | Self::NoProvider { .. } => {
+                TcpReason::NoLibrary
+            }
+            Self::NoKernelSupport => TcpReason::NoKernelSupport,
+            Self::NoDevice | Self::List(_) | Self::Open { .. } => TcpReason::NoDevice,
+            Self::Choice(_) => TcpReason::NoPort,
+            Self::Memory { .. } => TcpReason::NotRegistered,
+            _ => TcpReason::Setup,
+        }
+    }
+}
+
 pub(super) fn limit(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "no limit".to_owned(), |bytes| format!("{bytes} bytes"))
 }
@@ -258,6 +277,32 @@ mod tests {
         assert!(VerbsError::NoDevice.to_string().contains("rdma link add rxe0 type rxe"));
         let unknown = VerbsError::NoProvider { devices: vec!["rxe0".to_owned()] };
         assert!(unknown.to_string().contains("rxe0"));
+    }
+
+    #[test]
+    fn each_cause_has_the_reason_that_peers_are_told() {
+        let denied = || io::Error::from_raw_os_error(libc::ENOMEM);
+        let memory = VerbsError::Memory {
+            device: "mlx5_0".to_owned(),
+            needed_bytes: 1,
+            soft_bytes: None,
+            hard_bytes: None,
+            source: denied(),
+        };
+        let found = Vec::new();
+        let choice = ChoiceError::GidIndex { named: 77, found };
+        for (error, reason) in [
+            (VerbsError::LibraryMissing { reason: String::new() }, TcpReason::NoLibrary),
+            (VerbsError::NoProvider { devices: Vec::new() }, TcpReason::NoLibrary),
+            (VerbsError::NoKernelSupport, TcpReason::NoKernelSupport),
+            (VerbsError::NoDevice, TcpReason::NoDevice),
+            (VerbsError::List(denied()), TcpReason::NoDevice),
+            (VerbsError::Choice(choice), TcpReason::NoPort),
+            (memory, TcpReason::NotRegistered),
+            (VerbsError::PeerAddress { problem: "" }, TcpReason::Setup),
+        ] {
+            assert_eq!(error.tcp_reason(), reason, "{error}");
+        }
     }
 
     #[test]

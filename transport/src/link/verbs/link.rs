@@ -21,9 +21,13 @@
 //! Work per message: one work request; all that leave in one turn share a doorbell for each class;
 //! one packet for a small message; one completion for a page, one for several small messages.
 
+mod reads;
+
+pub use reads::DoneRead;
+
 use super::{
     Choice, CompletionBatch, CompletionChannel, CompletionQueue, MemoryRegion, QueuePair,
-    QueuePairAddress, QueuePairOptions, VerbsError,
+    QueuePairAddress, QueuePairOptions, Sent, VerbsError,
     choice::Mtu,
     completion::{BATCH_LEN, Work},
     queue_pair::Capacity,
@@ -38,7 +42,9 @@ use pagewire_protocol::{
     Body, DecodeError, Lane, LaneClass, MessageKind, SessionHeader,
     header::{FRAME_OFFSET_BYTES, HEADER_BYTES},
     link_control::QueuePairs,
+    read::READS_MAX,
 };
+use reads::Reads;
 use std::{
     net::Ipv6Addr,
     os::fd::BorrowedFd,
@@ -80,6 +86,36 @@ pub struct VerbsLink {
     ready: bool,
     /// Messages that nobody waits for; those of one lane stay in order.
     later: Vec<(SessionHeader, Body)>,
+    reads: Reads,
+}
+
+/// What a link has room for and allows.
+#[derive(Debug, Clone, Copy)]
+pub struct LinkRoom {
+    /// Receives of ours, by lane.
+    pub credits: [u32; Lane::COUNT],
+    /// Pages of each class that wait for their completion at most.
+    pub page_sends: u32,
+    /// One-sided reads, by either end.
+    pub reads: bool,
+}
+
+impl LinkRoom {
+    /// Sends and reads of a class that are under way at most.
+    fn sends(&self, class: LaneClass) -> u32 {
+        const READS: u32 = {
+            assert!(READS_MAX < 1024);
+            #[allow(clippy::cast_possible_truncation, reason = "above")]
+            {
+                READS_MAX as u32
+            }
+        };
+        match class {
+            LaneClass::Small => SMALL_SENDS,
+            LaneClass::Page => self.page_sends,
+            LaneClass::Bulk => self.page_sends + if self.reads { READS } else { 0 },
+        }
+    }
 }
 
 /// Receives of each class for these credits.
@@ -98,27 +134,22 @@ fn receives(credits: &[u32; Lane::COUNT]) -> [u32; LaneClass::COUNT] {
 }
 
 impl VerbsLink {
-    /// Queue pairs with room for `credits` receives of ours, and as many pages of the peer's as it
-    /// may let us send; the receives of small messages are posted.
+    /// Queue pairs with this room; the receives of small messages are posted.
     ///
     /// # Errors
     /// [`VerbsError`].
     pub fn new(
         region: &Arc<MemoryRegion>,
         choice: &Choice,
-        credits: &[u32; Lane::COUNT],
-        page_sends: u32,
+        room: &LinkRoom,
         counters: &Arc<VerbsCounters>,
     ) -> Result<Self, VerbsError> {
-        let receives = receives(credits);
+        let receives = receives(&room.credits);
         let options = LaneClass::ALL.map(|class| QueuePairOptions {
             tag: u16::try_from(class.index()).unwrap_or(0),
-            capacity: Capacity {
-                receives: receives[class.index()],
-                sends: if class == LaneClass::Small { SMALL_SENDS } else { page_sends },
-            },
+            capacity: Capacity { receives: receives[class.index()], sends: room.sends(class) },
             carries_frames: class.has_frame(),
-            remote_reads: false,
+            remote_reads: room.reads && class == LaneClass::Bulk,
             inline: true,
         });
         let needed = options.iter().map(|o| o.capacity.completions()).fold(0, u32::saturating_add);
@@ -138,6 +169,7 @@ impl VerbsLink {
             armed: false,
             ready: true,
             later: Vec::with_capacity(LATER_MAX),
+            reads: Reads::default(),
         };
         let small = &mut link.queue_pairs[LaneClass::Small.index()];
         while small.queue_receive(None).is_ok() {
@@ -253,7 +285,7 @@ impl VerbsLink {
     #[inline]
     fn take_batch(&mut self, sink: &mut impl Sink, repost: bool) -> Result<(), LinkError> {
         let mut result = Ok(());
-        let Self { batch, queue_pairs, queued_receives, counters, .. } = self;
+        let Self { batch, queue_pairs, queued_receives, counters, reads, .. } = self;
         for completion in batch.drain() {
             counters.completions.add(1);
             let class = usize::from(completion.tag());
@@ -271,13 +303,12 @@ impl VerbsLink {
                         Err(_) => {}
                     }
                 }
-                _ => {
-                    if let Err(error) = queue_pair.take_sent(completion)
-                        && result.is_ok()
-                    {
-                        result = Err(error.into());
-                    }
-                }
+                _ => match queue_pair.take_sent(completion) {
+                    Ok(Sent { read: None, .. }) => {}
+                    Ok(Sent { read: Some(frame), .. }) => reads.ended(frame, ended.is_ok()),
+                    Err(error) if result.is_ok() => result = Err(error.into()),
+                    Err(_) => {}
+                },
             }
             if let (Err(error), true, true) = (ended, repost, result.is_ok()) {
                 result = Err(VerbsError::from(error).into());

@@ -41,7 +41,7 @@ pub use completion::{
     Completion, CompletionBatch, CompletionChannel, CompletionQueue, Status, Work,
 };
 pub use device::Context;
-pub use domain::{MemoryRegion, ProtectionDomain};
+pub use domain::{MemoryRegion, ProtectionDomain, ReadRegion};
 pub use error::VerbsError;
 pub use event::AsyncEvent;
 pub use link::VerbsLink;

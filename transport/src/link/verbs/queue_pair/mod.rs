@@ -18,9 +18,18 @@
 //! Leaf module: the unsafe here calls functions of the library and of its function table with
 //! pointers that came from them, and work requests of the two queues.
 
+mod parts;
+mod setup;
+
+pub use super::slots::SLOT_BYTES;
+pub use parts::{
+    Arrival, Capacity, QueuePairAddress, QueuePairOptions, Refused, RefusedReason, RemoteMemory,
+    Sent,
+};
+
 use super::{
     abi,
-    choice::{Choice, LinkLayer, Mtu},
+    choice::Choice,
     completion::{Completion, CompletionQueue, Owner, Status, Work},
     device::Context,
     domain::MemoryRegion,
@@ -30,9 +39,10 @@ use super::{
     slots::Slots,
 };
 use crate::{Frame, SharedFrame};
+use setup::{check_capacity, create, no_attributes, random_24_bits};
 use std::{
     fmt, io,
-    mem::{ManuallyDrop, zeroed},
+    mem::ManuallyDrop,
     net::Ipv6Addr,
     ptr::{self, NonNull},
     sync::{
@@ -40,123 +50,6 @@ use std::{
         atomic::{AtomicU16, Ordering},
     },
 };
-
-pub use super::slots::SLOT_BYTES;
-
-/// Packet and queue pair numbers have 24 bits.
-const BITS_24: u32 = 0x00FF_FFFF;
-/// An acknowledgement is awaited for 4.096 us x 2^14 = 67 ms.
-const ACKNOWLEDGE_TIMEOUT: u8 = 14;
-/// Tries after the first: the peer is given up after about half a second (some drivers: two). Not 7:
-/// rxe takes that for "for ever" (Linux 6.1, rxe_comp.c), so that a peer that is gone is never noticed.
-const RETRIES: u8 = 6;
-/// Tries when the peer has no receive posted. Credits forbid that, so that few are enough; 7 would
-/// mean for ever.
-const RNR_RETRIES: u8 = 6;
-/// How long a peer without a receive asks for patience: 0.64 ms. (0 would mean 655 ms.)
-const RNR_TIMER: u8 = 12;
-const HOPS: u8 = 64;
-
-/// How much work a queue pair has room for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capacity {
-    /// Receives posted at once: the sum of the credits that are given.
-    pub receives: u32,
-    /// Sends and reads under way at once; rounded up to a power of two.
-    pub sends: u32,
-}
-
-impl Capacity {
-    /// Completions that the work can have at once: all of it, and the marker of a drain. The
-    /// completion queue needs as many entries for each queue pair.
-    #[must_use]
-    pub fn completions(&self) -> u32 {
-        let sends = SendQueue::depth_of(self.sends);
-        self.receives.saturating_add(sends).saturating_add(1)
-    }
-}
-
-/// What a queue pair is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueuePairOptions {
-    /// Comes back with each completion, to find the queue pair again.
-    pub tag: u16,
-    /// How much work it has room for.
-    pub capacity: Capacity,
-    /// Every receive has a frame; sends may have one.
-    pub carries_frames: bool,
-    /// Peers may read from the memory region, which must be registered for that.
-    pub remote_reads: bool,
-    /// Ask for sends whose message travels in the work request, if the driver is known to do it
-    /// well.
-    pub inline: bool,
-}
-
-/// What a peer has to know to connect: exchanged over the handshake's TCP connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueuePairAddress {
-    /// Number of the queue pair, 24 bits.
-    pub queue_pair: u32,
-    /// Number of the first packet it sends, 24 bits.
-    pub first_packet: u32,
-    /// LID of its port; 0 on Ethernet.
-    pub lid: u16,
-    /// GID of its port; unspecified where packets have no global header.
-    pub gid: Ipv6Addr,
-    /// Greatest packet of its port.
-    pub mtu: Mtu,
-}
-
-/// Memory of a peer that it lets us read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RemoteMemory {
-    /// First address, as the peer knows it.
-    pub address: u64,
-    /// The peer's key ([`MemoryRegion::remote_key`]).
-    pub key: u32,
-}
-
-/// Why work was not queued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RefusedReason {
-    /// As much is under way as there is room for: take completions first.
-    Full,
-    /// The queue pair carries frames and there is none, or the other way round.
-    WrongKind,
-    /// The frame is not of the arena whose memory is registered.
-    ForeignFrame,
-}
-
-/// Work that was not queued, and the frame that came with it.
-#[derive(Debug)]
-pub struct Refused<F> {
-    /// Why.
-    pub reason: RefusedReason,
-    /// The frame, as it was.
-    pub frame: F,
-}
-
-/// What a completed receive has brought.
-#[derive(Debug)]
-pub struct Arrival<'a> {
-    /// Header and body; zeros beyond what was sent.
-    pub message: &'a mut [u8; SLOT_BYTES],
-    /// Bytes of it that were sent; 0 when the receive failed.
-    pub message_bytes: usize,
-    /// The frame of the receive.
-    pub frame: Option<Frame>,
-    /// Bytes of the frame that were sent, from its start; the others are as they were.
-    pub frame_bytes: usize,
-}
-
-/// What a completed send has ended.
-#[derive(Debug)]
-pub struct Sent {
-    /// Requests that are done: this one and those before it that asked for no completion.
-    pub requests: u32,
-    /// The frame of a read, with what was read if the completion is a success.
-    pub read: Option<Frame>,
-}
 
 /// What the device may touch.
 struct Memory {
@@ -266,75 +159,6 @@ impl QueuePair {
             gid: gid.map_or(Ipv6Addr::UNSPECIFIED, |gid| gid.address),
             mtu: self.choice.mtu,
         }
-    }
-
-    fn modify(
-        &mut self,
-        state: &'static str,
-        attributes: &mut abi::ibv_qp_attr,
-        mask: i32,
-    ) -> Result<(), VerbsError> {
-        let modify = self.context().library().modify_qp;
-        // SAFETY: the queue pair exists, and the attributes of the mask are set.
-        let returned = unsafe { modify(self.raw.as_ptr(), &raw mut *attributes, mask) };
-        check(returned).map_err(|source| VerbsError::Modify {
-            device: self.context().name().to_owned(),
-            queue_pair: self.number(),
-            state,
-            source,
-        })
-    }
-
-    fn initialise(&mut self) -> Result<(), VerbsError> {
-        let mut attributes = no_attributes();
-        attributes.qp_state = abi::IBV_QPS_INIT;
-        attributes.port_num = self.choice.port;
-        if self.options.remote_reads {
-            attributes.qp_access_flags = abi::IBV_ACCESS_REMOTE_READ.unsigned_abs();
-        }
-        let mask = abi::IBV_QP_STATE
-            | abi::IBV_QP_PKEY_INDEX
-            | abi::IBV_QP_PORT
-            | abi::IBV_QP_ACCESS_FLAGS;
-        self.modify("INIT", &mut attributes, mask)
-    }
-
-    /// Connects to the peer's queue pair: messages may come as soon as the peer has connected, too,
-    /// and be sent when this returns.
-    ///
-    /// # Errors
-    /// [`VerbsError::PeerAddress`] when what the peer stated cannot be; [`VerbsError::Modify`].
-    pub fn connect(&mut self, peer: &QueuePairAddress) -> Result<(), VerbsError> {
-        let mut attributes = no_attributes();
-        attributes.qp_state = abi::IBV_QPS_RTR;
-        attributes.ah_attr = route(&self.choice, peer)?;
-        attributes.path_mtu = u32::from(self.choice.mtu.min(peer.mtu).code());
-        attributes.dest_qp_num = peer.queue_pair;
-        attributes.rq_psn = peer.first_packet;
-        attributes.max_dest_rd_atomic = self.context().reads_max();
-        attributes.min_rnr_timer = RNR_TIMER;
-        let mask = abi::IBV_QP_STATE
-            | abi::IBV_QP_AV
-            | abi::IBV_QP_PATH_MTU
-            | abi::IBV_QP_DEST_QPN
-            | abi::IBV_QP_RQ_PSN
-            | abi::IBV_QP_MAX_DEST_RD_ATOMIC
-            | abi::IBV_QP_MIN_RNR_TIMER;
-        self.modify("RTR (ready to receive)", &mut attributes, mask)?;
-        let mut attributes = no_attributes();
-        attributes.qp_state = abi::IBV_QPS_RTS;
-        attributes.timeout = ACKNOWLEDGE_TIMEOUT;
-        attributes.retry_cnt = RETRIES;
-        attributes.rnr_retry = RNR_RETRIES;
-        attributes.sq_psn = self.first_packet;
-        attributes.max_rd_atomic = self.context().reads_max();
-        let mask = abi::IBV_QP_STATE
-            | abi::IBV_QP_TIMEOUT
-            | abi::IBV_QP_RETRY_CNT
-            | abi::IBV_QP_RNR_RETRY
-            | abi::IBV_QP_SQ_PSN
-            | abi::IBV_QP_MAX_QP_RD_ATOMIC;
-        self.modify("RTS (ready to send)", &mut attributes, mask)
     }
 
     /// Segment of a whole frame, if the region has it.
@@ -623,155 +447,8 @@ const SLOT_BYTES_U32: u32 = {
     SLOT_BYTES as u32
 };
 
-fn no_attributes() -> abi::ibv_qp_attr {
-    // SAFETY: plain integers, for which zeros are a value.
-    unsafe { zeroed() }
-}
-
 /// Tells queue pairs of this process apart, as long as completions of an old one can be about.
 fn next_serial() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-fn random_24_bits() -> io::Result<u32> {
-    Ok(getrandom::u32().map_err(io::Error::other)? & BITS_24)
-}
-
-/// The depth of the send queue, if the device has queues that long.
-fn check_capacity(context: &Context, capacity: Capacity) -> Result<u32, VerbsError> {
-    let available = context.work_requests_max();
-    // One more for the marker of a drain.
-    let sends = (1..=available).contains(&capacity.sends);
-    let depth = if sends { SendQueue::depth_of(capacity.sends) } else { capacity.sends };
-    let queues =
-        [("receives of a queue pair", capacity.receives, 0), ("sends of a queue pair", depth, 1)];
-    for (what, needed, beside) in queues {
-        if needed == 0 || needed.saturating_add(beside) > available {
-            return Err(VerbsError::Capacity { what, needed, available });
-        }
-    }
-    Ok(depth)
-}
-
-/// Makes the queue pair; with messages in the work request if the driver does that.
-fn create(
-    region: &MemoryRegion,
-    completions: &CompletionQueue,
-    options: QueuePairOptions,
-    depth: u32,
-) -> Result<(NonNull<abi::ibv_qp>, u32), VerbsError> {
-    let context = region.domain().context();
-    let inline = if options.inline { context.quirks().inline_bytes_max } else { 0 };
-    let segments = if options.carries_frames { 2 } else { 1 };
-    let mut asked = inline.min(SLOT_BYTES_U32);
-    loop {
-        let mut attributes = abi::ibv_qp_init_attr {
-            qp_context: ptr::null_mut(),
-            send_cq: completions.as_ptr(),
-            recv_cq: completions.as_ptr(),
-            srq: ptr::null_mut(),
-            cap: abi::ibv_qp_cap {
-                // One more for the marker of a drain.
-                max_send_wr: depth + 1,
-                max_recv_wr: options.capacity.receives,
-                max_send_sge: segments,
-                max_recv_sge: segments,
-                max_inline_data: asked,
-            },
-            qp_type: abi::IBV_QPT_RC,
-            sq_sig_all: 0,
-        };
-        // SAFETY: domain and completion queue exist and are kept by the queue pair; the attributes
-        // are complete.
-        let raw = unsafe {
-            let create = context.library().create_qp;
-            create(region.domain().as_ptr(), &raw mut attributes)
-        };
-        let failed = io::Error::last_os_error();
-        match NonNull::new(raw) {
-            // What is granted may be more than was asked for; that nobody has measured.
-            Some(raw) => return Ok((raw, asked.min(attributes.cap.max_inline_data))),
-            None if asked > 0 => asked = 0,
-            None => return Err(context.cannot_create("queue pair", failed)),
-        }
-    }
-}
-
-/// How packets find the peer.
-fn route(choice: &Choice, peer: &QueuePairAddress) -> Result<abi::ibv_ah_attr, VerbsError> {
-    let wrong = |problem| Err(VerbsError::PeerAddress { problem });
-    if peer.queue_pair > BITS_24 || peer.first_packet > BITS_24 {
-        return wrong("its number has more than 24 bits");
-    }
-    // SAFETY: plain integers, for which zeros are a value.
-    let mut route: abi::ibv_ah_attr = unsafe { zeroed() };
-    route.port_num = choice.port;
-    if choice.link_layer != LinkLayer::Ethernet {
-        if peer.lid == 0 {
-            return wrong("it has LID 0, expected one that a subnet manager has assigned");
-        }
-        route.dlid = peer.lid;
-    }
-    if choice.global {
-        let Some(gid) = &choice.gid else { return wrong("this end has no GID to send from") };
-        if peer.gid.is_unspecified() {
-            return wrong(
-                "it states no GID, expected one: is its port InfiniBand, this one Ethernet?",
-            );
-        }
-        let Ok(sgid_index) = u8::try_from(gid.index) else {
-            return wrong("this end's GID index is above 255, which a route cannot name");
-        };
-        route.is_global = 1;
-        route.grh.dgid = abi::ibv_gid { raw: peer.gid.octets() };
-        route.grh.sgid_index = sgid_index;
-        route.grh.hop_limit = HOPS;
-    }
-    Ok(route)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::choice::{Gid, GidKind};
-    use super::*;
-
-    fn choice(link_layer: LinkLayer, gid_index: u32) -> Choice {
-        let address = Ipv6Addr::LOCALHOST;
-        let gid = Gid { index: gid_index, address, kind: GidKind::RoceV2, interface: None };
-        let global = link_layer == LinkLayer::Ethernet;
-        let device = "rxe0".to_owned();
-        Choice { device, port: 1, mtu: Mtu::Bytes1024, link_layer, lid: 4, gid: Some(gid), global }
-    }
-
-    fn peer() -> QueuePairAddress {
-        let gid = "::ffff:10.0.0.2".parse().unwrap();
-        QueuePairAddress { queue_pair: 17, first_packet: 5, lid: 0, gid, mtu: Mtu::Bytes4096 }
-    }
-
-    #[test]
-    fn ethernet_is_routed_by_gid_and_infiniband_by_lid() {
-        let roce = route(&choice(LinkLayer::Ethernet, 3), &peer()).unwrap();
-        assert_eq!((roce.is_global, roce.grh.sgid_index, roce.dlid), (1, 3, 0));
-        assert_eq!(roce.grh.dgid.raw, peer().gid.octets());
-        let to = QueuePairAddress { lid: 9, gid: Ipv6Addr::UNSPECIFIED, ..peer() };
-        let subnet = route(&choice(LinkLayer::InfiniBand, 0), &to).unwrap();
-        assert_eq!((subnet.is_global, subnet.dlid), (0, 9));
-    }
-
-    #[test]
-    fn what_a_peer_cannot_have_is_refused_before_the_device_sees_it() {
-        let ethernet = choice(LinkLayer::Ethernet, 3);
-        let infiniband = choice(LinkLayer::InfiniBand, 0);
-        for (choice, peer, word) in [
-            (&ethernet, QueuePairAddress { queue_pair: 1 << 24, ..peer() }, "24 bits"),
-            (&ethernet, QueuePairAddress { first_packet: u32::MAX, ..peer() }, "24 bits"),
-            (&ethernet, QueuePairAddress { gid: Ipv6Addr::UNSPECIFIED, ..peer() }, "no GID"),
-            (&infiniband, peer(), "LID 0"),
-        ] {
-            let error = route(choice, &peer).unwrap_err().to_string();
-            assert!(error.contains(word), "'{word}' in: {error}");
-        }
-        assert!(route(&choice(LinkLayer::Ethernet, 300), &peer()).is_err());
-    }
 }

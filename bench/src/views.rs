@@ -1,0 +1,151 @@
+//! `move` and `rebuild`: what a view change does to requests while many pages are cached.
+//!
+//! Eight directory cores in one process pass messages in memory, one event each in turn on one
+//! thread: what is measured is the cores' own work, without network and storage, and all of it one
+//! after the other, which instances on cores of their own do side by side.
+//!
+//! ```text
+//!   every page is held by one instance       clients of every instance ask for pages at random
+//!   move      one of eight is leaving: its eighth of the partitions gets other masters
+//!   rebuild   one of eight is dead: the same, and its pages wait for RedoDone
+//! ```
+//! A request's stall is the time from when its client asks to when it has the page.
+
+mod instance;
+mod report;
+mod spent;
+mod world;
+
+use crate::{cores, error::BenchError, report::Report, stats::Samples};
+use pagewire_node::random::Random;
+use pagewire_protocol::{BufferTag, InstanceId, Mode};
+use report::Figures;
+use std::time::{Duration, Instant};
+use world::World;
+
+/// Instances of the cluster.
+const INSTANCES: u16 = 8;
+/// The one that goes.
+const GOES: InstanceId = InstanceId(INSTANCES - 1);
+/// How long requests are watched before the view changes, and after it is done.
+const CALM: Duration = Duration::from_millis(500);
+/// Longest wait for anything.
+const LIMIT: Duration = Duration::from_secs(50);
+/// Pages of the dead one that are asked for when its redo is done.
+const RECOVERED: usize = 1000;
+
+/// Options of `move` and `rebuild`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    /// Pages that are cached, each by one of eight instances
+    #[arg(
+        long,
+        default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u32).range(1000..=8_000_000)
+    )]
+    pages: u32,
+    /// Requests that each instance has under way; each is followed by the next at once
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
+    clients: u32,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Why the view changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// An instance is leaving.
+    Leave,
+    /// An instance has died.
+    Crash,
+}
+
+/// Requests of one stretch of time.
+#[derive(Debug)]
+struct Stretch {
+    requests: Samples,
+    took: Duration,
+}
+
+/// Runs `move` or `rebuild` and prints it.
+///
+/// # Errors
+/// [`BenchError`].
+pub(crate) fn run(args: &Args, change: Change) -> Result<(), BenchError> {
+    cores::pin(cores::pair()?[0])?;
+    let mut random = Random::new(args.pages.into());
+    let mut world = World::new(INSTANCES)?;
+    let begin = Instant::now();
+    world.populate(args.pages, LIMIT)?;
+    let populated = begin.elapsed();
+    world.start_clients(args.clients, args.pages, &mut random);
+    let before = calm(&mut world)?;
+    if change == Change::Crash {
+        // Pages on their way to or from the dead one would blur which it held.
+        world.stop_clients(LIMIT)?;
+    }
+    let moved = change_view(&mut world, args, change, &mut random)?;
+    let after = calm(&mut world)?;
+    world.stop_clients(LIMIT)?;
+    let recovered = if change == Change::Crash { Some(recover(&mut world)?) } else { None };
+    Figures { args, change, populated, before, moved, after, recovered }.print(args.json)
+}
+
+/// What a view change was like.
+#[derive(Debug)]
+struct Moved {
+    during: Stretch,
+    partitions: usize,
+    /// When each partition could be used again.
+    ready: Samples,
+    spent: spent::Spent,
+}
+
+fn calm(world: &mut World) -> Result<Stretch, BenchError> {
+    let begin = Instant::now();
+    world.run_while("requests", LIMIT, |_| begin.elapsed() < CALM)?;
+    Ok(Stretch { requests: world.take_requests(), took: begin.elapsed() })
+}
+
+fn change_view(
+    world: &mut World,
+    args: &Args,
+    change: Change,
+    random: &mut Random,
+) -> Result<Moved, BenchError> {
+    let partitions = world.change_view(GOES, change)?;
+    world.take_spent();
+    let begin = Instant::now();
+    world.announce();
+    if change == Change::Crash {
+        world.start_clients(args.clients, args.pages, random);
+    }
+    let mut ready = Samples::new();
+    world.run_while("all partitions to be usable again", LIMIT, |world| {
+        for _ in 0..world.take_ready() {
+            ready.record(begin.elapsed());
+        }
+        usize::try_from(ready.count()).unwrap_or(usize::MAX) < partitions || world.has_more()
+    })?;
+    let took = begin.elapsed();
+    let during = Stretch { requests: world.take_requests(), took };
+    Ok(Moved { during, partitions, ready, spent: world.take_spent() })
+}
+
+/// The dead one's redo is applied: how long its pages then take, and how many there were.
+fn recover(world: &mut World) -> Result<(Samples, usize), BenchError> {
+    let held = world.held_by_dead();
+    let begin = Instant::now();
+    world.redo_done();
+    world.ask_once(held.iter().take(RECOVERED), Mode::S);
+    world.run_while("the dead one's pages", LIMIT, |world| world.is_waiting())?;
+    let mut recovered = world.take_requests();
+    recovered.record(begin.elapsed());
+    Ok((recovered, held.len()))
+}
+
+/// The page with number `block`.
+fn tag(block: u32) -> BufferTag {
+    BufferTag { tablespace: 1663, database: 5, relation: 16384, block, ..BufferTag::default() }
+}

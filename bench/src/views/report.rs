@@ -1,0 +1,141 @@
+//! What `move` and `rebuild` print.
+
+use super::{Args, Change, INSTANCES, Moved, Stretch, spent::Work};
+use crate::{
+    report::Report,
+    stats::{Samples, rounded, us},
+};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Longest stall of a request that a planned move may cause.
+const STALL_LIMIT_MS: f64 = 100.0;
+
+/// The figures, ready to print.
+#[derive(Debug)]
+pub(super) struct Figures<'a> {
+    pub(super) args: &'a Args,
+    pub(super) change: Change,
+    pub(super) populated: Duration,
+    pub(super) before: Stretch,
+    pub(super) moved: Moved,
+    pub(super) after: Stretch,
+    /// Requests for pages that the dead one held, once its redo was done, and how many it held.
+    pub(super) recovered: Option<(Samples, usize)>,
+}
+
+fn longest_ms(samples: &Samples) -> f64 {
+    us(samples.max_ns()) / 1e3
+}
+
+fn ms(took: Duration) -> f64 {
+    took.as_secs_f64() * 1e3
+}
+
+impl Stretch {
+    fn json(&self) -> Value {
+        let mut object = self.requests.summary().json();
+        object["ms"] = json!(rounded(ms(self.took)));
+        object["longest_ms"] = json!(rounded(longest_ms(&self.requests)));
+        object
+    }
+
+    fn line(&self, name: &str) -> String {
+        let summary = self.requests.summary();
+        format!(
+            "{name:<8} {:>9.1} ms: {:>8} requests, p50 {:>7.2} us, p99 {:>8.2} us, longest {:>7.2} ms",
+            ms(self.took),
+            summary.samples,
+            summary.p50_us,
+            summary.p99_us,
+            longest_ms(&self.requests),
+        )
+    }
+}
+
+impl Figures<'_> {
+    fn what(&self) -> &'static str {
+        match self.change {
+            Change::Leave => "move",
+            Change::Crash => "rebuild",
+        }
+    }
+
+    fn where_it_went(&self) -> Vec<String> {
+        let spent = &self.moved.spent;
+        let line = |work: Work| {
+            format!(
+                "  {:<14} {:>9.1} ms, longest piece {:>7.3} ms",
+                work.label(),
+                ms(spent.sum(work)),
+                ms(spent.longest(work))
+            )
+        };
+        Work::ALL.map(line).into()
+    }
+}
+
+impl Report for Figures<'_> {
+    fn json(&self) -> Value {
+        let spent = &self.moved.spent;
+        let of_work = |work: Work| {
+            let figures = json!({
+                "ms": rounded(ms(spent.sum(work))),
+                "longest_ms": rounded(ms(spent.longest(work))),
+            });
+            (work.label().to_owned(), figures)
+        };
+        let work: serde_json::Map<_, _> = Work::ALL.into_iter().map(of_work).collect();
+        json!({
+            "what": self.what(),
+            "pages": self.args.pages,
+            "instances": INSTANCES,
+            "partitions": self.moved.partitions,
+            "before": self.before.json(),
+            "during": self.moved.during.json(),
+            "after": self.after.json(),
+            "first_partition_ms": rounded(us(self.moved.ready.min_ns()) / 1e3),
+            "median_partition_ms": rounded(us(self.moved.ready.quantile_ns(0.5)) / 1e3),
+            "last_partition_ms": rounded(longest_ms(&self.moved.ready)),
+            "work": work,
+            "recovered_longest_ms": self.recovered.as_ref().map(|(r, _)| rounded(longest_ms(r))),
+            "held_by_dead": self.recovered.as_ref().map(|(_, held)| held),
+        })
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let Self { args, moved, .. } = self;
+        let mut lines = vec![
+            format!(
+                "{}: {} of 4096 partitions, {} pages cached by {INSTANCES} instances in {:.1} s",
+                self.what(),
+                moved.partitions,
+                args.pages,
+                self.populated.as_secs_f64()
+            ),
+            self.before.line("before"),
+            moved.during.line("during"),
+            self.after.line("after"),
+            format!(
+                "partitions usable again after {:.1} ms (first), {:.1} ms (median), {:.1} ms (last)",
+                us(moved.ready.min_ns()) / 1e3,
+                us(moved.ready.quantile_ns(0.5)) / 1e3,
+                longest_ms(&moved.ready)
+            ),
+            "work of all instances, one after the other:".to_owned(),
+        ];
+        lines.extend(self.where_it_went());
+        if let Some((recovered, held)) = &self.recovered {
+            lines.push(format!(
+                "redo done: {} of the {held} pages that the dead one held, longest {:.2} ms",
+                recovered.count() - 1,
+                longest_ms(recovered)
+            ));
+        } else {
+            let longest = longest_ms(&moved.during.requests);
+            let verdict = if longest <= STALL_LIMIT_MS { "kept" } else { "missed" };
+            lines.push(format!("no request over {STALL_LIMIT_MS} ms: {verdict}"));
+        }
+        lines
+    }
+}

@@ -1,0 +1,202 @@
+//! Views that move: whom the shard speaks to, which lives are over, and what the core is told.
+//!
+//! ```text
+//!   gone  (was a member in that life)    end_incarnation, and remove_peer when no later life is one
+//!   new   (is one, with an address)      add_peer, admit
+//!   all                                  the view's number and hash for handshakes to come
+//!   core                                 Event::View, then what was parked
+//! ```
+//! A message of a later view than this instance has comes with [`Effect::Park`]: it is kept, page and
+//! all, and handed in again before anything else once the view is there. How many can be kept is what
+//! the credits of the sessions allow, for whoever is ahead waits for answers.
+//!
+//! [`Effect::Park`]: crate::grd::Effect::Park
+
+use super::Shard;
+use crate::{
+    grd::{AcquireError, Event as Input},
+    runtime::error::NodeError,
+    view::View,
+};
+use pagewire_protocol::{BufferTag, Epoch, Incarnation, InstanceId, Pcm};
+use pagewire_transport::Frame;
+use std::{net::SocketAddr, sync::Arc};
+
+/// An event for the core, and the page that came with it.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) input: Input,
+    pub(super) page: Option<Frame>,
+}
+
+impl From<Input> for Arrival {
+    fn from(input: Input) -> Self {
+        Self { input, page: None }
+    }
+}
+
+impl Shard {
+    /// Puts `view` in force; one that is not newer than the present one changes nothing. `addresses`
+    /// are those of this shard's likes on the members that are new here. Whoever is no member any
+    /// more has lost its lease.
+    ///
+    /// # Errors
+    /// [`NodeError::TooManyPeers`] when there is no memory for so many, and then nothing is done;
+    /// what else speaks against a peer.
+    pub fn install_view(
+        &mut self,
+        view: &Arc<View>,
+        addresses: &[(InstanceId, SocketAddr)],
+    ) -> Result<(), NodeError> {
+        if view.epoch() <= self.grd.view().epoch() || self.is_fenced {
+            return Ok(());
+        }
+        let me = self.identity();
+        if view.member(me.0).is_none_or(|m| m.incarnation != me.1 && m.incarnation.0 != 0) {
+            tracing::error!("view {} has this instance no more; it stops", view.epoch());
+            self.lose_lease();
+            return Ok(());
+        }
+        let others = || view.members().iter().filter(|member| member.id != me.0);
+        if let Some(last) = others().nth(self.peers_max) {
+            return Err(NodeError::TooManyPeers { peer: last.id, most: self.peers_max });
+        }
+        let gone: Vec<_> = self.grd.view().gone(view).filter(|(id, _)| *id != me.0).collect();
+        for (id, incarnation) in gone {
+            self.end_life(id, incarnation);
+            if view.member(id).is_none() {
+                self.endpoint.remove_peer(id);
+                self.outbox.remove_peer(id);
+                tracing::info!("instance {id} is no member any more");
+            }
+        }
+        for member in others() {
+            let address = addresses.iter().find(|(id, _)| *id == member.id);
+            if let (false, Some((_, address))) = (self.outbox.knows(member.id), address) {
+                self.add_peer(member.id, *address)?;
+            }
+            if member.incarnation.0 != 0
+                && self.endpoint.admit(member.id, member.incarnation).is_some()
+            {
+                self.forget_life(member.id);
+            }
+        }
+        self.endpoint.set_view(view.epoch(), view.hash());
+        self.input(Input::View(Arc::clone(view)));
+        self.run();
+        Ok(())
+    }
+
+    /// The life of a peer is over: its session, and everything that was on its way.
+    fn end_life(&mut self, id: InstanceId, incarnation: Incarnation) {
+        // A view made of ids alone says nothing of lives: the present one then.
+        let session = self.endpoint.incarnation_of(id);
+        let over = if incarnation.0 == 0 { session } else { Some(incarnation) };
+        if let Some(over) = over {
+            self.endpoint.end_incarnation(id, over);
+        }
+        self.forget_life(id);
+    }
+
+    /// What was for a life that is over must not reach the next.
+    pub(super) fn forget_life(&mut self, id: InstanceId) {
+        self.outbox.forget(id);
+        self.guides.forget(id);
+        self.up.remove(&id);
+        self.linked.remove(&id);
+        self.lost.remove(&id);
+        self.parked.retain(|arrival| sender(&arrival.input) != Some(id));
+    }
+
+    /// Keeps an event of a later view.
+    pub(super) fn park(&mut self, arrival: Arrival) {
+        self.counters.parked.add(1);
+        self.parked.push(arrival);
+    }
+
+    /// The view that was waited for may be there: what was parked comes before everything else.
+    pub(super) fn unpark(&mut self) {
+        for arrival in self.parked.drain(..).rev() {
+            self.inputs.push_front(arrival);
+        }
+    }
+
+    /// This instance may no longer act: pins, guards and storage fail from now on, and whoever waits
+    /// is told.
+    pub fn lose_lease(&mut self) {
+        // Not later: the core's own word comes as an effect, after what it has to do before.
+        self.arena.end_lease();
+        self.input(Input::LeaseLost);
+        self.run();
+    }
+
+    /// The core has fenced itself off: nothing that it was to do is done any more.
+    pub(super) fn fence(&mut self) {
+        self.arena.end_lease();
+        self.is_fenced = true;
+        self.waiting.clear();
+        self.parked.clear();
+        self.guides.clear();
+        self.flushes.failed("the lease of this instance is over");
+        self.flushes.abandon();
+        tracing::error!("the lease of this instance is over: it serves no page any more");
+    }
+
+    /// What a thread is told that asks after the end.
+    pub(super) fn fenced(&self, tag: BufferTag) -> Option<AcquireError> {
+        self.is_fenced.then_some(AcquireError::LeaseExpired { tag })
+    }
+
+    /// A request goes elsewhere under the reservation that it has: one that still waits for its frame
+    /// takes the new way, one that is on its way is sent again.
+    pub(super) fn request_again(
+        &mut self,
+        to: InstanceId,
+        tag: BufferTag,
+        epoch: Epoch,
+        message: Pcm,
+    ) {
+        if let Some(waiting) = self.waiting.iter_mut().find(|(_, of, ..)| *of == tag) {
+            *waiting = (to, tag, epoch, message);
+        } else if to == self.me {
+            self.loop_back(tag, epoch, message);
+        } else {
+            self.send(to, tag, epoch, message, None);
+        }
+    }
+
+    /// Hands a message to this instance's own core.
+    pub(super) fn loop_back(&mut self, tag: BufferTag, epoch: Epoch, message: Pcm) {
+        let (from, incarnation) = self.identity();
+        self.input(Input::Message { from, incarnation, epoch, tag, message });
+    }
+
+    /// A cancel of a request that has not left: it never will, and the answer is as good as there.
+    /// True when that is so.
+    pub(super) fn cancelled_here(&mut self, message: &Pcm) -> bool {
+        let Pcm::Cancel { request } = message else { return false };
+        let is_it =
+            |waiting: &Pcm| matches!(waiting, Pcm::Acquire { request: r, .. } if r == request);
+        let Some(at) = self.waiting.iter().position(|(.., waiting)| is_it(waiting)) else {
+            return false;
+        };
+        let Some((to, tag, epoch, Pcm::Acquire { request, want, .. })) = self.waiting.remove(at)
+        else {
+            return false;
+        };
+        // As if it had left: its end gives the reservation back.
+        self.outstanding += 1;
+        let message = super::effects::cancelled(request, want, self.me);
+        let incarnation = Incarnation(0);
+        self.input(Input::Message { from: to, incarnation, epoch, tag, message });
+        true
+    }
+}
+
+/// Who sent what an event is about.
+fn sender(input: &Input) -> Option<InstanceId> {
+    match input {
+        Input::Message { from, .. } | Input::LoadGuide { from, .. } => Some(*from),
+        _ => None,
+    }
+}

@@ -1,0 +1,167 @@
+//! What a node says of itself. Other parts of the node that have something to say get a field of
+//! their own here, with `#[serde(default)]`, so that versions understand each other.
+
+use super::{
+    Answers,
+    members::{self, MemberStatus},
+    page,
+    protocol::Query,
+};
+use crate::{
+    NodeConfig,
+    runtime::{End, Node, PeerLinks},
+};
+use pagewire_protocol::{LinkKind, TcpReason};
+use pagewire_transport::{
+    LinkPolicy,
+    counters::{LaneCounters, PeerCounters},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+/// A node as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its program's version.
+    pub version: String,
+    /// Its cluster.
+    pub cluster: u64,
+    /// Its id.
+    pub instance: u16,
+    /// Its life.
+    pub incarnation: u64,
+    /// Where its shards listen.
+    pub listen: Vec<String>,
+    /// What the configuration lets messages travel on: `auto`, `verbs` or `tcp`.
+    pub transport: String,
+    /// How long it runs, in seconds.
+    pub up_s: u64,
+    /// Number of the membership view that is in force.
+    #[serde(default)]
+    pub view: u64,
+    /// The members of that view, this instance included, by id.
+    #[serde(default)]
+    pub members: Vec<MemberStatus>,
+    /// Its peers, by id.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// One peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeerStatus {
+    /// Its id.
+    pub instance: u16,
+    /// What messages with it go over, by shard: `verbs`, `tcp` or nothing.
+    pub links: Vec<Option<String>>,
+    /// Links that came up, of all shards together, as all that follow.
+    pub links_up: u64,
+    /// Links that went down.
+    pub links_down: u64,
+    /// Times that messages moved from TCP to verbs.
+    pub moves_to_verbs: u64,
+    /// Times that they fell back.
+    pub falls_to_tcp: u64,
+    /// How often verbs was not used for a reason of this end's, by the reason's name.
+    pub tcp_reasons: BTreeMap<String, u64>,
+    /// The same for reasons of the other end's.
+    pub tcp_reasons_theirs: BTreeMap<String, u64>,
+    /// Messages sent for the first time.
+    pub messages_sent: u64,
+    /// Messages sent again on a later link.
+    pub messages_sent_again: u64,
+    /// Messages received.
+    pub messages_received: u64,
+    /// Of pages sent and received, in bytes.
+    pub page_bytes: u64,
+}
+
+/// Answers for a running node.
+#[derive(Debug)]
+pub struct NodeFacts {
+    node: Arc<Node>,
+    cluster: u64,
+    transport: LinkPolicy,
+    started: Instant,
+}
+
+impl NodeFacts {
+    /// For the node that was just started with `config`.
+    #[must_use]
+    pub fn new(node: Arc<Node>, config: &NodeConfig) -> Self {
+        let (cluster, transport) = (config.cluster.0, config.transport);
+        Self { node, cluster, transport, started: Instant::now() }
+    }
+
+    fn status(&self) -> Status {
+        let (instance, incarnation) = self.node.identity();
+        let peers = self.node.links().iter().map(|links| self.peer(links)).collect();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster: self.cluster,
+            instance: instance.0,
+            incarnation: incarnation.0,
+            listen: self.node.listen_addresses().iter().map(ToString::to_string).collect(),
+            transport: match self.transport {
+                LinkPolicy::Auto => "auto",
+                LinkPolicy::Verbs => "verbs",
+                LinkPolicy::Tcp => "tcp",
+            }
+            .to_owned(),
+            up_s: self.started.elapsed().as_secs(),
+            view: self.node.view().epoch().0,
+            members: members::of(&self.node),
+            peers,
+        }
+    }
+
+    fn peer(&self, links: &PeerLinks) -> PeerStatus {
+        let name = |on: &Option<LinkKind>| match on {
+            Some(LinkKind::Verbs) => Some("verbs".to_owned()),
+            Some(LinkKind::Tcp) => Some("tcp".to_owned()),
+            None => None,
+        };
+        let mut status = PeerStatus {
+            instance: links.peer.0,
+            links: links.on.iter().map(name).collect(),
+            tcp_reasons: reasons(links, End::This),
+            tcp_reasons_theirs: reasons(links, End::Other),
+            falls_to_tcp: links.falls_to_tcp,
+            ..PeerStatus::default()
+        };
+        for shard in self.node.endpoint_counters() {
+            let of_peer = shard.peers().into_iter().filter(|(id, _)| *id == links.peer);
+            of_peer.for_each(|(_, counters)| add(&mut status, &counters));
+        }
+        status
+    }
+}
+
+fn reasons(links: &PeerLinks, end: End) -> BTreeMap<String, u64> {
+    let of_end = links.all_reasons().filter(|(why, _)| why.end == end);
+    of_end.map(|(why, count)| (TcpReason::name(why.reason).to_owned(), count)).collect()
+}
+
+fn add(status: &mut PeerStatus, counters: &PeerCounters) {
+    let lanes = |count: fn(&LaneCounters) -> u64| counters.lanes.iter().map(count).sum::<u64>();
+    status.links_up += counters.links_up.get();
+    status.links_down += counters.links_down.get();
+    status.moves_to_verbs += counters.moves_to_verbs.get();
+    status.messages_sent += lanes(|lane| lane.sent.get());
+    status.messages_sent_again += lanes(|lane| lane.sent_again.get());
+    status.messages_received += lanes(|lane| lane.received.get());
+    status.page_bytes += lanes(|lane| lane.frame_bytes.get());
+}
+
+impl Answers for NodeFacts {
+    fn answer(&self, query: &Query) -> Result<Value, String> {
+        match query {
+            Query::Status => serde_json::to_value(self.status()).map_err(|e| e.to_string()),
+            Query::Page(tag) => {
+                let status = page::of(&self.node, self.cluster, *tag)?;
+                serde_json::to_value(status).map_err(|e| e.to_string())
+            }
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! `pagewire status`: what a running node says of itself, asked over a local socket.
+//!
+//! ```text
+//!   pagewire node                                       pagewire status --config FILE
+//!   server: a thread, one question at a time            client: the same file, the same places
+//!        ^   \
+//!        |    Answers (facts)          {"query":"status"}\n  -->
+//!        +---------------------        <--  {"answer":{...}}\n  or  {"error":"..."}\n
+//! ```
+//! The protocol is a line of JSON each way, and then the connection is closed. A question is an
+//! object with the field `query`; whoever adds another kind of question adds an arm to
+//! [`Query::parse`](protocol::Query::parse) and to what [`Answers`] is implemented for, and gives the
+//! question fields of its own. Fields of answers are added, not renamed.
+//!
+//! Rooms: `place` where the socket is, `protocol` the two lines, `server` and `client` the two ends,
+//! `facts` what a node says, `members` what it knows of all, `page` what the master of a page says,
+//! `text` the same for people, `command` the command.
+//!
+//! Bounds: a question has at most [`QUESTION_MAX_BYTES`](server::QUESTION_MAX_BYTES) and
+//! [`PATIENCE`](server::PATIENCE); the node's other threads never wait for one that asks.
+
+pub mod client;
+pub mod command;
+mod error;
+pub mod facts;
+pub mod members;
+pub mod page;
+pub mod place;
+pub mod protocol;
+pub mod server;
+mod text;
+
+pub use command::{StatusOptions, run};
+pub use error::StatusError;
+pub use facts::{NodeFacts, Status};
+pub use members::MemberStatus;
+pub use page::{PageOptions, PageStatus};
+pub use place::Places;
+pub use server::{Answers, Server};

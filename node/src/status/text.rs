@@ -1,0 +1,181 @@
+//! A node's status for people. Pure.
+
+use super::{
+    facts::{PeerStatus, Status},
+    members::MemberStatus,
+};
+use std::{collections::BTreeMap, fmt::Write as _};
+
+/// Lines, each with its end.
+pub(super) fn of(status: &Status) -> String {
+    let Status { version, cluster, instance, incarnation, listen, transport, up_s, .. } = status;
+    let (view, members, peers) = (status.view, &status.members, &status.peers);
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "instance {instance} of cluster {cluster}, incarnation {incarnation}, pagewire {version}, up \
+         {up_s} s\nlistens on {}, transport = \"{transport}\"",
+        listen.join(", ")
+    );
+    if !members.is_empty() {
+        let _ = writeln!(out, "view {view}, {}", count(members.len() as u64, "member"));
+    }
+    members.iter().for_each(|of_member| member(&mut out, of_member, *instance));
+    if peers.is_empty() {
+        out.push_str("no peers\n");
+    }
+    peers.iter().for_each(|of_peer| peer(&mut out, of_peer));
+    out
+}
+
+fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+fn member(out: &mut String, member: &MemberStatus, me: u16) {
+    let own = if member.instance == me { " (this one)" } else { "" };
+    let leaving = if member.leaving { ", leaving" } else { "" };
+    let _ = writeln!(
+        out,
+        "member {}{own}{leaving}: masters {}",
+        member.instance,
+        count(member.partitions.into(), "partition")
+    );
+    let Some(counts) = &member.counts else {
+        out.push_str("  it does not say what it has\n");
+        return;
+    };
+    let loading = match counts.loading {
+        0 => String::new(),
+        loading => format!(", {} still being collected", count(loading.into(), "partition")),
+    };
+    let _ = writeln!(out, "  directory {}{loading}", count(counts.entries, "page"));
+    let _ = writeln!(
+        out,
+        "  pages S {}, X {}, dirty {}, past images {}; requests {}",
+        counts.shared, counts.exclusive, counts.dirty, counts.past_images, counts.requests
+    );
+}
+
+fn peer(out: &mut String, peer: &PeerStatus) {
+    let _ = writeln!(out, "instance {}: {}", peer.instance, links(&peer.links));
+    let _ = writeln!(
+        out,
+        "  links up {}, down {}; moved to verbs {}, fell to TCP {}",
+        peer.links_up, peer.links_down, peer.moves_to_verbs, peer.falls_to_tcp
+    );
+    let _ = writeln!(
+        out,
+        "  messages sent {} (again {}), received {}; pages {} bytes",
+        peer.messages_sent, peer.messages_sent_again, peer.messages_received, peer.page_bytes
+    );
+    for (end, counts) in
+        [("this end", &peer.tcp_reasons), ("the other end", &peer.tcp_reasons_theirs)]
+    {
+        if !counts.is_empty() {
+            let _ = writeln!(out, "  TCP because of {end}: {}", reasons(counts));
+        }
+    }
+}
+
+/// One word where all shards agree.
+fn links(links: &[Option<String>]) -> String {
+    let name = |on: &Option<String>| match on.as_deref() {
+        Some("verbs") => "verbs".to_owned(),
+        Some("tcp") => "TCP".to_owned(),
+        Some(other) => other.to_owned(),
+        None => "no link".to_owned(),
+    };
+    let names: Vec<_> = links.iter().map(name).collect();
+    match names.as_slice() {
+        [] => "no link".to_owned(),
+        [first, rest @ ..] if rest.iter().all(|other| other == first) => first.clone(),
+        _ => format!("by shard: {}", names.join(", ")),
+    }
+}
+
+fn reasons(counts: &BTreeMap<String, u64>) -> String {
+    let one = |(reason, count): (&String, &u64)| format!("{reason} {count}");
+    counts.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::members::MemberCounts;
+
+    #[test]
+    fn everything_that_is_known_of_a_peer_is_told() {
+        let on = |kinds: &[&str]| kinds.iter().map(|kind| Some((*kind).to_owned())).collect();
+        let counts = |reason: &str, count| BTreeMap::from([(reason.to_owned(), count)]);
+        let one = PeerStatus {
+            instance: 1,
+            links: on(&["verbs", "verbs"]),
+            links_up: 2,
+            links_down: 1,
+            moves_to_verbs: 4,
+            falls_to_tcp: 3,
+            tcp_reasons: counts("failed", 3),
+            tcp_reasons_theirs: counts("no-port", 5),
+            messages_sent: 100,
+            messages_sent_again: 7,
+            messages_received: 90,
+            page_bytes: 8192,
+        };
+        let other = PeerStatus { instance: 2, links: vec![None], ..PeerStatus::default() };
+        let mut mixed = other.clone();
+        (mixed.instance, mixed.links) = (3, vec![Some("tcp".to_owned()), None]);
+        let status = Status {
+            version: "0.1.0".to_owned(),
+            cluster: 42,
+            instance: 0,
+            incarnation: 17,
+            listen: vec!["10.0.0.1:7400".to_owned(), "10.0.0.1:7401".to_owned()],
+            transport: "auto".to_owned(),
+            up_s: 12,
+            view: 3,
+            members: Vec::new(),
+            peers: vec![one, other, mixed],
+        };
+        let expected = "\
+instance 0 of cluster 42, incarnation 17, pagewire 0.1.0, up 12 s
+listens on 10.0.0.1:7400, 10.0.0.1:7401, transport = \"auto\"
+instance 1: verbs
+  links up 2, down 1; moved to verbs 4, fell to TCP 3
+  messages sent 100 (again 7), received 90; pages 8192 bytes
+  TCP because of this end: failed 3
+  TCP because of the other end: no-port 5
+instance 2: no link
+  links up 0, down 0; moved to verbs 0, fell to TCP 0
+  messages sent 0 (again 0), received 0; pages 0 bytes
+instance 3: by shard: TCP, no link
+  links up 0, down 0; moved to verbs 0, fell to TCP 0
+  messages sent 0 (again 0), received 0; pages 0 bytes
+";
+        assert_eq!(of(&status), expected);
+        let counts = MemberCounts {
+            entries: 500,
+            loading: 2,
+            shared: 30,
+            exclusive: 20,
+            dirty: 10,
+            past_images: 5,
+            requests: 1,
+        };
+        let (partitions, leaving) = (4095, false);
+        let one = MemberStatus { instance: 0, leaving, partitions, counts: Some(counts) };
+        let other = MemberStatus { instance: 1, leaving: true, partitions: 1, counts: None };
+        let alone = Status { peers: Vec::new(), members: vec![one, other], ..status };
+        let expected = "\
+view 3, 2 members
+member 0 (this one): masters 4095 partitions
+  directory 500 pages, 2 partitions still being collected
+  pages S 30, X 20, dirty 10, past images 5; requests 1
+member 1, leaving: masters 1 partition
+  it does not say what it has
+no peers
+";
+        assert!(of(&alone).ends_with(expected), "{}", of(&alone));
+    }
+}

@@ -1,0 +1,498 @@
+//! One-sided reads: a page out of a region that another instance has opened. Off unless both ends
+//! turn them on ([`EndpointConfig::one_sided_reads`]).
+//!
+//! ```text
+//!            read_page
+//!                |                         on verbs, key known
+//!             waiting --------------------------------------------> posted: an RDMA READ
+//!                |    <------------------------------------------------+
+//!                |             its queue pair failed                   |
+//!                | otherwise                                           | completion
+//!                v                                                     v
+//!             asked: READ, in the session --READ_PAGE, READ_REFUSED--> ended: the event waits
+//! ```
+//! A read that was asked for survives any number of links, because the session does; one that was
+//! posted and lost is asked for anew, which is harmless. So each read ends exactly once: with the
+//! page, with the owner's refusal, or with its session.
+//!
+//! A read may be **torn**: the owner may write the page meanwhile, and neither device nor kernel
+//! waits. It gives no right to the page and is no grant: whoever reads checks version and checksum,
+//! and reads again.
+//!
+//! Bounds: [`READS_MAX`] reads of a peer at either end, each with one frame at most. A read counts
+//! until its event is taken. The owner copies a page for each answer and keeps it until that is
+//! acknowledged; answers wait for frames and for the bulk lane's credit.
+//!
+//! [`EndpointConfig::one_sided_reads`]: super::EndpointConfig::one_sided_reads
+
+mod asker;
+mod error;
+mod owner;
+
+pub use error::{ReadError, ReadRefused};
+
+use super::{Endpoint, Event};
+use crate::{
+    Frame, Message, TransportError,
+    error::LinkError,
+    link::{Urgency, verbs::RemoteMemory},
+    session::AckDue,
+};
+use asker::Asked;
+use owner::Owed;
+use pagewire_protocol::{
+    Body, DecodeError, Epoch, InstanceId, Lane, LaneClass, LinkControl, LinkKind, MessageKind,
+    ReadMessage, ReadRefusal, RegionId, SessionHeader, link_control::RegionMemory, read::READS_MAX,
+};
+use std::{collections::VecDeque, ops::Range};
+
+/// Regions that an endpoint opens at most, and that it takes keys of from a peer.
+pub const REGIONS_MAX: usize = 64;
+
+/// Names a read of this endpoint for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReadId(pub(crate) u64);
+
+/// A read that has ended.
+#[derive(Debug)]
+pub struct ReadDone {
+    /// What [`Endpoint::read_page`] gave.
+    pub read: ReadId,
+    /// The owner.
+    pub peer: InstanceId,
+    /// The region.
+    pub region: RegionId,
+    /// Which frame of it.
+    pub offset_frames: u32,
+    /// The page, perhaps torn, in a frame that is the caller's now; or why there is none.
+    pub outcome: Result<Frame, ReadError>,
+}
+
+/// What an endpoint knows of reads, whoever they are with.
+#[derive(Debug, Default)]
+pub(super) struct Regions {
+    open: Vec<(RegionId, Range<u32>)>,
+    reads: u64,
+}
+
+impl Regions {
+    fn get(&self, region: RegionId) -> Option<&Range<u32>> {
+        self.open.iter().find(|(id, _)| *id == region).map(|(_, frames)| frames)
+    }
+}
+
+/// What an endpoint knows of the reads with one peer, while they have a session in which both have
+/// turned them on.
+#[derive(Debug, Default)]
+pub(super) struct PeerReads {
+    asked: Asked,
+    owed: Owed,
+    /// Regions of the peer's that can be read with an RDMA READ on the present queue pairs.
+    keys: Vec<(RegionId, RegionMemory)>,
+    /// Messages that have come and are not looked at.
+    arrived: VecDeque<(ReadMessage, Option<Frame>)>,
+    /// An answer, or a read of ours, waits for a free frame.
+    short_of_frames: bool,
+}
+
+impl PeerReads {
+    /// A message about reads has come.
+    #[cold]
+    pub(super) fn take(
+        &mut self,
+        header: &SessionHeader,
+        body: &Body,
+        frame: Option<Frame>,
+    ) -> Result<(), LinkError> {
+        let message = ReadMessage::decode(header.kind, body.as_slice())?;
+        let expected = match message {
+            ReadMessage::Ask { .. } => Lane::Requests,
+            ReadMessage::Page { .. } => Lane::Bulk,
+            ReadMessage::Refused { .. } => Lane::Control,
+        };
+        if header.lane != expected {
+            let (what, found) = ("lane of a message about a read", header.lane as u64);
+            let expected = "1 for the question, 4 for the page, 0 for a refusal";
+            return Err(DecodeError::Field { what, found, expected }.into());
+        }
+        self.arrived.push_back((message, frame));
+        Ok(())
+    }
+
+    /// No event tells that a frame has come back.
+    pub(super) fn wait_for_frames(&self) -> bool {
+        self.short_of_frames
+    }
+
+    fn key(&self, region: RegionId) -> Option<RegionMemory> {
+        self.keys.iter().find(|(id, _)| *id == region).map(|(_, memory)| *memory)
+    }
+
+    /// The queue pairs are gone, and with them the keys and the reads that they had.
+    pub(super) fn queue_pairs_gone(&mut self) {
+        self.keys.clear();
+        self.asked.posted_are_lost();
+    }
+}
+
+/// A message about reads has come on a link whose ends have not both turned them on.
+#[cold]
+pub(super) fn not_agreed(kind: MessageKind) -> LinkError {
+    let (what, found) = ("message kind", kind.0.into());
+    let expected = "less than 65532: one-sided reads are not turned on at both ends";
+    DecodeError::Field { what, found, expected }.into()
+}
+
+impl Endpoint {
+    /// Lets every peer that has turned one-sided reads on, too, read these frames of the arena, for
+    /// as long as the endpoint lives: also while somebody writes them. They are numbered from 0 in
+    /// the region.
+    ///
+    /// # Errors
+    /// [`TransportError::Region`]: reads are off here, no such frames, the number is taken, or there
+    /// are [`REGIONS_MAX`] already.
+    pub fn open_region(
+        &mut self,
+        region: RegionId,
+        frames: Range<u32>,
+    ) -> Result<(), TransportError> {
+        let refused = |problem| {
+            let (first, end) = (frames.start, frames.end);
+            Err(TransportError::Region { region, first, end, problem })
+        };
+        if !self.config.one_sided_reads {
+            return refused("one-sided reads are off, expected `one_sided_reads` to be turned on");
+        }
+        if self.arena.memory_of(&frames).is_none() {
+            return refused("the arena has no such frames, expected at least one, all of them its");
+        }
+        if self.regions.get(region).is_some() {
+            return refused("the number is taken, expected another");
+        }
+        if self.regions.open.len() == REGIONS_MAX {
+            return refused("there are as many as can be, expected 64 at most");
+        }
+        self.regions.open.push((region, frames));
+        for slot in 0..self.peers.len() {
+            self.hand_out_keys(slot, self.regions.open.len() - 1);
+        }
+        Ok(())
+    }
+
+    /// Reads one frame of a region that `peer` has opened. It ends with exactly one [`Event::Read`],
+    /// unless it is refused here.
+    ///
+    /// # Errors
+    /// [`ReadRefused`]: it was not begun, and there will be no event.
+    pub fn read_page(
+        &mut self,
+        peer: InstanceId,
+        region: RegionId,
+        offset_frames: u32,
+    ) -> Result<ReadId, ReadRefused> {
+        if !self.config.one_sided_reads {
+            return Err(ReadRefused::Off);
+        }
+        let slot = self.slot(peer).ok_or(ReadRefused::NoSession)?;
+        let of_peer = &mut self.peers[slot];
+        if of_peer.session.is_none() {
+            return Err(ReadRefused::NoSession);
+        }
+        let reads = of_peer.reads.as_mut().ok_or(ReadRefused::OffAtPeer)?;
+        let read = ReadId(self.regions.reads);
+        if !reads.asked.begin(read, region, offset_frames) {
+            return Err(ReadRefused::TooMany);
+        }
+        self.regions.reads += 1;
+        self.begin_reads(slot);
+        Ok(read)
+    }
+
+    /// Reads of `peer` that [`Endpoint::read_page`] would take now.
+    #[must_use]
+    pub fn read_room(&self, peer: InstanceId) -> usize {
+        let reads = self.slot(peer).and_then(|slot| self.peers[slot].reads.as_ref());
+        reads.map_or(0, |reads| reads.asked.room())
+    }
+
+    /// The event of a read was taken.
+    pub(super) fn read_taken(&mut self, done: &ReadDone) {
+        let slot = self.slot(done.peer);
+        if let Some(reads) = slot.and_then(|slot| self.peers[slot].reads.as_mut()) {
+            reads.asked.taken(done.read);
+        }
+    }
+
+    /// A link has come up with a peer that states whether it has turned reads on.
+    pub(super) fn agree_on_reads(&mut self, slot: usize, theirs: bool) {
+        if !(self.config.one_sided_reads && theirs) {
+            self.end_reads(slot);
+        } else if self.peers[slot].reads.is_none() {
+            self.peers[slot].reads = Some(Box::default());
+        }
+    }
+
+    /// The session is over: so are its reads.
+    pub(super) fn end_reads(&mut self, slot: usize) {
+        let Some(mut reads) = self.peers[slot].reads.take() else { return };
+        while let Some((read, region, offset_frames)) = reads.asked.end_any() {
+            let (peer, outcome) = (self.peers[slot].id, Err(ReadError::SessionEnded));
+            let done = ReadDone { read, peer, region, offset_frames, outcome };
+            self.events.push_back(Event::Read(done));
+        }
+    }
+
+    /// The link was polled. As without reads, but what has come about them is taken first.
+    #[inline(never)]
+    pub(super) fn polled_with_reads(&mut self, slot: usize, polled: Result<(), LinkError>) {
+        self.take_read_messages(slot);
+        if let Err(reason) = polled {
+            self.link_failed(slot, reason);
+        } else if !self.peers[slot].heard.is_empty() {
+            self.hear(slot);
+        } else if self.peers[slot].draining {
+            self.check_drained(slot);
+        }
+        self.go_on_with_reads(slot);
+    }
+
+    /// Takes what has come about reads. At once, while the receives are those of the link that it came
+    /// on: they are posted again.
+    pub(super) fn take_read_messages(&mut self, slot: usize) {
+        loop {
+            let peer = &mut self.peers[slot];
+            let Some(reads) = &mut peer.reads else { return };
+            let Some((message, frame)) = reads.arrived.pop_front() else { return };
+            let lane = match message {
+                ReadMessage::Ask { .. } => Lane::Requests,
+                ReadMessage::Page { .. } => Lane::Bulk,
+                ReadMessage::Refused { .. } => Lane::Control,
+            };
+            let taken = match message {
+                ReadMessage::Ask { token, region, offset_frames } => {
+                    reads.owed.push(token, region, offset_frames)
+                }
+                ReadMessage::Page { token } => match (reads.asked.answered(ReadId(token)), frame) {
+                    (Some((region, offset)), Some(frame)) => {
+                        self.read_ended(slot, ReadId(token), (region, offset), Ok(frame));
+                        Ok(())
+                    }
+                    _ => Err(asker::not_asked(token)),
+                },
+                ReadMessage::Refused { token, why } => match reads.asked.answered(ReadId(token)) {
+                    Some((region, offset)) => {
+                        let why = ReadError::of(why, offset);
+                        self.peers[slot].counters.reads.refused.add(1);
+                        self.read_ended(slot, ReadId(token), (region, offset), Err(why));
+                        Ok(())
+                    }
+                    None => Err(asker::not_asked(token)),
+                },
+            };
+            if let Err(error) = taken {
+                return self.link_down(slot, error);
+            }
+            self.post_again(slot, lane);
+        }
+    }
+
+    fn read_ended(
+        &mut self,
+        slot: usize,
+        read: ReadId,
+        (region, offset_frames): (RegionId, u32),
+        outcome: Result<Frame, ReadError>,
+    ) {
+        let peer = self.peers[slot].id;
+        let done = ReadDone { read, peer, region, offset_frames, outcome };
+        self.events.push_back(Event::Read(done));
+    }
+
+    /// Goes on with what waits: RDMA READs that are done, reads to begin, answers to give.
+    fn go_on_with_reads(&mut self, slot: usize) {
+        if let Some(reads) = &mut self.peers[slot].reads {
+            reads.short_of_frames = false;
+        }
+        loop {
+            let peer = &mut self.peers[slot];
+            let (Some(reads), Some(link)) = (&mut peer.reads, &mut peer.link) else { break };
+            let Some(done) = link.verbs_mut().and_then(|verbs| verbs.take_read()) else { break };
+            let read = ReadId(done.token);
+            match done.frame {
+                Some(frame) => {
+                    if let Some(what) = reads.asked.completed(read) {
+                        self.read_ended(slot, read, what, Ok(frame));
+                    }
+                }
+                None => reads.asked.lost(read),
+            }
+        }
+        self.begin_reads(slot);
+        self.answer_reads(slot);
+    }
+
+    /// Begins reads that wait: over the device where there is a key for them, otherwise by asking.
+    fn begin_reads(&mut self, slot: usize) {
+        loop {
+            let peer = &mut self.peers[slot];
+            let Some(reads) = &mut peer.reads else { return };
+            let Some((read, region, offset)) = reads.asked.next_waiting() else { return };
+            let key = reads.key(region);
+            let verbs = match &mut peer.link {
+                Some(link) if link.on() == LinkKind::Verbs => link.verbs_mut(),
+                _ => None,
+            };
+            if let (Some(memory), Some(verbs)) = (key, verbs) {
+                // Before the device is given anything.
+                if offset >= memory.frames {
+                    reads.asked.refused(read);
+                    let why =
+                        ReadError::OutOfBounds { offset_frames: offset, frames: memory.frames };
+                    peer.counters.reads.refused.add(1);
+                    self.read_ended(slot, read, (region, offset), Err(why));
+                    continue;
+                }
+                let Some(frame) = self.arena.take() else {
+                    reads.short_of_frames = true;
+                    return;
+                };
+                let address = memory.address + u64::from(offset) * frame.len() as u64;
+                let from = RemoteMemory { address, key: memory.key };
+                if verbs.read(read.0, frame, from).is_err() {
+                    return;
+                }
+                reads.asked.posted(read);
+                peer.counters.reads.posted.add(1);
+                continue;
+            }
+            let (token, offset_frames) = (read.0, offset);
+            let ask = ReadMessage::Ask { token, region, offset_frames };
+            let Some(session) = &mut peer.session else { return };
+            if session.submit(Lane::Requests, message(&ask, None)).is_err() {
+                return;
+            }
+            reads.asked.asked(read);
+            peer.counters.reads.asked.add(1);
+            peer.pump(Lane::Requests, Urgency::Now);
+        }
+    }
+
+    /// Answers what the peer has asked for, as far as there are frames and credit.
+    fn answer_reads(&mut self, slot: usize) {
+        loop {
+            let peer = &mut self.peers[slot];
+            let (Some(reads), Some(session)) = (&mut peer.reads, &mut peer.session) else { return };
+            let Some(question) = reads.owed.first() else { return };
+            let judged = owner::judge(self.regions.get(question.region), question);
+            let (lane, answer) = match judged {
+                Err(why) => {
+                    let refused = ReadMessage::Refused { token: question.token, why };
+                    (Lane::Control, message(&refused, None))
+                }
+                Ok(number) => {
+                    if session.room(Lane::Bulk) == 0 {
+                        return;
+                    }
+                    let Some(mut frame) = self.arena.take() else {
+                        reads.short_of_frames = true;
+                        return;
+                    };
+                    let token = question.token;
+                    match self.arena.copy_torn(number, &mut frame) {
+                        Ok(()) => (Lane::Bulk, message(&ReadMessage::Page { token }, Some(frame))),
+                        Err(error) => {
+                            tracing::error!("frame {number} cannot be copied: {error}");
+                            let why = ReadRefusal::UnknownRegion;
+                            (Lane::Control, message(&ReadMessage::Refused { token, why }, None))
+                        }
+                    }
+                }
+            };
+            if session.submit(lane, answer).is_err() {
+                return;
+            }
+            reads.owed.answered();
+            peer.counters.reads.answered.add(1);
+            peer.pump(lane, Urgency::Now);
+        }
+    }
+
+    /// Messages are on verbs: the peer may read what is open.
+    pub(super) fn hand_out_all_keys(&mut self, slot: usize) {
+        for at in 0..self.regions.open.len() {
+            self.hand_out_keys(slot, at);
+        }
+    }
+
+    fn hand_out_keys(&mut self, slot: usize, at: usize) {
+        let (region, frames) = self.regions.open[at].clone();
+        let peer = &mut self.peers[slot];
+        let attempt = peer.switch.as_ref().map(super::switch::Switch::attempt);
+        let Some((link, attempt)) = peer.link.as_mut().zip(attempt) else { return };
+        if peer.reads.is_none() || link.on() != LinkKind::Verbs {
+            return;
+        }
+        let Some(device) = link.verbs_mut().map(|verbs| verbs.device().to_owned()) else { return };
+        let memory = self.devices.readable(&device, &self.arena, region, &frames);
+        if let Some(memory) = memory {
+            self.say(slot, &LinkControl::Region { attempt, region, memory });
+        }
+    }
+
+    /// The peer has said how a region of its can be read.
+    ///
+    /// # Errors
+    /// [`LinkError`]: no correct peer says this.
+    pub(super) fn key_heard(
+        &mut self,
+        slot: usize,
+        attempt: u32,
+        (region, memory): (RegionId, RegionMemory),
+    ) -> Result<(), LinkError> {
+        let wrong =
+            |what, found, expected| Err(DecodeError::Field { what, found, expected }.into());
+        let page_bytes = self.arena.page_size().bytes() as u64;
+        let peer = &mut self.peers[slot];
+        let Some(reads) = &mut peer.reads else {
+            let expected = "none: one-sided reads are not turned on at both ends";
+            return wrong("key of a region", region.0.into(), expected);
+        };
+        let end = u64::from(memory.frames).checked_mul(page_bytes);
+        if end.and_then(|bytes| memory.address.checked_add(bytes)).is_none() {
+            return wrong("address of a region", memory.address, "one that it fits behind");
+        }
+        let is_present = peer.switch.as_ref().is_some_and(|switch| switch.attempt() == attempt)
+            && peer.link.as_ref().is_some_and(|link| link.on() == LinkKind::Verbs);
+        // Of queue pairs that are gone meanwhile, or told before.
+        if !is_present || reads.key(region).is_some() {
+            return Ok(());
+        }
+        if reads.keys.len() == REGIONS_MAX {
+            return wrong("regions of a peer", REGIONS_MAX as u64 + 1, "64 at most");
+        }
+        reads.keys.push((region, memory));
+        Ok(())
+    }
+
+    /// As the owner's taking of a message does, for one that never reaches the owner: its receive is
+    /// posted again.
+    fn post_again(&mut self, slot: usize, lane: Lane) {
+        let peer = &mut self.peers[slot];
+        if lane.class() == LaneClass::Bulk {
+            peer.owed_frames[LaneClass::Bulk.index()] += 1;
+            self.owing = true;
+            return;
+        }
+        if let Some(session) = &mut peer.session {
+            session.posted(lane);
+        }
+        peer.acknowledge_if(lane, AckDue::Now);
+    }
+}
+
+fn message(about: &ReadMessage, frame: Option<Frame>) -> Message {
+    let (kind, body) = about.encode();
+    Message { kind, epoch: Epoch(0), body, frame: frame.map(Frame::freeze) }
+}
+
+const _: () = assert!(READS_MAX <= 255);

@@ -1,0 +1,158 @@
+//! Work that is done, as a batch brings it.
+//!
+//! Leaf module: the unsafe here makes plain integers of zeros.
+
+use super::{
+    BATCH_LEN,
+    status::Status,
+    work::{Owner, Work, decode_work_id},
+};
+use crate::link::verbs::abi;
+use std::{fmt, mem::zeroed};
+
+/// Work that is done, or has failed: the right to take back what it held, once. It is therefore
+/// neither copied nor made by anybody but the queue.
+#[derive(Debug)]
+pub struct Completion {
+    owner: Owner,
+    work: Work,
+    status: Status,
+    bytes: u32,
+    queue_pair: u32,
+    vendor_error: u32,
+}
+
+impl Completion {
+    fn decode(raw: &abi::ibv_wc) -> Self {
+        let (owner, work) = decode_work_id(raw.wr_id);
+        Self {
+            owner,
+            work,
+            status: Status::from_raw(raw.status),
+            bytes: raw.byte_len,
+            queue_pair: raw.qp_num,
+            vendor_error: raw.vendor_err,
+        }
+    }
+
+    pub(in crate::link::verbs) fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// The tag of its queue pair ([`QueuePairOptions`](crate::link::verbs::QueuePairOptions)).
+    #[must_use]
+    pub fn tag(&self) -> u16 {
+        self.owner.tag
+    }
+
+    /// Which work.
+    #[must_use]
+    pub fn work(&self) -> Work {
+        self.work
+    }
+
+    /// How it went.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// Bytes of the message that was received, or were read; of no meaning for sends and failures.
+    #[must_use]
+    pub fn bytes(&self) -> u32 {
+        self.bytes
+    }
+
+    /// Number of its queue pair.
+    #[must_use]
+    pub fn queue_pair(&self) -> u32 {
+        self.queue_pair
+    }
+
+    /// The failure, if it is one.
+    ///
+    /// # Errors
+    /// [`CompletionError`] unless the work succeeded.
+    pub fn result(&self) -> Result<(), CompletionError> {
+        match self.status {
+            Status::Success => Ok(()),
+            status => Err(CompletionError {
+                queue_pair: self.queue_pair,
+                work: self.work,
+                status,
+                vendor_error: self.vendor_error,
+            }),
+        }
+    }
+}
+
+/// A work request that failed; its queue pair does no work any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{work} of queue pair {queue_pair} failed: {} ({status:?}, vendor error {vendor_error:#x}); {}",
+    status.cause(), status.remedy()
+)]
+pub struct CompletionError {
+    /// Number of the queue pair.
+    pub queue_pair: u32,
+    /// Which work.
+    pub work: Work,
+    /// How it went.
+    pub status: Status,
+    /// What the driver adds, for its vendor.
+    pub vendor_error: u32,
+}
+
+/// Room for the completions of one poll.
+pub struct CompletionBatch {
+    pub(super) raw: [abi::ibv_wc; BATCH_LEN],
+    pub(super) len: usize,
+}
+
+impl CompletionBatch {
+    /// An empty batch.
+    #[must_use]
+    pub fn new() -> Self {
+        // SAFETY: plain integers, for which zeros are a value.
+        Self { raw: unsafe { zeroed() }, len: 0 }
+    }
+
+    /// Takes the completions of the last poll, in their order.
+    pub fn drain(&mut self) -> impl Iterator<Item = Completion> + '_ {
+        let len = std::mem::take(&mut self.len);
+        self.raw[..len].iter().map(Completion::decode)
+    }
+}
+
+impl Default for CompletionBatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for CompletionBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.raw[..self.len].iter().map(Completion::decode)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::verbs::completion::work::work_id;
+
+    #[test]
+    fn a_failed_completion_says_cause_and_remedy() {
+        // SAFETY: plain integers, for which zeros are a value.
+        let mut raw: abi::ibv_wc = unsafe { zeroed() };
+        raw.wr_id = work_id(Owner { tag: 3, serial: 1 }, Work::Send { slot: 5 });
+        assert!(Completion::decode(&raw).result().is_ok());
+        (raw.status, raw.qp_num, raw.vendor_err) = (abi::IBV_WC_RETRY_EXC_ERR, 17, 0x81);
+        // The other fields are not to be relied on.
+        raw.opcode = 0xDEAD;
+        let text = Completion::decode(&raw).result().unwrap_err().to_string();
+        for word in ["send 5", "queue pair 17", "acknowledge", "RoCE version", "0x81"] {
+            assert!(text.contains(word), "'{word}' in: {text}");
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! One-sided reads, on whatever the links are on: every read ends once, brings the page or says why
+//! not, and takes nothing from the lanes. With PAGEWIRE_TEST_VERBS over verbs, as RDMA READs.
+
+mod common;
+
+use common::{
+    FRAMES, Flow, Node, assert_filled, config, fill, introduce, link_all,
+    proxy::{Cutter, Proxy},
+    pump, settle, verbs,
+};
+use pagewire_protocol::{InstanceId, Lane, MessageKind, RegionId, read::READS_MAX};
+use pagewire_transport::{
+    EndpointConfig, Event, Frame, Message, ReadDone, ReadError, ReadId, ReadRefused, SendError,
+    TransportError, endpoint::REGIONS_MAX,
+};
+use std::collections::BTreeMap;
+
+const REGION: RegionId = RegionId(7);
+/// Frames of the region: the first of the owner's arena, which it keeps.
+const PAGES: u32 = 6;
+const OWNER: InstanceId = InstanceId(2);
+
+fn with_reads(id: u16, on: bool) -> Node {
+    Node::new(EndpointConfig { one_sided_reads: on, ..config(id) }, FRAMES)
+}
+
+/// Instance 1 and instance 2, which has opened a region of pages that are filled with their place in
+/// it and keeps them, as it would a page that it may write.
+struct Pair {
+    nodes: Vec<Node>,
+    pages: Vec<Frame>,
+}
+
+impl Pair {
+    fn unlinked() -> Self {
+        let mut nodes = vec![with_reads(1, true), with_reads(2, true)];
+        let pages = open(&mut nodes[1], PAGES);
+        Self { nodes, pages }
+    }
+
+    fn new() -> Self {
+        let mut pair = Self::unlinked();
+        introduce(&mut pair.nodes, 0, 1);
+        link_all(&mut pair.nodes);
+        pair.until_keys();
+        pair
+    }
+
+    /// Over verbs: until reads need no question. Those that are asked before are told apart.
+    fn until_keys(&mut self) {
+        if verbs().is_some() {
+            pump(&mut self.nodes, "the region's key is there", |nodes| {
+                let before = reads(nodes).0;
+                let read = nodes[0].endpoint.read_page(OWNER, REGION, 0).expect("room");
+                let mut events = BTreeMap::new();
+                pump(nodes, "it has ended", |nodes| {
+                    collect(nodes, &mut events);
+                    events.contains_key(&read)
+                });
+                reads(nodes).0 > before
+            });
+        }
+    }
+
+    /// Reads these frames, and waits until all reads have ended.
+    fn read_all(&mut self, offsets: &[u32]) -> Vec<ReadDone> {
+        let mut events = BTreeMap::new();
+        let mut begin = |offset: &u32| self.nodes[0].endpoint.read_page(OWNER, REGION, *offset);
+        let begun: Vec<_> = offsets.iter().map(|offset| begin(offset).expect("room")).collect();
+        pump(&mut self.nodes, "every read has ended", |nodes| {
+            collect(nodes, &mut events);
+            begun.iter().all(|read| events.contains_key(read))
+        });
+        assert_eq!(events.len(), begun.len(), "none ends that was not begun");
+        begun.iter().map(|read| events.remove(read).expect("once")).collect()
+    }
+}
+
+/// Fills the first frames of the node's arena with their numbers, and opens them.
+fn open(node: &mut Node, count: u32) -> Vec<Frame> {
+    let arena = node.endpoint.arena().clone();
+    let mut pages: Vec<_> = (0..count).filter_map(|_| arena.take()).collect();
+    for (page, number) in pages.iter_mut().zip(0u32..) {
+        assert_eq!(page.index().0, number, "the first frames, in order");
+        fill(page, number.into());
+    }
+    node.endpoint.open_region(REGION, 0..count).expect("a region");
+    pages
+}
+
+/// Takes the reads that have ended; each is the only one of its number.
+fn collect(nodes: &mut [Node], into: &mut BTreeMap<ReadId, ReadDone>) {
+    let (ended, others) = std::mem::take(&mut nodes[0].events)
+        .into_iter()
+        .partition(|event| matches!(event, Event::Read(_)));
+    nodes[0].events = others;
+    for event in ended {
+        let Event::Read(done) = event else { unreachable!() };
+        assert_eq!((done.peer, done.region), (OWNER, REGION));
+        assert!(into.insert(done.read, done).is_none(), "a read ended twice");
+    }
+}
+
+/// Reads of instance 1 that the device had, and that the owner was asked for.
+fn reads(nodes: &[Node]) -> (u64, u64) {
+    let counters = &nodes[0].endpoint.peer_counters(OWNER).expect("a peer").reads;
+    (counters.posted.get(), counters.asked.get())
+}
+
+fn assert_pages(done: Vec<ReadDone>, offsets: &[u32]) {
+    assert_eq!(done.len(), offsets.len());
+    for (done, offset) in done.into_iter().zip(offsets) {
+        assert_eq!(done.offset_frames, *offset);
+        let frame = done.outcome.unwrap_or_else(|why| panic!("frame {offset}: {why}"));
+        assert_filled(&frame, (*offset).into());
+    }
+}
+
+#[test]
+fn pages_are_read_while_their_owner_keeps_them_and_is_told_nothing() {
+    let mut pair = Pair::new();
+    let before = reads(&pair.nodes);
+    let offsets: Vec<_> = (0..PAGES).chain((0..PAGES).rev()).collect();
+    let done = pair.read_all(&offsets);
+    assert_pages(done, &offsets);
+    let (posted, asked) = reads(&pair.nodes);
+    let (count, device) = (offsets.len() as u64, verbs().is_some());
+    let expected = if device { (count, 0) } else { (0, count) };
+    assert_eq!((posted - before.0, asked - before.1), expected);
+    assert_eq!(pair.nodes[1].received.len(), 0, "the owner's layer above sees nothing");
+    let counters = pair.nodes[1].endpoint.peer_counters(InstanceId(1)).expect("a peer");
+    assert_eq!(counters.reads.answered.get(), asked);
+}
+
+#[test]
+fn what_the_owner_has_written_meanwhile_is_what_the_next_read_brings() {
+    let mut pair = Pair::new();
+    for version in 100..104 {
+        fill(&mut pair.pages[3], version);
+        let [done]: [ReadDone; 1] = pair.read_all(&[3]).try_into().expect("one");
+        assert_filled(&done.outcome.expect("a page"), version);
+    }
+}
+
+#[test]
+fn beyond_the_region_and_in_a_region_that_is_not_open_there_is_an_error_and_the_link_stays() {
+    let mut pair = Pair::new();
+    let before = reads(&pair.nodes);
+    let offsets = [PAGES, PAGES + 1, FRAMES - 1, FRAMES, u32::MAX];
+    for (done, offset_frames) in pair.read_all(&offsets).into_iter().zip(offsets) {
+        let error = done.outcome.expect_err("out of bounds");
+        assert_eq!(error, ReadError::OutOfBounds { offset_frames, frames: PAGES });
+        let text = error.to_string();
+        assert!(text.contains(&format!("frame {offset_frames} of a region of 6")), "{text}");
+    }
+    if verbs().is_some() {
+        assert_eq!(reads(&pair.nodes), before, "neither device nor owner was asked");
+    }
+    let unknown = RegionId(8);
+    let read = pair.nodes[0].endpoint.read_page(OWNER, unknown, 0).expect("room");
+    pump(&mut pair.nodes, "it is refused", |nodes| {
+        nodes[0].has_event(|event| matches!(event, Event::Read(done) if done.read == read))
+    });
+    let last = pair.nodes[0].events.pop();
+    let Some(Event::Read(ReadDone { outcome: Err(error), .. })) = last else { panic!("{last:?}") };
+    assert_eq!(error, ReadError::UnknownRegion);
+    assert!(error.to_string().contains("no region of that number"));
+    let done = pair.read_all(&[1]);
+    assert_pages(done, &[1]);
+    for (node, peer) in [(0, 2), (1, 1)] {
+        let counters = pair.nodes[node].endpoint.peer_counters(InstanceId(peer)).expect("a peer");
+        assert_eq!((counters.links_down.get(), counters.falls_to_tcp.get()), (0, 0));
+    }
+}
+
+#[test]
+fn an_end_that_has_not_turned_reads_on_neither_reads_nor_is_read() {
+    for on in [[false, true], [true, false], [false, false]] {
+        let mut nodes = vec![with_reads(1, on[0]), with_reads(2, on[1])];
+        introduce(&mut nodes, 0, 1);
+        link_all(&mut nodes);
+        let refused = nodes[0].endpoint.read_page(OWNER, REGION, 0).unwrap_err();
+        let expected = if on[0] { ReadRefused::OffAtPeer } else { ReadRefused::Off };
+        assert_eq!(refused, expected, "{on:?}");
+        assert!(refused.to_string().contains("turn them on"), "{refused}");
+        assert_eq!(nodes[0].endpoint.read_room(OWNER), 0);
+        if !on[1] {
+            let error = nodes[1].endpoint.open_region(REGION, 0..1).unwrap_err().to_string();
+            assert!(error.contains("off") && error.contains("one_sided_reads"), "{error}");
+        }
+    }
+    let mut alone = with_reads(1, true);
+    assert_eq!(alone.endpoint.read_page(OWNER, REGION, 0), Err(ReadRefused::NoSession));
+    alone.knows(2, common::nobody());
+    assert_eq!(alone.endpoint.read_page(OWNER, REGION, 0), Err(ReadRefused::NoSession));
+}
+
+#[test]
+fn regions_that_cannot_be_are_refused_with_the_reason() {
+    let mut node = with_reads(1, true);
+    let mut refused = |region, frames: std::ops::Range<u32>, word: &str| {
+        let error = node.endpoint.open_region(RegionId(region), frames).unwrap_err();
+        assert!(matches!(error, TransportError::Region { .. }));
+        let text = error.to_string();
+        assert!(text.contains(word) && text.contains("expected"), "'{word}' in: {text}");
+    };
+    refused(0, 3..3, "no such frames");
+    refused(0, 0..FRAMES + 1, "no such frames");
+    refused(0, u32::MAX - 1..u32::MAX, "no such frames");
+    for region in 0..u16::try_from(REGIONS_MAX).expect("few") {
+        node.endpoint.open_region(RegionId(region), 0..FRAMES).expect("a region");
+    }
+    let error = node.endpoint.open_region(RegionId(5), 0..1).unwrap_err().to_string();
+    assert!(error.contains("region 5 of frames 0 to 1") && error.contains("taken"), "{error}");
+    let error = node.endpoint.open_region(RegionId(99), 0..1).unwrap_err().to_string();
+    assert!(error.contains("64 at most"), "{error}");
+}
+
+#[test]
+fn more_reads_than_may_be_under_way_are_handed_back_until_an_event_is_taken() {
+    let mut pair = Pair::new();
+    pair.nodes[0].taking = false;
+    for _ in 0..READS_MAX {
+        pair.nodes[0].endpoint.read_page(OWNER, REGION, 2).expect("room");
+    }
+    let full = Err(ReadRefused::TooMany);
+    assert_eq!(pair.nodes[0].endpoint.read_page(OWNER, REGION, 2), full);
+    let free = |nodes: &[Node]| nodes[0].endpoint.arena().free_frames();
+    let rest = pair.nodes[0].free_frames_at_rest(1) - u32::try_from(READS_MAX).expect("few");
+    pump(&mut pair.nodes, "all have ended and hold a frame each", |nodes| free(nodes) == rest);
+    assert_eq!(pair.nodes[0].endpoint.read_page(OWNER, REGION, 2), full, "the events wait");
+    let (mut taken, mut again) = (0, 0);
+    pump(&mut pair.nodes, "all have ended", |nodes| {
+        let endpoint = &mut nodes[0].endpoint;
+        while let Some(event) = endpoint.next_event() {
+            let Event::Read(done) = event else { continue };
+            assert_filled(&done.outcome.expect("a page"), if taken < READS_MAX { 2 } else { 3 });
+            taken += 1;
+            assert_eq!(endpoint.read_room(OWNER), taken - again);
+            if again == 0 {
+                again = 1;
+                endpoint.read_page(OWNER, REGION, 3).expect("room for one");
+                endpoint.read_page(OWNER, REGION, 3).expect_err("for no more");
+            }
+        }
+        taken == READS_MAX + 1
+    });
+}
+
+#[test]
+fn reads_beside_all_lanes_take_no_credit_and_no_frame_from_them() {
+    let mut pair = Pair::new();
+    drop(std::mem::take(&mut pair.pages));
+    let (mut there, mut back) = (Flow::new(0, 1), Flow::new(1, 0));
+    let (mut begun, mut ended, wanted) = (0, 0, 300);
+    pump(&mut pair.nodes, "all reads have ended", |nodes| {
+        let (sent, room) = (there.sent[0], nodes[0].endpoint.read_room(OWNER).min(3));
+        for _ in 0..room.min(wanted - begun) {
+            let offset = u32::try_from(begun).expect("few") % PAGES;
+            nodes[0].endpoint.read_page(OWNER, REGION, offset).expect("room");
+            begun += 1;
+        }
+        there.send_all_lanes(nodes, sent + 3);
+        back.send_all_lanes(nodes, sent + 3);
+        there.take(nodes);
+        back.take(nodes);
+        // Their frames go back at once: the arena is small.
+        let mut now = BTreeMap::new();
+        collect(nodes, &mut now);
+        assert!(now.values().all(|done| done.outcome.is_ok()));
+        ended += now.len();
+        ended == wanted
+    });
+    let sent = [there.sent, back.sent];
+    pump(&mut pair.nodes, "all has arrived", |nodes| {
+        there.take(nodes);
+        back.take(nodes);
+        [there.got, back.got] == sent
+    });
+    settle(&mut pair.nodes, 1);
+    there.assert_all_credits_are_back(&mut pair.nodes);
+    back.assert_all_credits_are_back(&mut pair.nodes);
+    settle(&mut pair.nodes, 1);
+    // Every receive is posted, waits for its message to be taken or for a frame: none twice.
+    for (node, peer) in [(0, 2), (1, 1)] {
+        for lane in Lane::ALL {
+            let endpoint = &pair.nodes[node].endpoint;
+            let state = endpoint.lane_state(InstanceId(peer), lane).expect("a session");
+            let unused = state.session.posted - state.session.received;
+            let all = unused + state.untaken + state.owed;
+            assert_eq!(all, endpoint.config().credits.of(lane), "{lane:?}: {state:?}");
+        }
+    }
+}
+
+#[test]
+fn an_owner_without_a_free_frame_answers_when_it_has_one() {
+    if verbs().is_some() {
+        // The device needs no frame of the owner's.
+        return;
+    }
+    let mut pair = Pair::new();
+    let arena = pair.nodes[1].endpoint.arena().clone();
+    let held: Vec<_> = std::iter::from_fn(|| arena.take()).collect();
+    let read = pair.nodes[0].endpoint.read_page(OWNER, REGION, 4).expect("room");
+    common::turns(&mut pair.nodes, 2000);
+    assert!(!pair.nodes[0].has_event(|event| matches!(event, Event::Read(_))));
+    drop(held);
+    let mut ended = BTreeMap::new();
+    pump(&mut pair.nodes, "it is answered", |nodes| {
+        collect(nodes, &mut ended);
+        ended.contains_key(&read)
+    });
+    assert_pages(ended.into_values().collect(), &[4]);
+}
+
+#[test]
+fn reads_under_way_survive_links_that_are_cut_and_end_once() {
+    let mut pair = Pair::unlinked();
+    let cutter = Cutter::new();
+    let proxies = [0, 1].map(|at| Proxy::new(pair.nodes[at].address(), &cutter));
+    pair.nodes[0].knows(2, proxies[1].address);
+    pair.nodes[1].knows(1, proxies[0].address);
+    link_all(&mut pair.nodes);
+    let (mut ended, mut begun) = (0, 0);
+    for cut in 0..10 {
+        let target = begun + READS_MAX;
+        // Over verbs the pages do not pass there, only what is said about the link.
+        let bytes = if verbs().is_some() { 0 } else { cut * 30_000 };
+        cutter.cut_after(bytes);
+        pump(&mut pair.nodes, "reads have ended", |nodes| {
+            while begun < target {
+                let offset = u32::try_from(begun).expect("few") % PAGES;
+                match nodes[0].endpoint.read_page(OWNER, REGION, offset) {
+                    Ok(_) => begun += 1,
+                    Err(ReadRefused::TooMany) => break,
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            let mut now = BTreeMap::new();
+            collect(nodes, &mut now);
+            ended += now.len();
+            for done in now.into_values() {
+                assert_filled(&done.outcome.expect("a page"), done.offset_frames.into());
+            }
+            ended == target
+        });
+        cutter.cut();
+        link_all(&mut pair.nodes);
+    }
+    assert_eq!(pair.nodes[1].endpoint.counters().bad_input.get(), 0);
+    assert_eq!(pair.nodes[0].endpoint.counters().bad_input.get(), 0);
+    settle_kept(&mut pair);
+}
+
+/// Frames but those that are posted and the owner's pages.
+fn settle_kept(pair: &mut Pair) {
+    pump(&mut pair.nodes, "all frames are back", |nodes| {
+        let free = |node: &Node| node.endpoint.arena().free_frames();
+        free(&nodes[0]) == nodes[0].free_frames_at_rest(1)
+            && free(&nodes[1]) == nodes[1].free_frames_at_rest(1) - PAGES
+    });
+}
+
+#[test]
+fn reads_that_are_under_way_when_the_session_ends_end_with_it() {
+    let mut pair = Pair::new();
+    // The owner does not poll: nothing is answered. Over verbs its device answers all the same.
+    let begun: Vec<_> = (0..5)
+        .map(|offset| pair.nodes[0].endpoint.read_page(OWNER, REGION, offset).expect("room"))
+        .collect();
+    pair.nodes[0].endpoint.end_session(OWNER).expect("a session");
+    pair.nodes[0].poll();
+    let mut ended = BTreeMap::new();
+    collect(&mut pair.nodes, &mut ended);
+    assert_eq!(ended.keys().copied().collect::<Vec<_>>(), begun);
+    for done in ended.values() {
+        assert_eq!(done.outcome.as_ref().err(), Some(&ReadError::SessionEnded));
+    }
+    assert_eq!(pair.nodes[0].endpoint.read_page(OWNER, REGION, 0), Err(ReadRefused::NoSession));
+}
+
+#[test]
+fn the_kinds_of_reads_are_no_kinds_of_messages() {
+    let mut pair = Pair::new();
+    for kind in [65_532, 65_533, 65_534] {
+        let message = Message::new(MessageKind(kind), common::raw::body());
+        let sent = pair.nodes[0].endpoint.send(OWNER, Lane::Control, message);
+        assert!(matches!(sent, Err(SendError::WrongLane(_))), "{sent:?}");
+    }
+}
