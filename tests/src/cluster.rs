@@ -282,9 +282,7 @@ impl Cluster {
         self.check_rest()
     }
 
-    /// Evicts every page everywhere: nothing is held then, and storage, sound again, has everything.
-    fn evict_everything(&mut self) -> Checked {
-        self.options.write_failure_percent = 0;
+    fn evict_all(&mut self) -> Checked {
         for page in 0..self.pages.len() {
             for node in 0..self.nodes.len() {
                 if self.nodes[node].is_active() {
@@ -293,8 +291,15 @@ impl Cluster {
                 }
             }
         }
-        self.settle()?;
-        // Only the runtime knows that it wants the frames of past images back.
+        self.settle()
+    }
+
+    /// Evicts every page everywhere: nothing is held then, and storage, sound again, has everything.
+    fn evict_everything(&mut self) -> Checked {
+        self.options.write_failure_percent = 0;
+        self.evict_all()?;
+        // Only the runtime knows that it wants the frames of past images back. Whoever has one that
+        // may be newer than storage takes the page to write it.
         for page in 0..self.pages.len() {
             for node in 0..self.nodes.len() {
                 let it = &self.nodes[node];
@@ -305,6 +310,7 @@ impl Cluster {
             }
         }
         self.settle()?;
+        self.evict_all()?;
         self.check_empty()
     }
 }
