@@ -92,11 +92,17 @@ impl Cluster {
     // ---- changes -------------------------------------------------------------------------------
 
     /// The membership has waited long enough for this life; unless it is well again.
-    pub(super) fn evict_member(&mut self, node: usize, life: Incarnation) -> Checked {
+    pub(super) fn evict_member(
+        &mut self,
+        node: usize,
+        life: Incarnation,
+        stop: Option<u64>,
+    ) -> Checked {
         let it = &self.nodes[node];
-        let well = it.running && it.life == life && it.stop.is_none();
+        let well = it.running && it.life == life && (it.stop.is_none() || it.stop != stop);
         let id = it.id;
-        let member = self.membership.view.members().iter().any(|m| (m.id, m.incarnation) == (id, life));
+        let member =
+            self.membership.view.members().iter().any(|m| (m.id, m.incarnation) == (id, life));
         if well || !member || self.membership.going.iter().any(|g| (g.0, g.1) == (id, life)) {
             return Ok(());
         }
@@ -118,7 +124,8 @@ impl Cluster {
     pub(super) fn plan_leave(&mut self, node: usize) -> Checked {
         let id = self.nodes[node].id;
         let members = self.membership.view.members();
-        let is_member = members.iter().any(|m| m.id == id && m.incarnation == self.nodes[node].life);
+        let is_member =
+            members.iter().any(|m| m.id == id && m.incarnation == self.nodes[node].life);
         if self.nodes[node].leaving || !is_member {
             return Ok(());
         }
@@ -269,7 +276,10 @@ impl Cluster {
     pub(super) fn lose_lease(&mut self, node: usize) -> Checked {
         self.note(Fault::LeaseLost, || format!("instance {node} has lost its lease"));
         self.feed(Place { node, page: 0 }, Event::LeaseLost)?;
-        ensure!(!self.nodes[node].running || self.nodes[node].fenced, "a lost lease without a fence");
+        ensure!(
+            !self.nodes[node].running || self.nodes[node].fenced,
+            "a lost lease without a fence"
+        );
         let waits = self.nodes[node].threads.iter().any(|thread| thread.waiting.is_some());
         ensure!(!waits, "I5: the lease of {node} is lost, and a thread still waits");
         self.crash(node)
@@ -287,7 +297,7 @@ impl Cluster {
         self.membership.disturbed = true;
         let life = self.nodes[node].life;
         let patience = self.some_steps(2 * self.options.lease_steps);
-        self.after(patience, Due::Evict(node, life));
+        self.after(patience, Due::Evict(node, life, None));
         if self.random.percent(70) {
             let pause = self.some_steps(4 * self.options.lease_steps);
             self.after(pause, Due::Start(node));
