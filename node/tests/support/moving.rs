@@ -111,17 +111,20 @@ impl Moving {
         self.view = Arc::new(next);
         self.start_node(id, redo);
         let addresses = self.addresses();
+        // Links come first: nothing moves to whom nobody reaches.
+        let listen = self.nodes[&id].listen_address();
         for (other, address) in &addresses {
             if other.0 != id {
+                self.nodes[&other.0].add_peer(InstanceId(id), listen).expect("a new peer");
                 self.nodes[&id].add_peer(*other, *address).expect("a new peer");
             }
         }
+        self.nodes[&id].wait_for_peers(PATIENCE).expect("all are there");
         for (other, node) in &self.nodes {
             if *other != id {
                 node.install_view(&self.view, &addresses).expect("a view that is taken");
             }
         }
-        self.wait_for_links();
         self.settle();
     }
 
