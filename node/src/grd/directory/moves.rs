@@ -156,7 +156,10 @@ impl Directory {
         match record {
             GuideRecord::Page { tag, epoch, report } => {
                 if let Some(loading) = self.awaiting(tag.partition(), epoch, from, view) {
-                    loading.reports.entry(tag).or_default().push((from, report));
+                    let reports = loading.reports.entry(tag).or_default();
+                    // A view in between makes the sender begin the partition again.
+                    reports.retain(|(id, _)| *id != from);
+                    reports.push((from, report));
                 }
             }
             GuideRecord::End { partition, epoch } => {

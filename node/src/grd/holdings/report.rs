@@ -35,7 +35,7 @@ const BATCHES_AT_ONCE: usize = 4;
 /// What is still to be told to new masters.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Telling {
-    /// Partitions, in order, with their epochs.
+    /// Partitions with their epochs, by master, epoch and number.
     partitions: VecDeque<(PartitionId, Epoch)>,
     /// How far the first one has been told.
     cursor: Cursor,
@@ -58,9 +58,7 @@ impl Holdings {
     pub(in crate::grd) fn change_view(&mut self, old: &View, out: &mut Out<'_>) {
         let view = out.view;
         let same = |(p, epoch): &(PartitionId, Epoch)| view.partition_epoch(*p) == *epoch;
-        if !self.telling.partitions.front().is_some_and(same) {
-            self.telling.cursor = Cursor::default();
-        }
+        let first = self.telling.partitions.front().copied();
         self.telling.partitions.retain(same);
         for partition in view.changed(old) {
             for tag in self.tags_of(partition) {
@@ -71,6 +69,12 @@ impl Holdings {
                 let epoch = view.partition_epoch(partition);
                 self.telling.partitions.push_back((partition, epoch));
             }
+        }
+        // All that one master is to be told comes together, and in the order that ends rest on.
+        let order = |(p, epoch): &(PartitionId, Epoch)| (view.master_of(*p), *epoch, *p);
+        self.telling.partitions.make_contiguous().sort_unstable_by_key(order);
+        if self.telling.partitions.front().copied() != first {
+            self.telling.cursor = Cursor::default();
         }
     }
 
@@ -111,9 +115,9 @@ impl Holdings {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
         (h.revocation, h.parked, h.fence) = (None, None, fence);
         if h.activity == Activity::Releasing {
-            // It is tried again, if the page is not wanted after all.
-            h.activity = Activity::Idle;
-            (h.wants_eviction, h.reopen) = (true, true);
+            // The master may have given it on already, and its answer be lost. Storage has it.
+            out.effect(Effect::Drop { tag });
+            h.give_up();
         }
         let Some(p) = h.pending else { return };
         h.pending = Some(Pending::new(p.request, p.want, p.recovery));
