@@ -69,6 +69,12 @@ pub trait Instance {
     /// When the list does not fit the configured members.
     fn set_peers(&mut self, peers: &[(InstanceId, SocketAddr)]) -> Result<(), String>;
 
+    /// Tells it where instances listen that may become members.
+    ///
+    /// # Errors
+    /// When one cannot be a peer.
+    fn meet(&self, peers: &[(InstanceId, SocketAddr)]) -> Result<(), String>;
+
     /// Returns once there are sessions to all peers.
     ///
     /// # Errors
@@ -468,6 +474,11 @@ impl<I: Instance, W: Write> Agent<I, W> {
                 let epoch = installed.map_err(self.failed("take a view"))?;
                 self.unsettled = Some(epoch);
                 self.tell(&Event::View { epoch })?;
+                Ok(None)
+            }
+            Command::Meet(peers) => {
+                self.instance.meet(&peers).map_err(self.failed("take a peer"))?;
+                self.tell(&Event::Met)?;
                 Ok(None)
             }
             other => Ok(Some(other)),

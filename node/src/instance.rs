@@ -55,6 +55,11 @@ impl Instance for NodeInstance {
         Ok(())
     }
 
+    fn meet(&self, peers: &[(InstanceId, SocketAddr)]) -> Result<(), String> {
+        let meet = |&(id, address)| self.node.add_peer(id, address).map_err(|e| e.to_string());
+        peers.iter().filter(|(id, _)| *id != self.config.instance).try_for_each(meet)
+    }
+
     fn wait_ready(&mut self, timeout: Duration) -> Result<(), String> {
         self.node.wait_for_peers(timeout).map_err(|e| e.to_string())
     }

@@ -240,6 +240,25 @@ fn a_dead_instance_may_come_back_in_a_new_life() {
     assert_file_holds(&moving.file(), &[2; 40]);
 }
 
+#[test]
+fn members_whose_views_contradict_each_other_take_nothing_of_each_other() {
+    let moving = Moving::start(3, 8, |config| config.acquire_timeout_ms = 300);
+    // One membership layer says that instance 2 is about to go, another one that instance 1 is.
+    let views = [2, 1].map(|leaver| {
+        let mut members = moving.view.members().to_vec();
+        members.iter_mut().filter(|m| m.id.0 == leaver).for_each(|m| m.leaving = true);
+        Arc::new(moving.view.next(members, Vec::new()).expect("a view"))
+    });
+    for (node, view) in [(0, &views[0]), (2, &views[0]), (1, &views[1])] {
+        moving.nodes[&node].install_view(view, &[]).expect("a view that is taken");
+    }
+    let contradicted = |id: u16| moving.nodes[&id].counters().views_contradicted.get() > 0;
+    wait_for("all that are concerned notice", || (0..3).all(contradicted));
+    let block = (0..8).find(|block| views[1].master(&tag(*block)) == InstanceId(0));
+    let error = add_one(&moving.handle(1), block.expect("one")).expect_err("nobody answers");
+    assert!(matches!(error, AcquireError::Deadline { .. }), "{error}");
+}
+
 /// A log that becomes durable when the test says so.
 #[derive(Debug, Default)]
 struct SlowLog(Mutex<Vec<(Lsn, Flushed)>>);

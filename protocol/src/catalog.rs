@@ -1,7 +1,7 @@
 //! Every message type in one table, and every exchange as a sequence; docs/messages.md is made
 //! from here and a test keeps it equal.
 
-use crate::{MessageKind, pcm::kind};
+use crate::{MessageKind, cluster_view::CLUSTER_VIEW, pcm::kind};
 use std::fmt::Write as _;
 
 /// What an engineer needs to know of one message type.
@@ -165,6 +165,15 @@ pub const MESSAGES: &[MessageDoc] = &[
         sent: "master or shipper to requester",
         answer: "PCM_CLAIM, or nothing when it is a refusal",
         late: "for a request that is over: counted and dropped",
+    },
+    MessageDoc {
+        kind: CLUSTER_VIEW,
+        name: "CLUSTER_VIEW",
+        lane: "control",
+        sent: "member to every other, when it has put a view in force: number and hash",
+        answer: "nothing; who has another view of that number takes no PCM message of the sender \
+                 until one of them has a later one",
+        late: "the greatest number counts",
     },
 ];
 

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod catalog;
+pub mod cluster_view;
 pub mod guide;
 pub mod header;
 pub mod hello;
@@ -20,6 +21,7 @@ pub mod read;
 pub mod stat;
 pub mod tag;
 
+pub use cluster_view::ClusterView;
 pub use guide::{GuideRecord, Report, Transit};
 pub use header::{Body, Lane, LaneClass, MessageKind, SessionHeader};
 pub use ids::{

@@ -7,7 +7,9 @@
 //!       |  <-- ready --          |    sessions to all peers are up
 //!       |  -- start -->          |
 //!       |  <-- progress -- ...   |
-//!       |  -- view HEX 3=.. -->  |    members come or go; at any time until the end of the work
+//!       |  -- meet 3=.. -->      |    an instance that may join; this and views at any time
+//!       |  <-- met --            |    it is known, and may link
+//!       |  -- view HEX 3=.. -->  |    members come or go
 //!       |  <-- view --           |    it is in force
 //!       |  <-- settled --        |    the directory of this instance is complete again
 //!       |  -- stop -->           |
@@ -48,6 +50,8 @@ pub enum Event {
         #[serde(default)]
         longest_us: u64,
     },
+    /// Instances that may join are known.
+    Met,
     /// A view is in force.
     View {
         /// Its number.
@@ -84,6 +88,7 @@ impl Event {
             Self::Stopped => "stopped",
             Self::Flushed => "flushed",
             Self::Left => "left",
+            Self::Met => "met",
             Self::View { .. } => "view",
             Self::Settled { .. } => "settled",
             Self::Report(_) => "report",
@@ -147,6 +152,8 @@ impl LinkCounts {
 pub enum Command {
     /// Where every member listens, the agent's own instance included.
     Peers(Vec<(InstanceId, SocketAddr)>),
+    /// Where instances listen that may join.
+    Meet(Vec<(InstanceId, SocketAddr)>),
     /// A view to put in force, as its own bytes, and where members listen that are new.
     View(Vec<u8>, Vec<(InstanceId, SocketAddr)>),
     /// Start the workers.
@@ -168,6 +175,10 @@ impl fmt::Display for Command {
                 f.write_str("peers")?;
                 peers.iter().try_for_each(|(instance, address)| write!(f, " {instance}={address}"))
             }
+            Self::Meet(peers) => {
+                f.write_str("meet")?;
+                peers.iter().try_for_each(|(instance, address)| write!(f, " {instance}={address}"))
+            }
             Self::View(view, peers) => {
                 f.write_str("view ")?;
                 view.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
@@ -185,8 +196,8 @@ impl fmt::Display for Command {
 /// A line that is no command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{found}' is no command, expected one of: peers INSTANCE=ADDRESS..., view HEX \
-     INSTANCE=ADDRESS..., start, stop, flush, leave, quit"
+    "'{found}' is no command, expected one of: peers INSTANCE=ADDRESS..., meet INSTANCE=ADDRESS..., \
+     view HEX INSTANCE=ADDRESS..., start, stop, flush, leave, quit"
 )]
 pub struct CommandError {
     found: String,
@@ -206,6 +217,10 @@ impl FromStr for Command {
             Some("peers") => {
                 let peers = words.by_ref().map(peer).collect::<Option<Vec<_>>>();
                 Self::Peers(peers.ok_or_else(wrong)?)
+            }
+            Some("meet") => {
+                let peers = words.by_ref().map(peer).collect::<Option<Vec<_>>>();
+                Self::Meet(peers.ok_or_else(wrong)?)
             }
             Some("view") => {
                 let view = words.next().and_then(from_hex).ok_or_else(wrong)?;
@@ -245,6 +260,7 @@ mod tests {
         ];
         let commands = [
             Command::View(vec![0, 9, 0xAB, 255], peers.clone()),
+            Command::Meet(peers.clone()),
             Command::Peers(peers),
             Command::Start,
             Command::Stop,

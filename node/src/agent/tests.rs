@@ -68,6 +68,11 @@ impl Instance for FakeInstance {
         Ok(())
     }
 
+    fn meet(&self, peers: &[(InstanceId, SocketAddr)]) -> Result<(), String> {
+        self.note(&format!("meets {}", peers.len()));
+        Ok(())
+    }
+
     fn wait_ready(&mut self, _: Duration) -> Result<(), String> {
         if self.is_mute { Err("no session to instance 0".to_owned()) } else { Ok(()) }
     }
@@ -221,6 +226,8 @@ fn views_are_taken_at_any_time_and_told_when_they_are_in_force_and_settled() {
     assert_eq!([driven.event(), driven.event()], [in_force.clone(), settled.clone()]);
     driven.say("peers 0=127.0.0.1:1");
     assert_eq!(driven.event(), Event::Ready);
+    driven.say("meet 7=127.0.0.1:9");
+    assert_eq!(driven.event(), Event::Met);
     driven.say("view 02");
     assert_eq!([driven.event(), driven.event()], [in_force.clone(), settled.clone()]);
     driven.say("start");
@@ -240,7 +247,7 @@ fn views_are_taken_at_any_time_and_told_when_they_are_in_force_and_settled() {
     let calls = Arc::clone(&driven.calls);
     driven.agent.join().expect("no panic").expect("it ended well");
     let calls = calls.lock().expect("not poisoned");
-    assert_eq!(calls[..2], ["view of 2 bytes, 1 peers", "1 peers"]);
+    assert_eq!(calls[..3], ["view of 2 bytes, 1 peers", "1 peers", "meets 1"]);
     assert_eq!(calls[calls.len() - 2..], ["leave", "stop"]);
 }
 

@@ -78,7 +78,7 @@ fn values_out_of_range_say_what_is_expected() {
         ("members = [1, 2, 3]\narena_mb = 1", "raise `arena_mb` to 2"),
         ("members_max = 0", "members_max is 0, expected 1 to 64"),
         ("members = [1, 2, 3]\nmembers_max = 2", "at least as many as `members` lists"),
-        ("members_max = 4\narena_mb = 1", "at least 272 for 3 peers of 1 shards each"),
+        ("members_max = 4\narena_mb = 1", "at least 274 for 3 peers: raise `arena_mb` to 3"),
         ("shards = 0", "1 to 64"),
         ("shards = 65", "1 to 64"),
         ("spin_us = 1000001", "0 to 1000000"),

@@ -363,7 +363,9 @@ impl Fleet {
                 {
                     told.insert(instance, event);
                 }
-                Incoming::Event(event @ (Event::View { .. } | Event::Settled { .. })) => {
+                Incoming::Event(
+                    event @ (Event::Met | Event::View { .. } | Event::Settled { .. }),
+                ) => {
                     self.early.push((instance, event));
                 }
                 // Of one that has left, whose output ends with it.

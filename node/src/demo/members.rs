@@ -2,7 +2,8 @@
 //! and tells them to the agents.
 //!
 //! ```text
-//!   join   start it with the next view -> listening -> view to all -> ready -> start -> settled
+//!   join   start it with the next view -> listening -> the others meet it -> it links (ready)
+//!          -> view to all -> settled
 //!   leave  view with it as leaving to all -> settled -> it stops, gives up everything (left)
 //!          -> view without it to the others -> settled -> it quits
 //! ```
@@ -65,9 +66,13 @@ impl Members {
         Order::Peers(self.addresses.iter().map(|(id, address)| (*id, *address)).collect())
     }
 
-    fn as_order(&self, newcomer: Option<InstanceId>) -> Order {
-        let address = newcomer.and_then(|id| Some((id, *self.addresses.get(&id)?)));
-        Order::View(self.view.encode(), address.into_iter().collect())
+    fn meet(&self, newcomer: InstanceId) -> Order {
+        let address = self.addresses.get(&newcomer).map(|address| (newcomer, *address));
+        Order::Meet(address.into_iter().collect())
+    }
+
+    fn as_order(&self) -> Order {
+        Order::View(self.view.encode(), Vec::new())
     }
 
     fn change(&mut self, change: impl FnOnce(&mut Vec<Member>)) -> Result<(), DemoError> {
@@ -126,12 +131,8 @@ impl Changing<'_, '_> {
     }
 
     /// Tells the view to `those`, and waits until it is in force with all of them.
-    fn tell_view(
-        &mut self,
-        those: &[InstanceId],
-        newcomer: Option<InstanceId>,
-    ) -> Result<(), ChildError> {
-        let order = self.members.as_order(newcomer);
+    fn tell_view(&mut self, those: &[InstanceId]) -> Result<(), ChildError> {
+        let order = self.members.as_order();
         those.iter().for_each(|id| self.fleet.tell_one(*id, &order));
         self.wait(those, "view").map(drop)
     }
@@ -143,15 +144,17 @@ impl Changing<'_, '_> {
         self.fleet.start(newcomer, &mut command)?;
         let told = self.wait(&[newcomer], "listening")?;
         self.members.listen(&told);
-        self.fleet.tell_one(newcomer, &self.members.peers());
-        // While it reaches for the others, they learn of it.
+        // Links come first: nothing moves to whom nobody reaches.
         let all = self.fleet.instances();
         let others: Vec<_> = all.iter().copied().filter(|id| *id != newcomer).collect();
-        self.tell_view(&others, Some(newcomer))?;
+        let order = self.members.meet(newcomer);
+        others.iter().for_each(|id| self.fleet.tell_one(*id, &order));
+        self.wait(&others, "met")?;
+        self.fleet.tell_one(newcomer, &self.members.peers());
         self.wait(&[newcomer], "ready")?;
+        // The newcomer has that view; but so it says when its part of the directory is complete, too.
+        self.tell_view(&all)?;
         self.fleet.tell_one(newcomer, &Order::Start);
-        // It has that view; but so it says when its part of the directory is complete, too.
-        self.tell_view(&[newcomer], None)?;
         self.wait(&all, "settled")?;
         Ok(newcomer)
     }
@@ -162,7 +165,7 @@ impl Changing<'_, '_> {
             members.iter_mut().filter(|m| m.id == leaver).for_each(|m| m.leaving = true);
         })?;
         let all = self.fleet.instances();
-        self.tell_view(&all, None)?;
+        self.tell_view(&all)?;
         self.wait(&all, "settled")?;
         for (order, done) in [(Order::Stop, "stopped"), (Order::Leave, "left")] {
             self.fleet.tell_one(leaver, &order);
@@ -170,7 +173,7 @@ impl Changing<'_, '_> {
         }
         self.members.change(|members| members.retain(|m| m.id != leaver))?;
         let others: Vec<_> = all.into_iter().filter(|id| *id != leaver).collect();
-        self.tell_view(&others, None)?;
+        self.tell_view(&others)?;
         self.wait(&others, "settled")?;
         self.fleet.tell_one(leaver, &Order::Quit);
         let mut told = self.wait(&[leaver], "report")?;
@@ -197,7 +200,7 @@ mod tests {
         assert!(members.view.member(InstanceId(1)).is_some_and(|m| m.leaving));
         members.change(|all| all.retain(|m| m.id != InstanceId(1))).expect("a view");
         assert_eq!(first.gone(&members.view).map(|(id, _)| id.0).collect::<Vec<_>>(), [1]);
-        let Order::View(bytes, new) = members.as_order(None) else { panic!("a view") };
+        let Order::View(bytes, new) = members.as_order() else { panic!("a view") };
         assert_eq!((View::decode(&bytes), new), (Ok(members.view.clone()), vec![]));
     }
 

@@ -21,6 +21,9 @@ pub struct NodeCounters {
     pub past_images_kept: Counter,
     /// Messages of a later view that waited for it.
     pub parked: Counter,
+    /// Messages of a peer that has another view of the same number, the one that says so included:
+    /// none of them counts.
+    pub views_contradicted: Counter,
     /// Batches of shadow information sent to masters.
     pub guides_sent: Counter,
     /// Messages that were no PCM message of this version.
@@ -48,6 +51,7 @@ impl NodeCounters {
             pages_copied: total(|c| &c.pages_copied),
             past_images_kept: total(|c| &c.past_images_kept),
             parked: total(|c| &c.parked),
+            views_contradicted: total(|c| &c.views_contradicted),
             guides_sent: total(|c| &c.guides_sent),
             bad_messages: total(|c| &c.bad_messages),
             protocol_errors: total(|c| &c.protocol_errors),

@@ -158,6 +158,8 @@ pub struct Shard {
     /// Those of them that have a link.
     linked: BTreeSet<InstanceId>,
     lost: BTreeSet<InstanceId>,
+    /// Peers that have another view of the same number.
+    contradicting: BTreeSet<InstanceId>,
     /// By instance, the life that its session is with.
     lives: Vec<Incarnation>,
     refusals: Refusals,
@@ -269,6 +271,7 @@ impl Shard {
             up: BTreeSet::new(),
             linked: BTreeSet::new(),
             lost: BTreeSet::new(),
+            contradicting: BTreeSet::new(),
             lives: Vec::new(),
             refusals: Refusals::new(Instant::now()),
             counters,

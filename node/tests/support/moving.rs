@@ -25,6 +25,8 @@ pub(crate) struct Moving {
     pub(crate) view: Arc<View>,
     adjust: fn(&mut NodeConfig),
     lives: u64,
+    /// Died, and their redo is not applied.
+    dead: Vec<Life>,
 }
 
 fn member(id: u16, incarnation: u64) -> Member {
@@ -37,7 +39,8 @@ impl Moving {
         let members = (0..nodes).map(|id| member(id, u64::from(id) + 1)).collect();
         let view = Arc::new(View::first(Epoch(1), members).expect("a view"));
         let (folder, lives) = (storage(pages), nodes.into());
-        let mut moving = Self { folder, nodes: BTreeMap::new(), view, adjust, lives };
+        let (nodes_of, dead) = (BTreeMap::new(), Vec::new());
+        let mut moving = Self { folder, nodes: nodes_of, view, adjust, lives, dead };
         for id in 0..nodes {
             moving.start_node(id, &(Arc::new(NothingToFlush) as _));
         }
@@ -84,8 +87,8 @@ impl Moving {
     }
 
     /// Decides the next view and tells it to every member that there is.
-    pub(crate) fn change(&mut self, members: Vec<Member>, dead: Vec<Life>) {
-        self.view = Arc::new(self.view.next(members, dead).expect("a view"));
+    pub(crate) fn change(&mut self, members: Vec<Member>) {
+        self.view = Arc::new(self.view.next(members, self.dead.clone()).expect("a view"));
         let addresses = self.addresses();
         for (id, node) in &self.nodes {
             if self.view.member(InstanceId(*id)).is_some() {
@@ -104,21 +107,24 @@ impl Moving {
         self.lives += 1;
         let mut members = self.view.members().to_vec();
         members.push(member(id, self.lives));
-        let next = self.view.next(members, self.view.dead().to_vec()).expect("a view");
+        let next = self.view.next(members, self.dead.clone()).expect("a view");
         self.view = Arc::new(next);
         self.start_node(id, redo);
         let addresses = self.addresses();
+        // Links come first: nothing moves to whom nobody reaches.
+        let listen = self.nodes[&id].listen_address();
         for (other, address) in &addresses {
             if other.0 != id {
+                self.nodes[&other.0].add_peer(InstanceId(id), listen).expect("a new peer");
                 self.nodes[&id].add_peer(*other, *address).expect("a new peer");
             }
         }
+        self.nodes[&id].wait_for_peers(PATIENCE).expect("all are there");
         for (other, node) in &self.nodes {
             if *other != id {
                 node.install_view(&self.view, &addresses).expect("a view that is taken");
             }
         }
-        self.wait_for_links();
         self.settle();
     }
 
@@ -127,7 +133,7 @@ impl Moving {
     pub(crate) fn begin_leaving(&mut self, id: u16) {
         let mut members = self.view.members().to_vec();
         members.iter_mut().filter(|m| m.id.0 == id).for_each(|m| m.leaving = true);
-        self.change(members, self.view.dead().to_vec());
+        self.change(members);
         self.settle();
     }
 
@@ -136,7 +142,7 @@ impl Moving {
         self.nodes[&id].leave(PATIENCE).expect("it leaves in order");
         let mut members = self.view.members().to_vec();
         members.retain(|m| m.id.0 != id);
-        self.change(members, self.view.dead().to_vec());
+        self.change(members);
         drop(self.nodes.remove(&id));
         self.settle();
     }
@@ -151,14 +157,14 @@ impl Moving {
     pub(crate) fn bury(&mut self, dead: Life) {
         let mut members = self.view.members().to_vec();
         members.retain(|m| m.life() != dead);
-        let mut all = self.view.dead().to_vec();
-        all.push(dead);
-        self.change(members, all);
+        self.dead.push(dead);
+        self.change(members);
         self.settle();
     }
 
-    /// The redo of the dead is applied.
-    pub(crate) fn redo_done(&self, (id, incarnation): Life) {
+    /// The redo of the dead is applied: the views to come need not say that it is awaited.
+    pub(crate) fn redo_done(&mut self, (id, incarnation): Life) {
+        self.dead.retain(|life| *life != (id, incarnation));
         for node in self.nodes.values() {
             node.redo_done(id, incarnation).expect("a node");
         }

@@ -7,6 +7,7 @@ use crate::{
 };
 use pagewire_protocol::{
     BufferTag, Incarnation, InstanceId, Lsn, Pcm,
+    cluster_view::CLUSTER_VIEW,
     hello::Refusal,
     page,
     pcm::{Verdict, kind::PCM_LOAD_GUIDE},
@@ -37,7 +38,7 @@ impl Shard {
             Event::Ended { peer, incarnation, undelivered } => {
                 tracing::error!(
                     "instance {peer} has ended its incarnation {incarnation} with {} messages of \
-                     unknown outcome; this version cannot recover its part of the directory",
+                     unknown outcome; a view without it has to say that what it had may be recovered",
                     undelivered.len()
                 );
                 self.lost.insert(peer);
@@ -76,6 +77,12 @@ impl Shard {
     }
 
     pub(super) fn on_message(&mut self, received: Received) {
+        if received.kind == CLUSTER_VIEW {
+            return self.on_view_said(received.from, received.body.as_slice());
+        }
+        if !self.contradicting.is_empty() && self.contradicting.contains(&received.from) {
+            return self.counters.views_contradicted.add(1);
+        }
         if received.kind == PCM_LOAD_GUIDE {
             return self.on_guide(received);
         }

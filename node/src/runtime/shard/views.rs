@@ -4,6 +4,8 @@
 //!   gone  (was a member in that life)    end_incarnation, and remove_peer when no later life is one
 //!   new   (is one, with an address)      add_peer, admit
 //!   all                                  the view's number and hash for handshakes to come
+//!   members                              CLUSTER_VIEW: number and hash; two of one number that differ
+//!                                        take no page messages of each other
 //!   core                                 Event::View, then what was parked
 //! ```
 //! A message of a later view than this instance has comes with [`Effect::Park`]: it is kept, page and
@@ -18,8 +20,11 @@ use crate::{
     runtime::error::NodeError,
     view::View,
 };
-use pagewire_protocol::{BufferTag, Epoch, Incarnation, InstanceId, Pcm};
-use pagewire_transport::Frame;
+use pagewire_protocol::{
+    Body, BufferTag, ClusterView, Epoch, Incarnation, InstanceId, Lane, Pcm,
+    cluster_view::CLUSTER_VIEW,
+};
+use pagewire_transport::{Frame, Message};
 use std::{net::SocketAddr, sync::Arc};
 
 /// An event for the core, and the page that came with it.
@@ -82,9 +87,45 @@ impl Shard {
             }
         }
         self.endpoint.set_view(view.epoch(), view.hash());
+        self.contradicting.clear();
+        let ids: Vec<_> = others().map(|member| member.id).collect();
+        ids.into_iter().for_each(|id| self.say_view(id, view));
         self.input(Input::View(Arc::clone(view)));
         self.run();
         Ok(())
+    }
+
+    /// Tells a member which view is in force here.
+    fn say_view(&mut self, to: InstanceId, view: &View) {
+        let said = ClusterView { epoch: view.epoch(), hash: view.hash() };
+        let body = Body::new(&said.encode()).unwrap_or(Body::EMPTY);
+        let message = Message { epoch: view.epoch(), ..Message::new(CLUSTER_VIEW, body) };
+        self.outbox.send(&mut self.endpoint, to, Lane::Control, message, false);
+    }
+
+    /// A member says which view is in force there.
+    pub(super) fn on_view_said(&mut self, from: InstanceId, body: &[u8]) {
+        let view = self.grd.view();
+        let ours = ClusterView { epoch: view.epoch(), hash: view.hash() };
+        match ClusterView::decode(body) {
+            Ok(theirs) if theirs.contradicts(&ours) => {
+                self.counters.views_contradicted.add(1);
+                tracing::error!(
+                    "instance {from} has another view {} than this one (hash {:016x}, here \
+                     {:016x}), expected the same: nothing that it says of pages counts; see that one \
+                     membership layer decides for both",
+                    ours.epoch,
+                    theirs.hash,
+                    ours.hash
+                );
+                self.contradicting.insert(from);
+            }
+            Ok(_) => drop(self.contradicting.remove(&from)),
+            Err(error) => {
+                self.counters.bad_messages.add(1);
+                tracing::warn!("instance {from} sent what is no CLUSTER_VIEW: {error}");
+            }
+        }
     }
 
     /// The life of a peer is over: its session, and everything that was on its way.
@@ -105,6 +146,7 @@ impl Shard {
         self.up.remove(&id);
         self.linked.remove(&id);
         self.lost.remove(&id);
+        self.contradicting.remove(&id);
         self.parked.retain(|arrival| sender(&arrival.input) != Some(id));
     }
 
