@@ -29,7 +29,10 @@ pub fn find(
     let bugs: Vec<_> = all().into_iter().filter(|bug| name == "all" || bug.0 == name).collect();
     if bugs.is_empty() {
         let names: Vec<_> = all().into_iter().map(|bug| bug.0).collect();
-        return Err(format!("no planted bug is called {name}; there are all, {}", names.join(", ")));
+        return Err(format!(
+            "no planted bug is called {name}; there are all, {}",
+            names.join(", ")
+        ));
     }
     let mut found = 0;
     for (name, what) in &bugs {

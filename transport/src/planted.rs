@@ -14,7 +14,10 @@ pub const ALL: &[(&str, &str)] = &[
     ("session_double_credit", "a receive that is posted counts twice"),
     ("session_old_sent", "messages sent on the last link use up the credit of this one"),
     ("session_state_behind", "the handshake asks for a message that was acknowledged"),
-    ("session_move_forgets_acks", "a move goes back to what the peer stated before it acknowledged"),
+    (
+        "session_move_forgets_acks",
+        "a move goes back to what the peer stated before it acknowledged",
+    ),
     ("session_never_lazy", "acknowledgements that are not urgent never leave"),
     ("session_ignore_credit", "messages are sent for which no receive is posted"),
     ("session_keep_acknowledged", "an acknowledged message now and then stays in the window"),

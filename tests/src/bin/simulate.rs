@@ -44,7 +44,8 @@ impl Arguments {
     fn options(&self, seed: u64) -> Result<Options, String> {
         let mut options = Options::mixed(seed);
         for word in &self.shape {
-            let (name, number) = word.split_once('=').ok_or(format!("{word}: expected name=number"))?;
+            let (name, number) =
+                word.split_once('=').ok_or(format!("{word}: expected name=number"))?;
             let number = number.parse().map_err(|error| format!("{word}: {error}"))?;
             if !options.set(name, number) {
                 let names: Vec<_> = options.numbers().into_iter().map(|(name, _)| name).collect();

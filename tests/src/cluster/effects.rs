@@ -234,8 +234,7 @@ impl Cluster {
         }
         let it = &self.nodes[place.node];
         let (from, incarnation, tag) = (it.id, it.life, self.pages[place.page].tag);
-        let event =
-            pagewire_node::grd::Event::Message { from, incarnation, epoch, tag, message };
+        let event = pagewire_node::grd::Event::Message { from, incarnation, epoch, tag, message };
         self.feed(place, event)
     }
 

@@ -71,11 +71,7 @@ impl Cluster {
             if let Some(content) = frame.held.filter(|_| usable(view.as_ref()) > Mode::N) {
                 let behind = content == truth || self.is_redoing(node, page);
                 let version = content.version;
-                ensure!(
-                    behind,
-                    "I2: {id} has v{version}, committed is v{}",
-                    truth.version
-                );
+                ensure!(behind, "I2: {id} has v{version}, committed is v{}", truth.version);
             }
             let Some(view) = view else { continue };
             ensure!(
@@ -142,8 +138,7 @@ impl Cluster {
                 && node.grd.view().epoch() == epoch
                 && self.membership.told[at].is_empty()
         };
-        self.membership.dead.is_empty()
-            && self.membership.view.members().iter().all(current)
+        self.membership.dead.is_empty() && self.membership.view.members().iter().all(current)
     }
 
     /// The directory never goes back; while nothing is converting it equals the shadow information.

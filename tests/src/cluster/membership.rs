@@ -96,7 +96,8 @@ impl Cluster {
         let it = &self.nodes[node];
         let well = it.running && it.life == life && it.stop.is_none();
         let id = it.id;
-        let member = self.membership.view.members().iter().any(|m| (m.id, m.incarnation) == (id, life));
+        let member =
+            self.membership.view.members().iter().any(|m| (m.id, m.incarnation) == (id, life));
         if well || !member || self.membership.going.iter().any(|g| (g.0, g.1) == (id, life)) {
             return Ok(());
         }
@@ -118,7 +119,8 @@ impl Cluster {
     pub(super) fn plan_leave(&mut self, node: usize) -> Checked {
         let id = self.nodes[node].id;
         let members = self.membership.view.members();
-        let is_member = members.iter().any(|m| m.id == id && m.incarnation == self.nodes[node].life);
+        let is_member =
+            members.iter().any(|m| m.id == id && m.incarnation == self.nodes[node].life);
         if self.nodes[node].leaving || !is_member {
             return Ok(());
         }
@@ -269,7 +271,10 @@ impl Cluster {
     pub(super) fn lose_lease(&mut self, node: usize) -> Checked {
         self.note(Fault::LeaseLost, || format!("instance {node} has lost its lease"));
         self.feed(Place { node, page: 0 }, Event::LeaseLost)?;
-        ensure!(!self.nodes[node].running || self.nodes[node].fenced, "a lost lease without a fence");
+        ensure!(
+            !self.nodes[node].running || self.nodes[node].fenced,
+            "a lost lease without a fence"
+        );
         let waits = self.nodes[node].threads.iter().any(|thread| thread.waiting.is_some());
         ensure!(!waits, "I5: the lease of {node} is lost, and a thread still waits");
         self.crash(node)

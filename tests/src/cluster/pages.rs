@@ -61,10 +61,7 @@ impl Cluster {
         let past = self.nodes[place.node].frames[place.page].past.take();
         let has = past.map(|content| content.version);
         ensure!(has == Some(version), "drops past image v{version}, has {has:?}");
-        ensure!(
-            storage >= version,
-            "I9: drops past image v{version}, and storage has v{storage}"
-        );
+        ensure!(storage >= version, "I9: drops past image v{version}, and storage has v{storage}");
         Ok(())
     }
 

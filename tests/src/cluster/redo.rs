@@ -4,11 +4,7 @@
 //! what lives wrote that are over. Each record changes the version before it and no other, so that a
 //! base that is too old cannot be recovered: that is what past images are for.
 
-use super::{
-    Checked, Cluster, Place, ensure,
-    membership::Told,
-    workload::THREADS_MAX,
-};
+use super::{Checked, Cluster, Place, ensure, membership::Told, workload::THREADS_MAX};
 use pagewire_node::grd::{Event, WaiterId};
 use pagewire_protocol::{Incarnation, InstanceId, Mode};
 

@@ -110,7 +110,8 @@ impl Failure {
     #[must_use]
     pub fn command(&self) -> String {
         let chosen = Options::mixed(self.seed).numbers();
-        let differs = self.options.numbers().into_iter().zip(chosen).filter(|(own, was)| own != was);
+        let differs =
+            self.options.numbers().into_iter().zip(chosen).filter(|(own, was)| own != was);
         let shape: Vec<_> = differs.map(|((name, number), _)| format!("{name}={number}")).collect();
         let shape =
             if shape.is_empty() { String::new() } else { format!(" --shape {}", shape.join(",")) };

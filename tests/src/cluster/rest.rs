@@ -8,7 +8,11 @@ impl Cluster {
         for (node, thread) in self.threads() {
             ensure!(thread.is_idle(), "I5: at rest, but a thread of {node} waits: {thread:?}");
         }
-        ensure!(self.is_calm(), "at rest, but not everyone has the latest view: {:?}", self.membership);
+        ensure!(
+            self.is_calm(),
+            "at rest, but not everyone has the latest view: {:?}",
+            self.membership
+        );
         ensure!(self.redo.is_none(), "at rest, but redo is not over");
         ensure!(self.requests.is_empty(), "I5: at rest, but requests wait for frames");
         ensure!(self.drains.is_empty(), "I5: at rest, but drains have not been told");
@@ -39,11 +43,18 @@ impl Cluster {
         for (at, node) in self.nodes.iter().enumerate() {
             let other = node.is_live() && at != it.master;
             let lists = other && node.grd.entry(&it.tag).is_some();
-            ensure!(!lists, "I4: at rest, and {at} has an entry of page {page}, mastered by {}", it.master);
+            ensure!(
+                !lists,
+                "I4: at rest, and {at} has an entry of page {page}, mastered by {}",
+                it.master
+            );
         }
         let duties = self.nodes.iter().filter(|node| node.is_live() && node.frames[page].dirty);
         let duties = duties.count();
-        ensure!(duties <= 1, "I3: at rest, and {duties} instances have the duty to write page {page}");
+        ensure!(
+            duties <= 1,
+            "I3: at rest, and {duties} instances have the duty to write page {page}"
+        );
         ensure!(
             duties == 1 || it.storage == truth,
             "I3: at rest nobody has the duty to write page {page}: committed is v{}, storage has v{}",
@@ -96,7 +107,11 @@ impl Cluster {
             let held = node.grd.held_tags().next();
             ensure!(held.is_none(), "I4: all is evicted, and {} holds {held:?}", node.id);
             let frame = node.frames.iter().position(|frame| !frame.is_empty());
-            ensure!(frame.is_none(), "I10: all is evicted, and {} keeps of page {frame:?}", node.id);
+            ensure!(
+                frame.is_none(),
+                "I10: all is evicted, and {} keeps of page {frame:?}",
+                node.id
+            );
         }
         Ok(())
     }

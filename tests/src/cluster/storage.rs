@@ -91,7 +91,8 @@ impl Cluster {
         (log.end, log.durable) = (end, end);
         let life = self.nodes[node].life;
         for page in &mut self.pages {
-            let lost = |v: &super::content::Version| (v.writer, v.life) == (node, life) && v.redo > end;
+            let lost =
+                |v: &super::content::Version| (v.writer, v.life) == (node, life) && v.redo > end;
             while page.history.last().is_some_and(lost) {
                 page.history.pop();
                 self.summary.lost_versions += 1;

@@ -126,10 +126,14 @@ fn short(words: &str) -> String {
         while let Some(at) = out.find(from) {
             let Some(length) = out[at..].find(to) else { break };
             let until = at + length + 1;
-            let inside: String =
-                out[at + from.len()..until - 1].split(", ").map(last_word).collect::<Vec<_>>().join("/");
+            let inside: String = out[at + from.len()..until - 1]
+                .split(", ")
+                .map(last_word)
+                .collect::<Vec<_>>()
+                .join("/");
             let said = if rest.is_empty() { String::new() } else { inside };
-            let until = if said.is_empty() && out[until..].starts_with(", ") { until + 2 } else { until };
+            let until =
+                if said.is_empty() && out[until..].starts_with(", ") { until + 2 } else { until };
             out.replace_range(at..until, &said);
         }
     }

@@ -32,7 +32,8 @@ impl Cluster {
     /// One thread wants a page in `wanted` while all others stream through it in the other mode.
     pub(super) fn probe_starvation(&mut self, wanted: Mode) -> Checked {
         let page = self.random.index(self.pages.len());
-        let active: Vec<_> = (0..self.nodes.len()).filter(|&at| self.nodes[at].is_active()).collect();
+        let active: Vec<_> =
+            (0..self.nodes.len()).filter(|&at| self.nodes[at].is_active()).collect();
         let probe = active[self.random.index(active.len())];
         let mode = if wanted == Mode::X { Mode::S } else { Mode::X };
         self.habit = Habit::Stream { page, mode, probe };

@@ -71,7 +71,8 @@ impl Thread {
 
 impl Cluster {
     pub(super) fn anyone_could_release(&self) -> bool {
-        let could = |node: &Node| node.is_active() && node.threads.iter().any(Thread::could_release);
+        let could =
+            |node: &Node| node.is_active() && node.threads.iter().any(Thread::could_release);
         self.nodes.iter().any(could)
     }
 
@@ -147,7 +148,13 @@ impl Cluster {
         self.acquire(node, thread, page, if writes { Mode::X } else { Mode::S })
     }
 
-    pub(super) fn acquire(&mut self, node: usize, thread: usize, page: usize, mode: Mode) -> Checked {
+    pub(super) fn acquire(
+        &mut self,
+        node: usize,
+        thread: usize,
+        page: usize,
+        mode: Mode,
+    ) -> Checked {
         let place = Place { node, page };
         if self.nodes[node].frames[page].may_pin(mode) {
             self.trace.action(page, self.summary.steps, || {

@@ -223,8 +223,9 @@ impl Index {
                 return;
             }
             let slot = slot(place);
-            // Where the index has grown, entries met before may share a home with the next.
-            if home >= first && u64::from(key_of(slot).order) >= cursor.next {
+            // Where the index has grown, entries met before may share the first home with others.
+            let is_next = |slot| u64::from(key_of(slot).order) >= cursor.next;
+            if home > first || (home == first && is_next(slot)) {
                 visit(slot);
                 met += 1;
             }

@@ -302,12 +302,7 @@ impl Network {
         Ok(None)
     }
 
-    fn arrive(
-        &mut self,
-        wire: usize,
-        random: &mut Random,
-        now: u64,
-    ) -> Checked<Option<Arrived>> {
+    fn arrive(&mut self, wire: usize, random: &mut Random, now: u64) -> Checked<Option<Arrived>> {
         let direction = wire / Lane::COUNT;
         let (from, to) = (direction / self.instances, direction % self.instances);
         if self.blocked[direction] || self.paused[to] {
@@ -404,7 +399,8 @@ impl Network {
         let there = self.other(at);
         let linked = self.ends[there].as_ref().is_some_and(|end| end.session.is_linked());
         if alive && linked && !self.blocked[at] && !self.paused[to] {
-            let flying = Flying { header, body: Body::EMPTY, payload: Payload::None, not_before: 0 };
+            let flying =
+                Flying { header, body: Body::EMPTY, payload: Payload::None, not_before: 0 };
             self.receive(there, flying, random, now)?;
         } else if alive {
             let wire = at * Lane::COUNT + lane.index();
