@@ -91,7 +91,8 @@ pub enum GuideRecord {
         /// What the sender has.
         report: Report,
     },
-    /// The sender has told everything of a partition.
+    /// The sender has told everything of a partition, and of those with lower numbers and the same
+    /// epoch that the receiver masters: it tells them in order.
     End {
         /// The partition.
         partition: PartitionId,

@@ -145,17 +145,20 @@ struct Cluster {
 pub fn run(seed: u64, options: &Options) -> Result<Summary, Box<Failure>> {
     let mut quiet = Cluster::new(seed, options, false);
     let Err(first) = quiet.run_guarded() else { return Ok(quiet.summary()) };
+    let summary = quiet.summary;
+    // Its frames are of the arena that the second run uses.
+    drop(quiet);
     // The same again, this time with a record.
     let mut told = Cluster::new(seed, options, true);
     let again = told.run_guarded().err();
     let mut what = first.clone();
-    if again.as_ref() != Some(&first) || told.summary != quiet.summary {
+    if again.as_ref() != Some(&first) || told.summary != summary {
         what = format!("{first}; NOT REPEATABLE, the second run gave {again:?}");
     }
     Err(Box::new(Failure {
         seed,
         options: *options,
-        step: quiet.summary.steps,
+        step: summary.steps,
         what,
         trace: told.trace.into_lines(told.focus),
     }))
@@ -267,7 +270,10 @@ impl Cluster {
         let start = self.summary.steps;
         while self.step()? || self.pass_time(true)? {
             let waited = self.summary.steps - start;
-            ensure!(waited < SETTLE_STEPS_MAX, "I5: not at rest {waited} steps after the load");
+            if waited >= SETTLE_STEPS_MAX {
+                let left = self.what_is_left();
+                return Err(format!("I5: not at rest {waited} steps after the load: {left}"));
+            }
         }
         let waited = self.summary.steps - start;
         self.summary.settle_steps = self.summary.settle_steps.max(waited);
@@ -282,6 +288,17 @@ impl Cluster {
                 if self.nodes[node].is_active() {
                     let tag = self.pages[page].tag;
                     self.feed(Place { node, page }, Event::Evict { tag })?;
+                }
+            }
+        }
+        self.settle()?;
+        // Only the runtime knows that it wants the frames of past images back.
+        for page in 0..self.pages.len() {
+            for node in 0..self.nodes.len() {
+                let it = &self.nodes[node];
+                if it.is_active() && it.frames[page].past.is_some() {
+                    let tag = self.pages[page].tag;
+                    self.feed(Place { node, page }, Event::PastImageWanted { tag })?;
                 }
             }
         }

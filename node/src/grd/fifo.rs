@@ -92,6 +92,15 @@ impl<T> FifoPool<T> {
         removed
     }
 
+    /// Puts an item before all others.
+    pub(super) fn push_front(&mut self, queue: &mut Fifo, item: T) {
+        let mut rest = std::mem::take(queue);
+        self.push(queue, item);
+        while let Some(item) = self.pop(&mut rest) {
+            self.push(queue, item);
+        }
+    }
+
     /// Takes the first item that `wanted` is true for out of the queue.
     pub(super) fn pop_first(&mut self, queue: &mut Fifo, wanted: impl Fn(&T) -> bool) -> Option<T> {
         let mut kept = Fifo::default();

@@ -115,7 +115,17 @@ impl Holdings {
         out: &mut Out<'_>,
     ) {
         let h = self.holdings.get_or_insert_with(tag, Holding::new);
-        self.pool.push(&mut h.waiters, Waiter { id, mode, recovery });
+        let waiter = Waiter { id, mode, recovery };
+        if recovery {
+            // Whoever applies redo comes before those who would see the page without it, and a
+            // request that waits for redo has to make way.
+            self.pool.push_front(&mut h.waiters, waiter);
+            if h.pending.is_some_and(|p| !p.recovery) {
+                self.cancel(tag, out);
+            }
+        } else {
+            self.pool.push(&mut h.waiters, waiter);
+        }
         self.step(tag, out);
     }
 

@@ -137,6 +137,8 @@ impl Grd {
                 match standing {
                     Standing::Past => out.fenced.not_member += 1,
                     Standing::Unknown => park(&mut out),
+                    // What it asks for goes to somebody who is a member of a later view.
+                    Standing::Member if is_for_unknown(&view, &message) => park(&mut out),
                     Standing::Member if is_fenced && epoch > present => park(&mut out),
                     Standing::Member if is_fenced && epoch < present => {
                         if planted::is("accept_any_epoch") {
@@ -300,6 +302,8 @@ impl Grd {
                     .tell_own(partition, out.view, |record| directory.guide(me, record, &mut out));
             }
         }
+        // Of whatever is being collected this instance has told what it has.
+        directory.guide(out.me, GuideRecord::Nothing { epoch }, &mut out);
         effects.push(Effect::ViewInstalled { epoch });
         for guide in std::mem::take(&mut self.parked_guides) {
             self.guide(guide, effects);
@@ -401,6 +405,14 @@ fn refuse_epoch(from: InstanceId, me: InstanceId, tag: BufferTag, message: Pcm, 
     let (kind, reason, view) = (message.kind(), NakReason::StaleEpoch, out.view.epoch());
     let request = message.request().unwrap_or_default();
     out.send(from, tag, Pcm::Nak { kind, request, reason, view });
+}
+
+/// Whether the message asks for an answer to a requester that is no member yet.
+fn is_for_unknown(view: &View, message: &Pcm) -> bool {
+    let (Pcm::Ship { request, .. } | Pcm::Invalidate { request, .. }) = message else {
+        return false;
+    };
+    view.standing(request.instance, request.incarnation) == Standing::Unknown
 }
 
 #[cfg(test)]

@@ -258,7 +258,9 @@ impl Cluster {
         ensure!(!frame.reading, "a request is over while its page is being read");
         // It was granted, not refused: then it is of use to its first waiter.
         let granted = mode.is_some_and(|mode| mode >= want);
-        let owed = first.filter(|&(_, mode)| granted && mode <= want);
+        // Whoever applies redo comes before its first waiter.
+        let redo = self.redo.as_ref().is_some_and(|redo| redo.is_at_work(place.node, place.page));
+        let owed = first.filter(|&(_, mode)| granted && !redo && mode <= want);
         frame.owed = owed.map(|(waiter, _)| waiter);
         self.requests.retain(|waiting| waiting.place != place);
         Ok(())

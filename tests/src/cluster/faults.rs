@@ -70,8 +70,8 @@ pub(super) enum Due {
     Resume(usize, u64),
     /// By its own clock the instance's lease is over.
     LeaseOver(usize, u64),
-    /// The membership takes the instance's life for dead.
-    Evict(usize, Incarnation),
+    /// The membership takes the instance's life for dead, if it is gone or this stop lasts.
+    Evict(usize, Incarnation, Option<u64>),
     /// An instance that is absent starts again.
     Start(usize),
 }
@@ -108,7 +108,7 @@ impl Cluster {
                 }
                 Due::Resume(node, stop) => self.resume(node, stop)?,
                 Due::LeaseOver(node, stop) => self.lease_over(node, stop)?,
-                Due::Evict(node, life) => self.evict_member(node, life)?,
+                Due::Evict(node, life, stop) => self.evict_member(node, life, stop)?,
                 Due::Start(node) => self.start_again(node),
             }
         }
@@ -237,7 +237,7 @@ impl Cluster {
         self.nodes[node].lease_over_at = self.now + lease * 100 / rate;
         self.after(lease * 100 / rate, Due::LeaseOver(node, stop));
         let patience = longest + 1 + self.some_steps(self.options.lease_steps);
-        self.after(patience, Due::Evict(node, self.nodes[node].life));
+        self.after(patience, Due::Evict(node, self.nodes[node].life, Some(stop)));
         stop
     }
 

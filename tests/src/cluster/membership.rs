@@ -92,9 +92,14 @@ impl Cluster {
     // ---- changes -------------------------------------------------------------------------------
 
     /// The membership has waited long enough for this life; unless it is well again.
-    pub(super) fn evict_member(&mut self, node: usize, life: Incarnation) -> Checked {
+    pub(super) fn evict_member(
+        &mut self,
+        node: usize,
+        life: Incarnation,
+        stop: Option<u64>,
+    ) -> Checked {
         let it = &self.nodes[node];
-        let well = it.running && it.life == life && it.stop.is_none();
+        let well = it.running && it.life == life && (it.stop.is_none() || it.stop != stop);
         let id = it.id;
         let member =
             self.membership.view.members().iter().any(|m| (m.id, m.incarnation) == (id, life));
@@ -292,7 +297,7 @@ impl Cluster {
         self.membership.disturbed = true;
         let life = self.nodes[node].life;
         let patience = self.some_steps(2 * self.options.lease_steps);
-        self.after(patience, Due::Evict(node, life));
+        self.after(patience, Due::Evict(node, life, None));
         if self.random.percent(70) {
             let pause = self.some_steps(4 * self.options.lease_steps);
             self.after(pause, Due::Start(node));

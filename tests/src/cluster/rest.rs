@@ -33,6 +33,47 @@ impl Cluster {
         Ok(())
     }
 
+    /// What keeps the cluster from coming to rest.
+    pub(super) fn what_is_left(&self) -> String {
+        let mut left = Vec::new();
+        let mut note = |words: String| left.push(words);
+        for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_live()) {
+            for (page, frame) in node.frames.iter().enumerate() {
+                if let Some((request, want)) = frame.request {
+                    note(format!("{at} asks for page {page} {want} (#{})", request.sequence));
+                }
+            }
+            let loading = node.grd.loading().count();
+            if loading > 0 {
+                note(format!("{at} loads {loading} partitions"));
+            }
+            if node.leaving {
+                note(format!("{at} is leaving: {}", self.left_at(at)));
+            }
+        }
+        if let Some(redo) = &self.redo {
+            note(format!("{redo:?}"));
+        }
+        let (ios, dues) = (self.ios.len(), self.dues.len());
+        note(format!("network busy {}, {ios} I/O, {dues} dues", self.network.is_busy()));
+        left.join("; ")
+    }
+
+    fn left_at(&self, at: usize) -> String {
+        let node = &self.nodes[at];
+        let held = node.grd.held_tags().count();
+        let mastered = node.grd.mastered_tags().count();
+        let frames = node.frames.iter().filter(|frame| !frame.is_empty()).count();
+        let idle = node.threads.iter().all(super::workload::Thread::is_idle);
+        let told = self.network.has_told_everything(at);
+        format!(
+            "{held} held, {mastered} mastered, {frames} frames, threads idle {idle}, log {:?}, \
+             sessions acknowledged {told}, I/O {}",
+            node.log,
+            self.has_io(at)
+        )
+    }
+
     fn check_page_rest(&self, page: usize) -> Checked {
         let it = &self.pages[page];
         let (id, truth) = (page, it.truth());
@@ -70,8 +111,9 @@ impl Cluster {
             ensure!(frame.lowering.is_none(), "I5: at rest, but {id} is draining pins");
             if let Some(past) = frame.past {
                 // A write that was told to have failed may be there nevertheless.
+                // After a view change the master may not know what is on storage.
                 ensure!(
-                    past.version > it.storage.version || duties == 1,
+                    past.version > it.storage.version || duties == 1 || self.membership.disturbed,
                     "I10: at rest {id} keeps past image v{}, and storage has v{}",
                     past.version,
                     it.storage.version

@@ -156,25 +156,40 @@ impl Directory {
         match record {
             GuideRecord::Page { tag, epoch, report } => {
                 if let Some(loading) = self.awaiting(tag.partition(), epoch, from, view) {
-                    loading.reports.entry(tag).or_default().push((from, report));
+                    let reports = loading.reports.entry(tag).or_default();
+                    // A view in between makes the sender begin the partition again.
+                    reports.retain(|(id, _)| *id != from);
+                    reports.push((from, report));
                 }
             }
             GuideRecord::End { partition, epoch } => {
-                if let Some(loading) = self.awaiting(partition, epoch, from, view) {
-                    loading.awaited = loading.awaited.without(from);
-                    self.complete_if_whole(partition, out);
-                }
+                let told = |p: PartitionId| p <= partition && view.partition_epoch(p) == epoch;
+                self.has_told(from, told, out);
             }
             GuideRecord::Nothing { epoch } => {
-                let known = |p: &PartitionId| view.partition_epoch(*p) <= epoch;
-                let all: Vec<_> = self.moves.loading.keys().copied().filter(known).collect();
-                for partition in all {
-                    if let Some(loading) = self.moves.loading.get_mut(&partition) {
-                        loading.awaited = loading.awaited.without(from);
-                    }
-                    self.complete_if_whole(partition, out);
+                self.has_told(from, |p| view.partition_epoch(p) <= epoch, out);
+            }
+        }
+    }
+
+    /// `from` has no more to say of the partitions that `told` is true for.
+    fn has_told(
+        &mut self,
+        from: InstanceId,
+        told: impl Fn(PartitionId) -> bool,
+        out: &mut Out<'_>,
+    ) {
+        let mut whole = Vec::new();
+        for (partition, loading) in &mut self.moves.loading {
+            if loading.awaited.has(from) && told(*partition) {
+                loading.awaited = loading.awaited.without(from);
+                if loading.awaited.is_empty() {
+                    whole.push(*partition);
                 }
             }
+        }
+        for partition in whole {
+            self.complete_if_whole(partition, out);
         }
     }
 

@@ -35,7 +35,7 @@ const BATCHES_AT_ONCE: usize = 4;
 /// What is still to be told to new masters.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Telling {
-    /// Partitions, in order, with their epochs.
+    /// Partitions with their epochs, by master, epoch and number.
     partitions: VecDeque<(PartitionId, Epoch)>,
     /// How far the first one has been told.
     cursor: Cursor,
@@ -58,9 +58,7 @@ impl Holdings {
     pub(in crate::grd) fn change_view(&mut self, old: &View, out: &mut Out<'_>) {
         let view = out.view;
         let same = |(p, epoch): &(PartitionId, Epoch)| view.partition_epoch(*p) == *epoch;
-        if !self.telling.partitions.front().is_some_and(same) {
-            self.telling.cursor = Cursor::default();
-        }
+        let first = self.telling.partitions.front().copied();
         self.telling.partitions.retain(same);
         for partition in view.changed(old) {
             for tag in self.tags_of(partition) {
@@ -71,6 +69,12 @@ impl Holdings {
                 let epoch = view.partition_epoch(partition);
                 self.telling.partitions.push_back((partition, epoch));
             }
+        }
+        // All that one master is to be told comes together, and in the order that ends rest on.
+        let order = |(p, epoch): &(PartitionId, Epoch)| (view.master_of(*p), *epoch, *p);
+        self.telling.partitions.make_contiguous().sort_unstable_by_key(order);
+        if self.telling.partitions.front().copied() != first {
+            self.telling.cursor = Cursor::default();
         }
     }
 
@@ -109,15 +113,14 @@ impl Holdings {
     /// Forgets what was on its way.
     fn cut(&mut self, tag: BufferTag, fence: GrantNumber, out: &mut Out<'_>) {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
-        h.revocation = None;
-        h.parked = None;
+        (h.revocation, h.parked, h.fence) = (None, None, fence);
         if h.activity == Activity::Releasing {
             // It is tried again, if the page is not wanted after all.
             h.activity = Activity::Idle;
             (h.wants_eviction, h.reopen) = (true, true);
         }
         let Some(p) = h.pending else { return };
-        h.pending = Some(Pending { fence, ..Pending::new(p.request, p.want, p.recovery) });
+        h.pending = Some(Pending::new(p.request, p.want, p.recovery));
         if let (true, false, Some(grant)) = (p.page, p.held, p.grant) {
             (h.mode, h.grant, h.version) = (Mode::S, grant, p.version);
             take(h, tag, &p, out);
@@ -213,7 +216,6 @@ impl Holdings {
                 tell(GuideRecord::Page { tag, epoch, report });
             }
         }
-        tell(GuideRecord::End { partition, epoch });
     }
 
     /// Tells some of what is still to be told.
@@ -239,18 +241,25 @@ impl Holdings {
         }
     }
 
-    /// As many records as fit, as long as the next partitions go to the same master.
+    /// As many records as fit, as long as the next partitions go to the same master. Partitions that
+    /// nothing is held of are ended together with the next one that has pages, or the last one.
     fn next_batch(&mut self, to: InstanceId, view: &View) -> Vec<GuideRecord> {
         let mut batch = Vec::with_capacity(GUIDE_RECORDS_MAX);
+        let mut ended = None;
         while let Some(&(partition, epoch)) = self.telling.partitions.front() {
-            let room = GUIDE_RECORDS_MAX - batch.len();
-            // A walk may see a few more than it is asked for; an end needs room as well.
-            if view.master_of(partition) != to || room < 2 * WALK_SLACK {
+            // A walk may see a few more than it is asked for; ends need room as well.
+            let room = GUIDE_RECORDS_MAX.saturating_sub(batch.len() + 2 + WALK_SLACK);
+            if view.master_of(partition) != to || room == 0 {
                 break;
+            }
+            if let Some((_, other)) = ended.filter(|(_, ended)| *ended != epoch) {
+                let (partition, epoch) = (ended.map_or(partition, |(p, _)| p), other);
+                batch.push(GuideRecord::End { partition, epoch });
+                ended = None;
             }
             let (holdings, cursor) = (&self.holdings, &mut self.telling.cursor);
             if holdings.partition_len(partition) > 0 {
-                holdings.walk(partition, cursor, room - WALK_SLACK - 1, |tag, h| {
+                holdings.walk(partition, cursor, room, |tag, h| {
                     let report = report_of(h, view);
                     if is_worth_telling(&report) {
                         batch.push(GuideRecord::Page { tag: *tag, epoch, report });
@@ -260,9 +269,12 @@ impl Holdings {
                     break;
                 }
             }
-            batch.push(GuideRecord::End { partition, epoch });
+            ended = Some((partition, epoch));
             self.telling.partitions.pop_front();
             self.telling.cursor = Cursor::default();
+        }
+        if let Some((partition, epoch)) = ended {
+            batch.push(GuideRecord::End { partition, epoch });
         }
         debug_assert!(batch.len() <= GUIDE_RECORDS_MAX, "a batch of {}", batch.len());
         batch

@@ -32,14 +32,16 @@ impl Holdings {
         out.effect(Effect::Request { to, tag, epoch, message });
     }
 
-    /// Nobody waits for it any more: it ends without a grant if it can.
+    /// Nobody waits for it any more, or somebody needs more than it asks for: it ends without a grant
+    /// if it can.
     pub(super) fn cancel(&mut self, tag: BufferTag, out: &mut Out<'_>) {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
-        if !h.waiters.is_empty() || h.asked {
+        let Some(p) = h.pending.as_mut().filter(|p| p.grant.is_none() && !p.cancelled) else {
             return;
-        }
-        let open = h.pending.as_mut().filter(|p| p.grant.is_none() && !p.cancelled);
-        if let Some(p) = open {
+        };
+        let front = self.pool.front(h.waiters);
+        let wanted = front.map_or(h.asked, |first| p.recovery || !first.recovery);
+        if !wanted {
             p.cancelled = true;
             out.send_to_master(tag, Pcm::Cancel { request: p.request });
         }
@@ -53,6 +55,7 @@ impl Holdings {
         out: &mut Out<'_>,
     ) {
         let Pcm::Response { request, verdict, mode, grant, .. } = message else { return };
+        let fence = self.holdings.get(&tag).map_or(GrantNumber(0), |h| h.fence);
         let pending = self.holdings.get_mut(&tag).and_then(|h| h.pending.as_mut());
         let Some(p) = pending.filter(|p| p.request == request && p.grant.is_none()) else {
             self.no_request(tag, message, out);
@@ -68,7 +71,7 @@ impl Holdings {
                 self.refused(tag, &AcquireError::Refused { tag, verdict }, out);
                 return;
             }
-            _ if grant < p.fence => {
+            _ if grant < fence => {
                 out.fenced.late += 1;
                 return;
             }
@@ -172,8 +175,9 @@ impl Holdings {
         out: &mut Out<'_>,
     ) {
         let master = out.view.master(&tag);
+        let fence = self.holdings.get(&tag).map_or(GrantNumber(0), |h| h.fence);
         let pending = self.holdings.get_mut(&tag).and_then(|h| h.pending.as_mut());
-        let wanted = |p: &&mut Pending| p.request == request && grant >= p.fence;
+        let wanted = |p: &&mut Pending| p.request == request && grant >= fence;
         let Some(p) = pending.filter(wanted) else {
             // The duty to write that it may carry is not lost: its sender keeps a past image.
             out.fenced.late += 1;

@@ -21,6 +21,11 @@ impl Holdings {
             }
             _ => return,
         };
+        if self.holdings.get(&tag).is_some_and(|h| revocation.grant < h.fence) {
+            // It was held up, and the page has been repaired since.
+            out.fenced.late += 1;
+            return;
+        }
         if let Some(Ship { past: true, .. }) = revocation.ship {
             self.ship_past_image(tag, &revocation, out);
             return;

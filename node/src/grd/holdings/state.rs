@@ -65,8 +65,6 @@ pub(super) struct Pending {
     pub(super) recovery: bool,
     /// PCM_CANCEL is out.
     pub(super) cancelled: bool,
-    /// Grants below it are not taken: a repair has begun since. Set by PCM_QUERY.
-    pub(super) fence: GrantNumber,
     /// The grant, once PCM_RESPONSE has come.
     pub(super) grant: Option<GrantNumber>,
     /// Whose invalidations to wait for, known with the response, and whose have come.
@@ -108,7 +106,6 @@ impl Pending {
             want,
             recovery,
             cancelled: false,
-            fence: GrantNumber(0),
             grant: None,
             acks_due: InstanceSet::default(),
             acks: InstanceSet::default(),
@@ -166,6 +163,9 @@ pub(super) struct Holding {
     /// instance.
     pub(super) writer: InstanceId,
     pub(super) activity: Activity,
+    /// Messages about grants below it are of no account: the page has been repaired since. Set by
+    /// PCM_QUERY, cleared when the partition moves.
+    pub(super) fence: GrantNumber,
     /// Set by PCM_SHIP and PCM_INVALIDATE, cleared when served.
     pub(super) revocation: Option<Revocation>,
     /// A revocation of the grant that `pending` has not received yet.
@@ -202,6 +202,7 @@ impl Holding {
             flush: Lsn::ZERO,
             writer: InstanceId(0),
             activity: Activity::Idle,
+            fence: GrantNumber(0),
             revocation: None,
             parked: None,
             pending: None,

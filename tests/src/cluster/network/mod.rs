@@ -28,7 +28,7 @@ use pagewire_transport::{
 use std::collections::VecDeque;
 
 /// Frames for pages that are on their way or not acknowledged.
-const FRAMES: u32 = 2048;
+const FRAMES: u32 = 32_768;
 
 /// What the core of an instance hands to the network.
 #[derive(Debug)]
