@@ -32,6 +32,7 @@ mod on {
             "whoever acknowledges a dirty page keeps no past image",
         ),
         ("discard_any_past_image", "PCM_DISCARD drops a past image that is newer, too"),
+        ("unsaved_counts_as_written", "who does not know that its copy is on storage says it is"),
         ("do_not_wait_for_acknowledgements", "X is taken as soon as the page is there"),
     ];
 

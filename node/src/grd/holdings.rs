@@ -175,7 +175,16 @@ impl Holdings {
                     h.wants_write = false;
                     if std::mem::take(&mut h.asked) && h.mode == Mode::S {
                         let (grant, version) = (h.grant, h.version);
-                        out.send_to_master(tag, Pcm::Written { grant, version });
+                        let elsewhere = h.unsaved && !planted::is("unsaved_counts_as_written");
+                        out.send_to_master(
+                            tag,
+                            if elsewhere {
+                                // Whose duty it is the master knows by now.
+                                Pcm::WriteRequest { version }
+                            } else {
+                                Pcm::Written { grant, version }
+                            },
+                        );
                     }
                     self.step(tag, out);
                 }

@@ -115,9 +115,9 @@ impl Holdings {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
         (h.revocation, h.parked, h.fence) = (None, None, fence);
         if h.activity == Activity::Releasing {
-            // It is tried again, if the page is not wanted after all.
-            h.activity = Activity::Idle;
-            (h.wants_eviction, h.reopen) = (true, true);
+            // The master may have given it on already, and its answer be lost. Storage has it.
+            out.effect(Effect::Drop { tag });
+            h.give_up();
         }
         let Some(p) = h.pending else { return };
         h.pending = Some(Pending::new(p.request, p.want, p.recovery));
