@@ -1,8 +1,10 @@
 //! `move` and `rebuild`: what a view change does to requests while many pages are cached.
 //!
-//! Eight directory cores in one process pass messages in memory, one event each in turn on one
-//! thread: what is measured is the cores' own work, without network and storage, and all of it one
-//! after the other, which instances on cores of their own do side by side.
+//! Eight directory cores in one process pass messages in memory. Each has a clock of its own, which
+//! goes on by the processor time that its core takes for an event, and messages take a fixed time
+//! ([`LINK`]): as if each instance had a processor to itself. Nothing else of a runtime is in it,
+//! neither system calls nor storage: what is measured is what the directory's own work does to
+//! requests.
 //!
 //! ```text
 //!   every page is held by one instance       clients of every instance ask for pages at random
@@ -21,7 +23,7 @@ use pagewire_node::random::Random;
 use pagewire_protocol::{BufferTag, InstanceId, Mode};
 use report::Figures;
 use std::time::{Duration, Instant};
-use world::World;
+use world::{LINK, World};
 
 /// Instances of the cluster.
 const INSTANCES: u16 = 8;
@@ -89,7 +91,8 @@ pub(crate) fn run(args: &Args, change: Change) -> Result<(), BenchError> {
     let after = calm(&mut world)?;
     world.stop_clients(LIMIT)?;
     let recovered = if change == Change::Crash { Some(recover(&mut world)?) } else { None };
-    Figures { args, change, populated, before, moved, after, recovered }.print(args.json)
+    let failed = world.failed();
+    Figures { args, change, populated, before, moved, after, recovered, failed }.print(args.json)
 }
 
 /// What a view change was like.
@@ -103,9 +106,9 @@ struct Moved {
 }
 
 fn calm(world: &mut World) -> Result<Stretch, BenchError> {
-    let begin = Instant::now();
-    world.run_while("requests", LIMIT, |_| begin.elapsed() < CALM)?;
-    Ok(Stretch { requests: world.take_requests(), took: begin.elapsed() })
+    let begin = world.now();
+    world.run_while("requests", LIMIT, |world| world.now() < begin + CALM)?;
+    Ok(Stretch { requests: world.take_requests(), took: world.now() - begin })
 }
 
 fn change_view(
@@ -116,19 +119,20 @@ fn change_view(
 ) -> Result<Moved, BenchError> {
     let partitions = world.change_view(GOES, change)?;
     world.take_spent();
-    let begin = Instant::now();
+    world.take_ready();
+    let begin = world.now();
     world.announce();
     if change == Change::Crash {
         world.start_clients(args.clients, args.pages, random);
     }
     let mut ready = Samples::new();
     world.run_while("all partitions to be usable again", LIMIT, |world| {
-        for _ in 0..world.take_ready() {
-            ready.record(begin.elapsed());
+        for at in world.take_ready() {
+            ready.record(at - begin);
         }
         usize::try_from(ready.count()).unwrap_or(usize::MAX) < partitions || world.has_more()
     })?;
-    let took = begin.elapsed();
+    let took = world.now() - begin;
     let during = Stretch { requests: world.take_requests(), took };
     Ok(Moved { during, partitions, ready, spent: world.take_spent() })
 }
@@ -136,13 +140,10 @@ fn change_view(
 /// The dead one's redo is applied: how long its pages then take, and how many there were.
 fn recover(world: &mut World) -> Result<(Samples, usize), BenchError> {
     let held = world.held_by_dead();
-    let begin = Instant::now();
     world.redo_done();
     world.ask_once(held.iter().take(RECOVERED), Mode::S);
     world.run_while("the dead one's pages", LIMIT, |world| world.is_waiting())?;
-    let mut recovered = world.take_requests();
-    recovered.record(begin.elapsed());
-    Ok((recovered, held.len()))
+    Ok((world.take_requests(), held.len()))
 }
 
 /// The page with number `block`.

@@ -1,6 +1,9 @@
-//! One instance of the cluster in memory: its core, and the least that a runtime does for it.
+//! One instance of the cluster in memory: its core, the least that a runtime does for it, and its
+//! clock.
 //!
-//! Pages have no bytes here, and one version; pins are gone at once, storage answers at once.
+//! Pages have no bytes here, and one version; pins are gone at once, storage answers at once. The
+//! clock goes on by what the core takes for each event, in processor time of this thread, so that
+//! neither the other instances nor other programs are in it.
 
 use super::spent::{Spent, Work};
 use pagewire_node::grd::{Effect, Event, Grd, WaiterId};
@@ -8,10 +11,21 @@ use pagewire_protocol::{
     BufferTag, Epoch, GuideRecord, Incarnation, InstanceId, Lsn, Mode, Pcm,
     guide::{GUIDE_RECORD_BYTES, GUIDE_RECORDS_MAX, GuideHeader, decode_batch, encode_batch},
 };
-use std::{collections::VecDeque, time::Instant};
+use rustix::time::{ClockId, clock_gettime};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 /// Version of every page.
 const VERSION: Lsn = Lsn(1);
+
+/// Processor time of this thread.
+fn processor_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    let part = |value: i64| u64::try_from(value).unwrap_or(0);
+    Duration::from_secs(part(now.tv_sec)) + Duration::from_nanos(part(now.tv_nsec))
+}
 
 /// What an instance tells the others or its clients.
 #[derive(Debug)]
@@ -32,7 +46,12 @@ pub(super) struct Instance {
     pub(super) id: InstanceId,
     pub(super) incarnation: Incarnation,
     pub(super) grd: Grd,
-    pub(super) inbox: VecDeque<Event>,
+    /// When what happened so far was over.
+    pub(super) clock: Duration,
+    /// What has come or will: by when, then by order.
+    inbox: BTreeMap<(Duration, u64), Event>,
+    /// Events that were put into the inbox.
+    count: u64,
     /// What its own storage and pins say, before anything else.
     soon: VecDeque<Event>,
     parked: VecDeque<Event>,
@@ -48,7 +67,9 @@ impl Instance {
             id,
             incarnation,
             grd,
-            inbox: VecDeque::new(),
+            clock: Duration::ZERO,
+            inbox: BTreeMap::new(),
+            count: 0,
             soon: VecDeque::new(),
             parked: VecDeque::new(),
             more: false,
@@ -57,33 +78,47 @@ impl Instance {
         }
     }
 
-    /// Takes one event from outside, and everything that follows from it here at once. False when
-    /// there was none.
-    pub(super) fn turn(&mut self, spent: &mut Spent, told: &mut Vec<Told>) -> bool {
-        let event = match self.inbox.pop_front() {
-            Some(event) => event,
-            // Only when nobody else waits, or after each round of those who did: see `Again`.
-            None => return false,
-        };
+    /// An event comes at `at`.
+    pub(super) fn put(&mut self, at: Duration, event: Event) {
+        self.count += 1;
+        self.inbox.insert((at, self.count), event);
+    }
+
+    /// When it has something to do; `None`: nothing.
+    pub(super) fn next_at(&self) -> Option<Duration> {
+        self.inbox.first_key_value().map(|((at, _), _)| self.clock.max(*at))
+    }
+
+    /// Takes one event from outside, and everything that follows from it here at once.
+    pub(super) fn turn(&mut self, spent: &mut Spent, told: &mut Vec<Told>) {
+        let Some(((at, _), event)) = self.inbox.pop_first() else { return };
+        self.clock = self.clock.max(at);
         self.handle(event, spent, told);
         while let Some(event) = self.soon.pop_front() {
             self.handle(event, spent, told);
         }
-        true
+    }
+
+    /// Time that `work` takes passes for this instance.
+    fn work<T>(&mut self, spent: &mut Spent, work: Work, run: impl FnOnce(&mut Self) -> T) -> T {
+        let begin = processor_time();
+        let done = run(self);
+        let took = processor_time().saturating_sub(begin);
+        spent.add(work, took);
+        self.clock += took;
+        done
     }
 
     fn handle(&mut self, event: Event, spent: &mut Spent, told: &mut Vec<Told>) {
         if event == Event::Continue {
             self.more = false;
         }
-        let work = Work::of(&event);
         // Only what comes from others can be parked.
         let kept = matches!(event, Event::Message { .. } | Event::LoadGuide { .. });
         let copy = kept.then(|| event.clone());
-        let begin = Instant::now();
-        self.grd.handle(event, &mut self.effects);
-        spent.add(work, begin.elapsed());
         let mut effects = std::mem::take(&mut self.effects);
+        let work = Work::of(&event);
+        self.work(spent, work, |instance| instance.grd.handle(event, &mut effects));
         for effect in effects.drain(..) {
             if effect == Effect::Park {
                 self.parked.extend(copy.clone());
@@ -119,21 +154,17 @@ impl Instance {
             Effect::Complete { waiter, .. } => told.push(Told::Granted(waiter)),
             Effect::Fail { waiter, .. } => told.push(Told::Failed(waiter)),
             Effect::LoadGuide { to, epoch, batch, last } => {
-                let begin = Instant::now();
-                let batch = self.carried(&batch, last);
-                spent.add(Work::Ship, begin.elapsed());
+                let batch = self.work(spent, Work::Ship, |it| it.carried(&batch, last));
                 let (from, incarnation) = (self.id, self.incarnation);
                 told.push(Told::To(to, Event::LoadGuide { from, incarnation, epoch, batch, last }));
             }
             // Behind what waits already: that is served first.
             Effect::Again if !self.more => {
                 self.more = true;
-                self.inbox.push_back(Event::Continue);
+                self.put(self.clock, Event::Continue);
             }
             Effect::ViewInstalled { .. } => {
-                for event in std::mem::take(&mut self.parked).into_iter().rev() {
-                    self.inbox.push_front(event);
-                }
+                self.soon.extend(std::mem::take(&mut self.parked));
             }
             Effect::PartitionReady { .. } => told.push(Told::Ready),
             _ => {}

@@ -1,6 +1,6 @@
 //! What `move` and `rebuild` print.
 
-use super::{Args, Change, INSTANCES, Moved, Stretch, spent::Work};
+use super::{Args, Change, INSTANCES, LINK, Moved, Stretch, spent::Work};
 use crate::{
     report::Report,
     stats::{Samples, rounded, us},
@@ -22,6 +22,8 @@ pub(super) struct Figures<'a> {
     pub(super) after: Stretch,
     /// Requests for pages that the dead one held, once its redo was done, and how many it held.
     pub(super) recovered: Option<(Samples, usize)>,
+    /// Requests that were refused.
+    pub(super) failed: u64,
 }
 
 fn longest_ms(samples: &Samples) -> f64 {
@@ -99,6 +101,8 @@ impl Report for Figures<'_> {
             "last_partition_ms": rounded(longest_ms(&self.moved.ready)),
             "work": work,
             "recovered_longest_ms": self.recovered.as_ref().map(|(r, _)| rounded(longest_ms(r))),
+            "failed": self.failed,
+            "link_us": us(u64::try_from(LINK.as_nanos()).unwrap_or(0)),
             "held_by_dead": self.recovered.as_ref().map(|(_, held)| held),
         })
     }
@@ -122,17 +126,18 @@ impl Report for Figures<'_> {
                 us(moved.ready.quantile_ns(0.5)) / 1e3,
                 longest_ms(&moved.ready)
             ),
-            "work of all instances, one after the other:".to_owned(),
+            format!("{} requests failed; processor time of all instances together:", self.failed),
         ];
         lines.extend(self.where_it_went());
         if let Some((recovered, held)) = &self.recovered {
             lines.push(format!(
                 "redo done: {} of the {held} pages that the dead one held, longest {:.2} ms",
-                recovered.count() - 1,
+                recovered.count(),
                 longest_ms(recovered)
             ));
         } else {
-            let longest = longest_ms(&moved.during.requests);
+            // Those that were asked for during the move and granted after it as well.
+            let longest = longest_ms(&moved.during.requests).max(longest_ms(&self.after.requests));
             let verdict = if longest <= STALL_LIMIT_MS { "kept" } else { "missed" };
             lines.push(format!("no request over {STALL_LIMIT_MS} ms: {verdict}"));
         }

@@ -19,16 +19,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// What a message takes from one instance to another.
+pub(super) const LINK: Duration = Duration::from_micros(10);
 /// Requests that each instance has under way while pages are first cached.
 const POPULATING: u32 = 64;
-/// Turns between two looks at the clock.
-const TURNS: u32 = 64;
+/// Events between two looks at whether to go on.
+const EVENTS: u32 = 16;
 
 /// A client: it asks for a page, and when it has it for the next.
 #[derive(Debug)]
 struct Client {
     at: usize,
-    asked: Option<Instant>,
+    asked: Option<Duration>,
     random: Random,
 }
 
@@ -55,7 +57,7 @@ pub(super) struct World {
     populated: Vec<u32>,
     requests: Samples,
     failed: u64,
-    ready: usize,
+    ready: Vec<Duration>,
     spent: Spent,
     told: Vec<Told>,
 }
@@ -83,7 +85,7 @@ impl World {
             populated: (0..instances.into()).collect(),
             requests: Samples::new(),
             failed: 0,
-            ready: 0,
+            ready: Vec::new(),
             spent: Spent::default(),
             told: Vec::new(),
         })
@@ -118,7 +120,7 @@ impl World {
     pub(super) fn stop_clients(&mut self, limit: Duration) -> Result<(), BenchError> {
         self.next = Next::Stop;
         self.run_while("requests to end", limit, |world| world.is_waiting())?;
-        let busy = |world: &mut Self| world.instances.iter().any(|i| !i.inbox.is_empty());
+        let busy = |world: &mut Self| world.instances.iter().any(|i| i.next_at().is_some());
         self.run_while("the instances to come to rest", limit, busy)?;
         self.take_requests();
         Ok(())
@@ -157,10 +159,11 @@ impl World {
 
     fn ask(&mut self, number: usize, tag: BufferTag, mode: Mode) {
         let client = &mut self.clients[number];
-        client.asked = Some(Instant::now());
+        let instance = &mut self.instances[client.at];
+        client.asked = Some(instance.clock);
         let waiter = WaiterId(u64::try_from(number).unwrap_or(u64::MAX));
         let event = Event::Acquire { tag, mode, waiter, recovery: false };
-        self.instances[client.at].inbox.push_back(event);
+        instance.put(instance.clock, event);
     }
 
     /// Asks for each of `tags` once, from all instances in turn.
@@ -176,7 +179,13 @@ impl World {
 
     // ---- time -----------------------------------------------------------------------------------
 
-    /// Gives every instance one event in turn while `goes_on`.
+    /// The time of the cluster: what is to happen next happens then or later.
+    pub(super) fn now(&self) -> Duration {
+        let next = self.instances.iter().filter_map(Instance::next_at).min();
+        next.unwrap_or_else(|| self.instances.iter().map(|i| i.clock).max().unwrap_or_default())
+    }
+
+    /// Lets what is to happen next happen, while `goes_on`. `limit` is of real time.
     pub(super) fn run_while(
         &mut self,
         what: &'static str,
@@ -185,7 +194,7 @@ impl World {
     ) -> Result<(), BenchError> {
         let begin = Instant::now();
         while goes_on(self) {
-            for _ in 0..TURNS {
+            for _ in 0..EVENTS {
                 self.turn();
             }
             if begin.elapsed() > limit {
@@ -196,21 +205,24 @@ impl World {
     }
 
     fn turn(&mut self) {
-        for at in 0..self.instances.len() {
-            let mut told = std::mem::take(&mut self.told);
-            self.instances[at].turn(&mut self.spent, &mut told);
-            for told in told.drain(..) {
-                self.hear(told);
-            }
-            self.told = told;
+        let next = |at: &usize| self.instances[*at].next_at();
+        let due = (0..self.instances.len()).filter(|at| next(at).is_some());
+        let Some(at) = due.min_by_key(next) else { return };
+        let mut told = std::mem::take(&mut self.told);
+        self.instances[at].turn(&mut self.spent, &mut told);
+        let clock = self.instances[at].clock;
+        for told in told.drain(..) {
+            self.hear(at, clock, told);
         }
+        self.told = told;
     }
 
-    fn hear(&mut self, told: Told) {
+    fn hear(&mut self, from: usize, now: Duration, told: Told) {
         match told {
             Told::To(to, event) => {
+                let link = if self.instances[from].id == to { Duration::ZERO } else { LINK };
                 if let Some(to) = self.instances.iter_mut().find(|i| i.id == to) {
-                    to.inbox.push_back(event);
+                    to.put(now + link, event);
                 }
             }
             Told::Granted(waiter) | Told::Failed(waiter) => {
@@ -218,11 +230,11 @@ impl World {
                 let number = usize::try_from(waiter.0).unwrap_or(usize::MAX);
                 let Some(client) = self.clients.get(number) else { return };
                 if let Some(asked) = client.asked {
-                    self.requests.record(asked.elapsed());
+                    self.requests.record(now - asked);
                     self.ask_next(number);
                 }
             }
-            Told::Ready => self.ready += 1,
+            Told::Ready => self.ready.push(now),
         }
     }
 
@@ -257,8 +269,9 @@ impl World {
 
     /// Tells everybody of the view.
     pub(super) fn announce(&mut self) {
+        let now = self.now();
         for instance in &mut self.instances {
-            instance.inbox.push_back(Event::View(Arc::clone(&self.view)));
+            instance.put(now, Event::View(Arc::clone(&self.view)));
         }
     }
 
@@ -266,8 +279,9 @@ impl World {
     pub(super) fn redo_done(&mut self) {
         let Some(dead) = &self.dead else { return };
         let (instance, incarnation) = (dead.id, dead.incarnation);
+        let now = self.now();
         for i in &mut self.instances {
-            i.inbox.push_back(Event::RedoDone { instance, incarnation });
+            i.put(now, Event::RedoDone { instance, incarnation });
         }
     }
 
@@ -286,8 +300,12 @@ impl World {
         std::mem::replace(&mut self.requests, Samples::new())
     }
 
-    pub(super) fn take_ready(&mut self) -> usize {
+    pub(super) fn take_ready(&mut self) -> Vec<Duration> {
         std::mem::take(&mut self.ready)
+    }
+
+    pub(super) fn failed(&self) -> u64 {
+        self.failed
     }
 
     pub(super) fn take_spent(&mut self) -> Spent {

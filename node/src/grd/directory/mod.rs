@@ -42,13 +42,12 @@ mod repair;
 use super::{
     fifo::{Fifo, FifoPool},
     out::Out,
-    store::{Cursor, Entry, InstanceSet, Slot, Store},
+    store::{Entry, InstanceSet, Slot, Store},
 };
 use crate::view::Life;
 use moves::Moves;
 use pagewire_protocol::{
-    BufferTag, GrantNumber, InstanceId, Lsn, Mode, PageStat, PartitionId, Pcm, RequestId,
-    pcm::Verdict, tag::PARTITIONS,
+    BufferTag, GrantNumber, InstanceId, Lsn, Mode, PageStat, Pcm, RequestId, pcm::Verdict,
 };
 use repair::Repair;
 
@@ -213,21 +212,9 @@ impl Directory {
 
     /// The entries that `wanted` is true for; it is told whether there is rare state.
     fn slots(&self, wanted: impl Fn(&Entry, bool) -> bool) -> Vec<Slot> {
-        let mut slots = Vec::new();
-        for partition in (0..PARTITIONS).map(PartitionId) {
-            if self.store.partition_len(partition) == 0 {
-                continue;
-            }
-            let mut cursor = Cursor::default();
-            while !cursor.is_done() {
-                self.store.walk(partition, &mut cursor, usize::MAX, |slot, entry| {
-                    if wanted(entry, self.store.rare(slot).is_some()) {
-                        slots.push(slot);
-                    }
-                });
-            }
-        }
-        slots
+        let wanted =
+            |(slot, entry): &(Slot, &Entry)| wanted(entry, self.store.rare(*slot).is_some());
+        self.store.iter().filter(wanted).map(|(slot, _)| slot).collect()
     }
 
     pub(super) fn view(&self, tag: &BufferTag) -> Option<EntryView> {

@@ -227,6 +227,11 @@ impl<R: Default> Store<R> {
         forgettable
     }
 
+    /// All entries, as they lie in memory: by far the cheapest way to look at every one.
+    pub fn iter(&self) -> impl Iterator<Item = (Slot, &Entry)> {
+        self.slab.iter()
+    }
+
     /// Goes on with a walk of one partition: `visit` sees the entries that come next, about `max` of
     /// them. An entry that is there from the first step to the last is seen exactly once, whatever
     /// else comes, goes or grows between the steps.

@@ -23,6 +23,8 @@ pub struct PageMap<T> {
     chunks: Vec<Vec<Place<T>>>,
     free: Vec<u32>,
     len: usize,
+    /// What was changed last: an event asks for the same page again and again.
+    last: Slot,
 }
 
 impl<T> Default for PageMap<T> {
@@ -40,6 +42,7 @@ impl<T> PageMap<T> {
             chunks: Vec::new(),
             free: Vec::new(),
             len: 0,
+            last: Slot(0),
         }
     }
 
@@ -61,7 +64,17 @@ impl<T> PageMap<T> {
         self.partitions[usize::from(id.0 % PARTITIONS)].len()
     }
 
+    #[inline]
     fn find(&self, tag: &BufferTag) -> Option<Slot> {
+        let last = self.chunks.get(self.last.0 as usize / CHUNK);
+        let last = last.and_then(|chunk| chunk.get(self.last.0 as usize % CHUNK)?.as_ref());
+        if last.is_some_and(|(found, _)| found == tag) {
+            return Some(self.last);
+        }
+        self.look_up(tag)
+    }
+
+    fn look_up(&self, tag: &BufferTag) -> Option<Slot> {
         let hash = tag.hash();
         let is_it = |slot| at(&self.chunks, slot).as_ref().is_some_and(|(found, _)| found == tag);
         self.partitions[partition_of(hash)].find(Key::of_hash(hash), is_it)
@@ -77,12 +90,14 @@ impl<T> PageMap<T> {
     /// What there is of a page, to change.
     pub fn get_mut(&mut self, tag: &BufferTag) -> Option<&mut T> {
         let slot = self.find(tag)?;
+        self.last = slot;
         at_mut(&mut self.chunks, slot).as_mut().map(|(_, value)| value)
     }
 
     /// What there is of a page, made by `make` if there is nothing.
     pub fn get_or_insert_with(&mut self, tag: BufferTag, make: impl FnOnce() -> T) -> &mut T {
         let slot = self.find(&tag).unwrap_or_else(|| self.vacant(&tag));
+        self.last = slot;
         &mut at_mut(&mut self.chunks, slot).get_or_insert_with(|| (tag, make())).1
     }
 

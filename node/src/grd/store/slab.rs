@@ -47,6 +47,11 @@ impl Slab {
         entry
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Entry)> {
+        let slots = (0..).map(Slot);
+        slots.zip(self.chunks.iter().flatten()).filter(|(_, entry)| !entry.is_free())
+    }
+
     pub(super) fn insert(&mut self, entry: Entry) -> Slot {
         self.live += 1;
         if let Some(slot) = self.free.checked_sub(1) {
@@ -93,7 +98,8 @@ mod tests {
             slab.remove(*slot);
         }
         let freed = 40_000_usize.div_ceil(3);
-        assert_eq!(slab.len(), 40_000 - freed);
+        assert_eq!((slab.len(), slab.iter().count()), (40_000 - freed, 40_000 - freed));
+        assert!(slab.iter().all(|(slot, entry)| slot.0 == entry.block && slot.0 % 3 != 0));
         for block in 0..u32::try_from(freed).unwrap() {
             assert_eq!(slots[slab.insert(entry(block)).0 as usize].0 % 3, 0);
         }
