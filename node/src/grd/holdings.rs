@@ -25,6 +25,8 @@
 //! Here is what is done next; what comes in stands in [`requests`], [`revocations`] and
 //! [`write_back`], and what is known of a page in [`state`].
 
+#[cfg(feature = "planted")]
+mod fingerprint;
 mod report;
 mod requests;
 mod revocations;

@@ -60,9 +60,7 @@ impl World {
         if self.crash.is_some() {
             actions.push(Action::Crash);
         }
-        if self.redo == Redo::NotYet && self.recoverer().is_some_and(|at| {
-            self.instances[at].as_ref().is_some_and(|it| it.waiting.is_none())
-        }) {
+        if self.redo == Redo::NotYet && self.recoverer().is_some() {
             actions.push(Action::Redo);
         }
         actions
@@ -105,10 +103,6 @@ impl World {
             }
             Action::Redo => {
                 let Some(at) = self.recoverer() else { return Ok(()) };
-                if self.has_current(at) {
-                    self.redo = Redo::Done;
-                    return Ok(());
-                }
                 self.redo = Redo::Asked(at);
                 self.ask(at, Mode::X, true)
             }
@@ -121,20 +115,16 @@ impl World {
         }
     }
 
-    /// A survivor has the current version, so that there is nothing to recover. (A recoverer asks
-    /// the master; whoever has it keeps it or hands it on.)
-    fn has_current(&self, _recoverer: usize) -> bool {
-        let truth = self.truth();
-        self.storage == truth
-            || self.instances.iter().flatten().any(|it| it.held == Some(truth))
-    }
-
     fn ask(&mut self, at: usize, mode: Mode, recovery: bool) -> Result<(), String> {
         let tag = self.tag;
         let it = self.instance(at)?;
         // Names are per instance, so that states do not differ by who asked first.
         let number = 1 + it.to_do.len() as u64 + if recovery { 100 } else { 0 };
-        it.waiting = Some((number, mode));
+        if recovery {
+            it.recovering = Some(number);
+        } else {
+            it.waiting = Some((number, mode));
+        }
         if !recovery && it.open >= mode {
             return self.granted(at, number, mode);
         }
@@ -164,9 +154,11 @@ impl World {
         let Some(gone) = self.crash.take() else { return Ok(()) };
         let Some(it) = self.instances[gone].take() else { return Ok(()) };
         let lost = &it.log[it.durable..];
-        while self.history.last().is_some_and(|(version, writer)| {
-            *writer == gone && lost.contains(version)
-        }) {
+        while self
+            .history
+            .last()
+            .is_some_and(|(version, writer)| *writer == gone && lost.contains(version))
+        {
             self.history.pop();
         }
         for from in 0..INSTANCES {

@@ -1,7 +1,7 @@
 //! The runtime of the model: effects are done at once, and what they are answered with comes at once.
 
 use super::world::{Load, Packet, Redo, World};
-use pagewire_node::grd::{Effect, Event};
+use pagewire_node::grd::{AcquireError, Effect, Event};
 use pagewire_protocol::{InstanceId, Lane, Lsn, Mode, Pcm, pcm::Verdict};
 use std::collections::VecDeque;
 
@@ -127,6 +127,15 @@ impl World {
                 Ok(())
             }
             Effect::Complete { waiter, mode, .. } => self.granted(at, waiter.0, mode),
+            // A survivor has the page, or has written it: there is nothing to apply.
+            Effect::Fail { waiter, error: Some(AcquireError::NotLost { .. }), .. } => {
+                let it = self.instance(at)?;
+                if it.recovering.take() != Some(waiter.0) {
+                    return Err("I5: one that does not apply redo is told so".to_owned());
+                }
+                self.redo = Redo::Done;
+                Ok(())
+            }
             Effect::Fail { error, .. } => Err(format!("I5: a waiter fails: {error:?}")),
             Effect::Broken { problem, .. } => Err(format!("I5: the page {problem}")),
             effect => self.apply_local(at, effect),
@@ -219,13 +228,18 @@ impl World {
         let needed: Vec<_> = writable.collect();
         let gone = self.crashed;
         let it = self.instance(at)?;
-        if it.waiting != Some((waiter, mode)) {
+        let awaited = if redo {
+            it.recovering.take() == Some(waiter)
+        } else {
+            it.waiting.take() == Some((waiter, mode))
+        };
+        if !awaited {
             return Err(format!("I5: waiter {waiter} gets {mode}, waits for {:?}", it.waiting));
         }
-        it.waiting = None;
         let mut held = it.held.ok_or("I2: a guard without a page")?;
         if redo {
-            for (version, writer) in needed.into_iter().filter(|(version, _)| *version > held) {
+            let base = held;
+            for (version, writer) in needed.into_iter().filter(|(version, _)| *version > base) {
                 if Some(writer) != gone {
                     return Err(format!("I9: redo needs v{version} of {writer}, which is alive"));
                 }

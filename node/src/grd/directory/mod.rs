@@ -35,6 +35,8 @@
 //! ```
 
 mod convert;
+#[cfg(feature = "planted")]
+mod fingerprint;
 mod moves;
 mod past_images;
 mod repair;
