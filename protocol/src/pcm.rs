@@ -103,10 +103,12 @@ pub enum Verdict {
     NotHolder = 6,
     /// The requester's own past image may be the newest there is: compare it with storage.
     OwnPastImage = 7,
+    /// Refused: the request is for redo, and nothing of the page is missing.
+    NotLost = 8,
 }
 
 impl Verdict {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Page,
         Self::Storage,
         Self::Held,
@@ -114,6 +116,7 @@ impl Verdict {
         Self::NotMaster,
         Self::NotHolder,
         Self::OwnPastImage,
+        Self::NotLost,
     ];
 
     fn from_wire(byte: u8) -> Option<Self> {
@@ -123,7 +126,7 @@ impl Verdict {
     /// True when the request was not granted.
     #[must_use]
     pub fn is_refusal(self) -> bool {
-        matches!(self, Self::Cancelled | Self::NotMaster | Self::NotHolder)
+        matches!(self, Self::Cancelled | Self::NotMaster | Self::NotHolder | Self::NotLost)
     }
 }
 
@@ -799,7 +802,7 @@ impl Pcm {
                 let verdict = Verdict::from_wire(wire.verdict).ok_or(DecodeError::Field {
                     what: "PCM_RESPONSE verdict",
                     found: wire.verdict.into(),
-                    expected: "1 to 7",
+                    expected: "1 to 8",
                 })?;
                 Self::Response {
                     request,
@@ -879,7 +882,7 @@ mod tests {
     fn steady() -> impl Strategy<Value = Pcm> {
         let grant = || any::<u64>().prop_map(GrantNumber);
         let version = || any::<u64>().prop_map(Lsn);
-        let verdict = (1u8..=7).prop_map(|b| Verdict::from_wire(b).unwrap());
+        let verdict = (1u8..=8).prop_map(|b| Verdict::from_wire(b).unwrap());
         let flags = any::<(u64, bool, bool, bool, u16)>();
         prop_oneof![
             (request(), mode(), any::<bool>()).prop_map(|(request, want, recovery)| Pcm::Acquire {

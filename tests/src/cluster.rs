@@ -93,6 +93,8 @@ struct Delayed {
     to: usize,
     epoch: Epoch,
     message: Pcm,
+    /// What follows it, if nobody wants the page any more.
+    cancel: Option<Pcm>,
 }
 
 /// An event that is of a later view, with the page that came with it.

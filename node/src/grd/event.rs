@@ -104,6 +104,12 @@ pub enum AcquireError {
         /// The page.
         tag: BufferTag,
     },
+    /// It was wanted for redo, and nothing of it is missing.
+    #[error("page {tag} needs no redo: a member has its current version, or storage has it")]
+    NotLost {
+        /// The page.
+        tag: BufferTag,
+    },
     /// The node has stopped.
     #[error("page {tag}: the node has stopped")]
     Stopped {
@@ -150,7 +156,8 @@ pub enum Event {
         mode: Mode,
         /// Whom to complete.
         waiter: WaiterId,
-        /// The thread applies the redo of dead instances: it may have what is lost to others. X only.
+        /// The thread applies the redo of dead instances: it may have what is lost to others, and
+        /// gets [`AcquireError::NotLost`] for what is not. X only.
         recovery: bool,
     },
     /// A local thread no longer wants to wait.

@@ -116,7 +116,10 @@ impl Holdings {
     ) {
         let h = self.holdings.get_or_insert_with(tag, Holding::new);
         let waiter = Waiter { id, mode, recovery };
-        if recovery {
+        if recovery && h.mode != Mode::N {
+            let error = Some(AcquireError::NotLost { tag });
+            out.effect(Effect::Fail { waiter: id, tag, error });
+        } else if recovery {
             // Whoever applies redo comes before those who would see the page without it, and a
             // request that waits for redo has to make way.
             self.pool.push_front(&mut h.waiters, waiter);

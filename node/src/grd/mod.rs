@@ -242,6 +242,12 @@ impl Grd {
                 out.anomalies.not_master += 1;
                 out.refuse(from, tag, request, want, Verdict::NotMaster);
             }
+            // What cancels it did not have to wait for a frame.
+            Pcm::Acquire { request, want, .. }
+                if from == out.me && holdings.has_cancelled(&tag, request) =>
+            {
+                out.refuse(from, tag, request, want, Verdict::Cancelled);
+            }
             Pcm::Acquire { .. }
             | Pcm::Claim { .. }
             | Pcm::Release { .. }

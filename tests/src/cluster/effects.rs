@@ -8,7 +8,7 @@ use super::{
     frame::Transit,
     network::{Outgoing, Payload},
 };
-use pagewire_node::grd::Effect;
+use pagewire_node::grd::{Effect, Event};
 use pagewire_protocol::{
     Body, Epoch, InstanceId, Lane, Mode, Pcm, RequestId,
     guide::{GUIDE_RECORD_BYTES, GuideHeader, GuideRecord, encode_batch},
@@ -128,6 +128,14 @@ impl Cluster {
                     self.nodes[place.node].frames[place.page].dirty = false;
                 }
             }
+            // It must not overtake the request.
+            Pcm::Cancel { .. } => {
+                let waiting = self.requests.iter_mut().find(|waiting| waiting.place == place);
+                if let Some(waiting) = waiting {
+                    waiting.cancel = Some(message);
+                    return Ok(());
+                }
+            }
             _ => {}
         }
         self.send(place, to, epoch, message, None)
@@ -195,7 +203,8 @@ impl Cluster {
         };
         ensure!(frame.request.is_none(), "a second request for the page");
         (frame.request, frame.sent) = (Some((request, want)), false);
-        self.requests.push(Delayed { place, to: usize::from(to.0), epoch, message });
+        let to = usize::from(to.0);
+        self.requests.push(Delayed { place, to, epoch, message, cancel: None });
         Ok(())
     }
 
@@ -212,8 +221,14 @@ impl Cluster {
         };
         let own = frame.request.map(|(own, _)| own);
         ensure!(own == Some(request), "I5: asks again for {request:?}, asked for {own:?}");
+        let cancel = self.requests.iter().find(|waiting| waiting.place == place);
+        let cancel = cancel.and_then(|waiting| waiting.cancel);
         self.requests.retain(|waiting| waiting.place != place);
-        self.requests.push(Delayed { place, to: usize::from(to.0), epoch, message });
+        let again = Delayed { place, to: usize::from(to.0), epoch, message, cancel };
+        if frame.sent && again.to != place.node {
+            return self.depart(again);
+        }
+        self.requests.push(again);
         Ok(())
     }
 
@@ -222,20 +237,31 @@ impl Cluster {
         let ready: Vec<_> =
             (0..self.requests.len()).filter(|&at| self.may_leave(&self.requests[at])).collect();
         let Some(&at) = ready.get(self.random.index(ready.len())) else { return Ok(()) };
-        let Delayed { place, to, epoch, message } = self.requests.remove(at);
+        let request = self.requests.remove(at);
+        self.depart(request)
+    }
+
+    /// The request leaves, and behind it what cancels it.
+    fn depart(&mut self, request: Delayed) -> Checked {
+        let Delayed { place, to, epoch, message, cancel } = request;
         self.nodes[place.node].frames[place.page].sent = true;
-        if to != place.node {
-            let node = place.node;
-            self.trace.action(place.page, self.summary.steps, || {
-                format!("instance {node} sends {to} its request")
-            });
-            let to = self.nodes[to].id;
-            return self.send(place, to, epoch, message, None);
-        }
         let it = &self.nodes[place.node];
         let (from, incarnation, tag) = (it.id, it.life, self.pages[place.page].tag);
-        let event = pagewire_node::grd::Event::Message { from, incarnation, epoch, tag, message };
-        self.feed(place, event)
+        if to == place.node {
+            for message in [Some(message), cancel].into_iter().flatten() {
+                let event = Event::Message { from, incarnation, epoch, tag, message };
+                self.feed(place, event)?;
+            }
+            return Ok(());
+        }
+        self.trace.action(place.page, self.summary.steps, || {
+            format!("instance {} sends {to} its request", place.node)
+        });
+        let to = self.nodes[to].id;
+        for message in [Some(message), cancel].into_iter().flatten() {
+            self.send(place, to, epoch, message, None)?;
+        }
+        Ok(())
     }
 
     pub(super) fn may_leave(&self, request: &Delayed) -> bool {

@@ -51,7 +51,8 @@ impl Cluster {
         let Place { node, page } = place;
         self.focus = page;
         let step = self.summary.steps;
-        self.trace.action(page, step, || format!("instance {node} {}", event_words(&event)));
+        let pages = &self.pages;
+        self.trace.action(page, step, || format!("instance {node} {}", event_words(&event, pages)));
         // Kept in case that the core parks it.
         let again = matches!(event, Event::Message { .. } | Event::LoadGuide { .. });
         let kept = if again && self.membership.disturbed { Some(event.clone()) } else { None };
@@ -68,11 +69,18 @@ impl Cluster {
                 applied = self.crash_inside(node);
                 break;
             }
-            let about = tag_of(&effect).and_then(|tag| self.page_of(tag)).unwrap_or(page);
+            let is_other = matches!(effect, Effect::PartitionReady { .. });
+            let about = self.about(&effect);
+            if is_other && about.is_none() {
+                continue;
+            }
+            let about = about.unwrap_or(page);
             touched[about] = true;
-            self.trace.detail(about, || effect_words(&effect));
+            let pages = &self.pages;
+            self.trace.detail(about, || effect_words(&effect, pages));
             self.focus = about;
             match effect {
+                Effect::PartitionReady { .. } => {}
                 Effect::ViewInstalled { .. } => installed = true,
                 Effect::Park => {
                     let event = kept.clone().ok_or("parks what is of no later view")?;
@@ -100,6 +108,16 @@ impl Cluster {
         }
         self.check_page(page)?;
         Ok(installed)
+    }
+
+    /// The page that an effect is about.
+    fn about(&self, effect: &Effect) -> Option<usize> {
+        match effect {
+            Effect::PartitionReady { partition } => {
+                self.pages.iter().position(|page| page.tag.partition() == *partition)
+            }
+            effect => tag_of(effect).and_then(|tag| self.page_of(tag)),
+        }
     }
 
     fn crashes_now(&mut self, node: usize) -> bool {

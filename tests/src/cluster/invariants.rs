@@ -202,19 +202,6 @@ impl Cluster {
     fn is_redoing(&self, node: &super::node::Node, page: usize) -> bool {
         self.redo.as_ref().is_some_and(|redo| redo.is_at_work(usize::from(node.id.0), page))
     }
-
-    /// The master knows who has the page.
-    pub(super) fn is_settled_entry(&self, master: usize, page: usize) -> bool {
-        let entry = self.nodes[master].grd.entry(&self.pages[page].tag);
-        !self.is_moving(page) && entry.is_none_or(|entry| !entry.repairing && !entry.converting)
-    }
-
-    /// Somebody has the current version.
-    pub(super) fn has_holders(&self, page: usize) -> bool {
-        let it = &self.pages[page];
-        let entry = self.nodes[it.master].grd.entry(&it.tag);
-        entry.is_some_and(|entry| !entry.holders.is_empty())
-    }
 }
 
 /// What an entry says of itself while nothing is converting.

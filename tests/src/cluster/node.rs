@@ -37,6 +37,8 @@ pub(super) struct Node {
     /// It cannot renew its lease since this stop, and has lost it at that time.
     pub(super) stop: Option<u64>,
     pub(super) lease_over_at: u64,
+    /// When a leaver asks again for its past images to be superseded.
+    pub(super) asks_again_at: u64,
 }
 
 impl Node {
@@ -59,6 +61,7 @@ impl Node {
             joining: false,
             stop: None,
             lease_over_at: 0,
+            asks_again_at: 0,
         }
     }
 

@@ -66,9 +66,7 @@ impl Cluster {
     fn redo_page(&self, redo: &Redo) -> Option<usize> {
         let ready = |page: &usize| {
             let master = self.pages[*page].master;
-            redo.pages[*page] == Progress::ToDo
-                && self.may_redo(master)
-                && self.is_settled_entry(master, *page)
+            redo.pages[*page] == Progress::ToDo && self.may_redo(master)
         };
         (0..self.pages.len()).find(ready)
     }
@@ -97,9 +95,8 @@ impl Cluster {
             return self.redo_done();
         }
         let Some(page) = self.redo_page(redo) else { return Ok(()) };
-        let held = self.has_holders(page);
         let behind = self.pages[page].storage != self.pages[page].truth();
-        let progress = if held || !behind {
+        let progress = if !behind {
             Progress::Done
         } else {
             self.last_waiter += 1;
@@ -111,6 +108,11 @@ impl Cluster {
         };
         self.set_redo(page, progress);
         Ok(())
+    }
+
+    /// The master says that nothing of the page is missing.
+    pub(super) fn redo_not_needed(&mut self, place: Place) {
+        self.set_redo(place.page, Progress::Done);
     }
 
     fn set_redo(&mut self, page: usize, progress: Progress) {

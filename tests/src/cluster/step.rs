@@ -226,7 +226,9 @@ impl Cluster {
             self.submit_flush(place, to);
             return Ok(());
         }
-        if it.frames[page].past.is_some() && self.random.percent(50) {
+        // Asked for again after a while only: each time causes messages.
+        if it.frames[page].past.is_some() && self.now >= it.asks_again_at {
+            self.nodes[node].asks_again_at = self.now + 500;
             return self.feed(place, Event::PastImageWanted { tag });
         }
         if it.frames[page].held.is_some() {

@@ -1,9 +1,11 @@
 //! The last actions of a simulation, in words.
 
+use super::content::Page;
 use pagewire_node::{
     grd::{Effect, Event},
     view::{Member, View},
 };
+use pagewire_protocol::{BufferTag, guide::GuideRecord};
 use std::collections::VecDeque;
 
 /// Actions that are remembered, and that are printed.
@@ -56,13 +58,17 @@ impl Trace {
         if !self.on {
             return;
         }
+        let words = words();
+        if words == "Again" || words.contains("LOAD_GUIDE") && !words.contains("records;") {
+            return;
+        }
         match self.actions.back_mut() {
             Some(action) if action.page == Some(page) => {
                 action.words.push_str("\n           ");
-                action.words.push_str(&words());
+                action.words.push_str(&words);
             }
             _ => {
-                let words = format!("           {}", words());
+                let words = format!("           {words}");
                 self.actions.push_back(Action { page: Some(page), words });
             }
         }
@@ -81,7 +87,9 @@ impl Trace {
                 "pins S by itself",
                 "unpins S",
             ];
-            !words.contains('\n') && idle.iter().any(|idle| words.contains(idle))
+            let guide = words.contains("LOAD_GUIDE") && !words.contains("records;");
+            !words.contains('\n')
+                && (guide || words.ends_with("Continue") || idle.iter().any(|i| words.contains(i)))
         };
         let about = |action: &Action| {
             action.page.is_none_or(|about| about == page) && !nothing(&action.words)
@@ -144,21 +152,50 @@ fn last_word(words: &str) -> &str {
     words.trim().rsplit(' ').next().unwrap_or_default()
 }
 
-pub(super) fn event_words(event: &Event) -> String {
+pub(super) fn event_words(event: &Event, pages: &[Page]) -> String {
     match event {
         Event::Message { from, incarnation, epoch, message, .. } => {
             short(&format!("<- {from}/{incarnation} in epoch {epoch}: {message:?}"))
         }
         Event::View(view) => format!("hears of view {}", view.epoch()),
+        Event::LoadGuide { from, incarnation, epoch, batch, last } => short(&format!(
+            "<- {from}/{incarnation} LOAD_GUIDE of view {epoch}, last {last}: {}",
+            batch_words(batch, pages)
+        )),
         event => short(&format!("{event:?}")),
     }
 }
 
-pub(super) fn effect_words(effect: &Effect) -> String {
+pub(super) fn effect_words(effect: &Effect, pages: &[Page]) -> String {
     match effect {
         Effect::Send { to, epoch, message, .. } => {
             short(&format!("-> {to} in epoch {epoch}: {message:?}"))
         }
+        Effect::LoadGuide { to, epoch, batch, last } => short(&format!(
+            "-> {to} LOAD_GUIDE of view {epoch}, last {last}: {}",
+            batch_words(batch, pages)
+        )),
         effect => short(&format!("{effect:?}")),
     }
+}
+
+/// What a batch says of our pages.
+fn batch_words(batch: &[GuideRecord], pages: &[Page]) -> String {
+    let mut words = vec![format!("{} records", batch.len())];
+    let page = |found: &dyn Fn(&BufferTag) -> bool| pages.iter().position(|page| found(&page.tag));
+    for record in batch {
+        match record {
+            GuideRecord::Page { tag, epoch, report } => {
+                let page = page(&|own| own == tag);
+                words.push(format!("page {page:?} in epoch {epoch}: {report:?}"));
+            }
+            GuideRecord::End { partition, epoch } => {
+                if let Some(page) = page(&|own| own.partition() == *partition) {
+                    words.push(format!("end of page {page} in epoch {epoch}"));
+                }
+            }
+            GuideRecord::Nothing { epoch } => words.push(format!("nothing up to {epoch}")),
+        }
+    }
+    words.join("; ")
 }

@@ -194,8 +194,9 @@ impl Cluster {
     pub(super) fn first_waiter(&self, place: Place) -> Option<(WaiterId, Mode)> {
         let waiting = self.nodes[place.node].threads.iter().filter_map(|thread| thread.waiting);
         let here = waiting.filter(|waiting| waiting.page == place.page);
-        let here = here.map(|waiting| (waiting.waiter, waiting.mode));
-        here.chain(self.redo_waiter(place).map(|waiter| (waiter, Mode::X))).min()
+        let first = here.map(|waiting| (waiting.waiter, waiting.mode)).min();
+        // Whoever applies redo comes first.
+        self.redo_waiter(place).map(|waiter| (waiter, Mode::X)).or(first)
     }
 
     /// The wait that `waiter` stands for is over: it must be going on until now.
@@ -236,6 +237,10 @@ impl Cluster {
     ) -> Checked {
         if thread_of(waiter) == REDO_THREAD {
             self.clear_owed(place, waiter);
+            if matches!(error, Some(AcquireError::NotLost { .. })) {
+                self.redo_not_needed(place);
+                return Ok(());
+            }
             self.redo_failed(place);
         } else {
             self.end_wait(place, waiter)?;

@@ -84,6 +84,10 @@ impl Directory {
             return;
         }
         let entry = &mut page.entry;
+        if page.rare.lost || page.rare.base.is_some() {
+            // What was known before has died, and only what is durable came back.
+            entry.version = version.max(entry.stored);
+        }
         entry.version = entry.version.max(version);
         entry.past = InstanceSet(entry.past.0 | past);
         if mode == Mode::X {
@@ -133,13 +137,20 @@ impl Directory {
         if std::mem::take(&mut page.rare.write_wanted) {
             super::past_images::have_it_written(page, out);
         }
-        let next = if page.rare.lost {
-            self.pool.pop_first(&mut page.rare.queue, |request| request.recovery)
-        } else {
-            self.pool.pop(&mut page.rare.queue)
-        };
-        if let Some(request) = next {
-            start(page, request, out);
+        if page.rare.lost {
+            let next = self.pool.pop_first(&mut page.rare.queue, |request| request.recovery);
+            if let Some(request) = next {
+                start(page, request, out);
+            }
+            return;
+        }
+        while let Some(request) = self.pool.pop(&mut page.rare.queue) {
+            if !request.recovery {
+                start(page, request, out);
+                return;
+            }
+            let Request { id, want, .. } = request;
+            out.refuse(id.instance, page.tag, id, want, Verdict::NotLost);
         }
     }
 

@@ -8,8 +8,9 @@
 //! ```text
 //!  message \ entry | free               | converting          | repairing        | lost
 //!  ----------------+--------------------+---------------------+------------------+----------------
-//!  ACQUIRE         | grant ([`convert`])| queue; repeated:    | queue            | of recovery:
-//!                  |                    |   ignore            |                  | grant, else queue
+//!  ACQUIRE         | grant ([`convert`])| queue; repeated:    | queue            | queue
+//!                  |                    |   ignore            |                  |
+//!   of recovery    | RESPONSE NotLost   | RESPONSE NotLost    | queue            | grant
 //!  CLAIM           | repeated: CLAIMED  | this grant: record, | of an old grant: | -
 //!                  |   again            |   CLAIMED, next     |   CLAIMED        |
 //!  RELEASE         | holder: remove,    | this grant: over;   | when it is over; | -
@@ -328,9 +329,12 @@ impl Directory {
         let mut page = self.load(tag);
         page.rare.lost |= is_new && self.may_be_lost(&tag);
         match page.state() {
-            State::Free => convert::start(&mut page, request, out),
             State::Lost if request.recovery => convert::start(&mut page, request, out),
             State::Converting(c) if c.request == request.id => {}
+            State::Free | State::Converting(_) if request.recovery && !page.rare.lost => {
+                out.refuse(request.id.instance, tag, request.id, request.want, Verdict::NotLost);
+            }
+            State::Free => convert::start(&mut page, request, out),
             _ if self.pool.iter(page.rare.queue).any(|queued| queued.id == request.id) => {}
             _ => self.pool.push(&mut page.rare.queue, request),
         }

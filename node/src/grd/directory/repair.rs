@@ -151,7 +151,12 @@ impl Directory {
         entry.set_owner(outcome.owner);
         entry.set_exclusive(outcome.exclusive);
         entry.past = outcome.past;
-        entry.version = entry.version.max(outcome.version);
+        entry.version = if outcome.holders.is_empty() {
+            // What was known of newer ones is gone, or comes back with redo.
+            outcome.base.map_or(entry.stored, |(_, version)| entry.stored.max(version))
+        } else {
+            entry.version.max(outcome.version)
+        };
         if outcome.saved {
             entry.stored = entry.stored.max(outcome.version);
         }

@@ -119,7 +119,7 @@ impl Holdings {
             out.effect(Effect::Drop { tag });
             h.give_up();
         }
-        let Some(p) = h.pending else { return };
+        let Some(p) = h.pending.filter(|p| !p.ended) else { return };
         h.pending = Some(Pending::new(p.request, p.want, p.recovery));
         if let (true, false, Some(grant)) = (p.page, p.held, p.grant) {
             (h.mode, h.grant, h.version) = (Mode::S, grant, p.version);
@@ -137,7 +137,9 @@ impl Holdings {
     /// Lets local threads go on with what is held, and asks again where nobody has the request.
     fn after_cut(&mut self, tag: BufferTag, asks_again: bool, out: &mut Out<'_>) {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
-        if let Some(Pending { request, want, recovery, .. }) = h.pending.filter(|_| asks_again) {
+        if let Some(Pending { request, want, recovery, .. }) =
+            h.pending.filter(|p| asks_again && !p.ended)
+        {
             let (to, epoch) = (out.view.master(&tag), out.view.epoch_of(&tag));
             let message = Pcm::Acquire { request, want, recovery };
             out.effect(Effect::RequestAgain { to, tag, epoch, message });
@@ -333,6 +335,6 @@ fn report_of(h: &Holding, view: &View) -> Report {
             }
         }),
         past: h.past,
-        pending: h.pending.map(|p| lower_half(p.request.sequence)),
+        pending: h.pending.filter(|p| !p.ended).map(|p| lower_half(p.request.sequence)),
     }
 }

@@ -36,7 +36,8 @@ impl Holdings {
     /// if it can.
     pub(super) fn cancel(&mut self, tag: BufferTag, out: &mut Out<'_>) {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
-        let Some(p) = h.pending.as_mut().filter(|p| p.grant.is_none() && !p.cancelled) else {
+        let open = |p: &&mut Pending| p.grant.is_none() && !p.cancelled && !p.ended;
+        let Some(p) = h.pending.as_mut().filter(open) else {
             return;
         };
         let front = self.pool.front(h.waiters);
@@ -45,6 +46,12 @@ impl Holdings {
             p.cancelled = true;
             out.send_to_master(tag, Pcm::Cancel { request: p.request });
         }
+    }
+
+    /// Whether this request is under way and PCM_CANCEL_BUSY_REQUEST has been sent after it.
+    pub(in crate::grd) fn has_cancelled(&self, tag: &BufferTag, request: RequestId) -> bool {
+        let pending = self.holdings.get(tag).and_then(|h| h.pending);
+        pending.is_some_and(|p| p.request == request && p.cancelled && p.grant.is_none())
     }
 
     pub(in crate::grd) fn response(
@@ -57,12 +64,18 @@ impl Holdings {
         let Pcm::Response { request, verdict, mode, grant, .. } = message else { return };
         let fence = self.holdings.get(&tag).map_or(GrantNumber(0), |h| h.fence);
         let pending = self.holdings.get_mut(&tag).and_then(|h| h.pending.as_mut());
-        let Some(p) = pending.filter(|p| p.request == request && p.grant.is_none()) else {
+        let Some(p) = pending.filter(|p| p.request == request && p.grant.is_none() && !p.ended)
+        else {
             self.no_request(tag, message, out);
             return;
         };
         match verdict {
             Verdict::Cancelled => {
+                self.over(tag, out);
+                return;
+            }
+            Verdict::NotLost => {
+                self.not_lost(tag, out);
                 self.over(tag, out);
                 return;
             }
@@ -203,7 +216,13 @@ impl Holdings {
         let stale = std::mem::take(&mut h.stale_read) || !h.reading;
         h.reading = false;
         let Some(p) = h.pending.as_mut().filter(|p| p.reads != Reads::Nothing) else {
-            self.step(tag, out);
+            // It came too late for what it was to be used for, and others waited for its end.
+            if h.pending.is_some_and(|p| p.ended) {
+                self.over(tag, out);
+            } else {
+                self.finish_if_whole(tag, out);
+                self.step(tag, out);
+            }
             return;
         };
         if stale {
@@ -237,14 +256,26 @@ impl Holdings {
     }
 
     fn refused(&mut self, tag: BufferTag, error: &AcquireError, out: &mut Out<'_>) {
-        self.holding(tag).pending = None;
         self.fail_waiters(tag, error, out);
         self.over(tag, out);
+    }
+
+    /// Nothing of the page is missing: whoever came for redo goes.
+    fn not_lost(&mut self, tag: BufferTag, out: &mut Out<'_>) {
+        let h = self.holdings.get_or_insert_with(tag, Holding::new);
+        while let Some(waiter) = self.pool.pop_first(&mut h.waiters, |waiter| waiter.recovery) {
+            let error = Some(AcquireError::NotLost { tag });
+            out.effect(Effect::Fail { waiter: waiter.id, tag, error });
+        }
     }
 
     /// The request has ended without a grant. Whoever still waits asks anew.
     fn over(&mut self, tag: BufferTag, out: &mut Out<'_>) {
         let h = self.holding(tag);
+        if let Some(p) = h.pending.as_mut().filter(|_| h.reading) {
+            (p.ended, p.reads) = (true, Reads::Nothing);
+            return;
+        }
         h.pending = None;
         let parked = h.parked.take();
         out.effect(Effect::RequestOver { tag });
@@ -257,7 +288,8 @@ impl Holdings {
     /// Takes the grant when the page and every acknowledgement are there.
     fn finish_if_whole(&mut self, tag: BufferTag, out: &mut Out<'_>) {
         let h = self.holding(tag);
-        let Some(p) = h.pending else { return };
+        // A read for an earlier grant uses the request's frame.
+        let Some(p) = h.pending.filter(|_| !h.reading) else { return };
         let all_in = p.acks == p.acks_due || planted::is("do_not_wait_for_acknowledgements");
         let Some(grant) = p.grant.filter(|_| p.page && all_in) else { return };
         h.pending = None;

@@ -65,6 +65,9 @@ pub(super) struct Pending {
     pub(super) recovery: bool,
     /// PCM_CANCEL is out.
     pub(super) cancelled: bool,
+    /// It was answered without a grant, and is over once the read that is under way is done: its
+    /// frame is in use until then.
+    pub(super) ended: bool,
     /// The grant, once PCM_RESPONSE has come.
     pub(super) grant: Option<GrantNumber>,
     /// Whose invalidations to wait for, known with the response, and whose have come.
@@ -106,6 +109,7 @@ impl Pending {
             want,
             recovery,
             cancelled: false,
+            ended: false,
             grant: None,
             acks_due: InstanceSet::default(),
             acks: InstanceSet::default(),
