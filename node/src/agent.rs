@@ -81,12 +81,12 @@ pub trait Instance {
     /// After `timeout`, naming the peers that are missing.
     fn wait_ready(&mut self, timeout: Duration) -> Result<(), String>;
 
-    /// Puts a view in force, given as its own bytes; `peers` are where new members listen.
-    /// Returns its number.
+    /// Puts a view in force, given as its own bytes; whoever is new in it was met before. Returns its
+    /// number.
     ///
     /// # Errors
     /// When it is none, or names a member that cannot be a peer.
-    fn install_view(&self, view: &[u8], peers: &[(InstanceId, SocketAddr)]) -> Result<u64, String>;
+    fn install_view(&self, view: &[u8]) -> Result<u64, String>;
 
     /// True when the part of the directory that this instance keeps is complete.
     ///
@@ -469,8 +469,10 @@ impl<I: Instance, W: Write> Agent<I, W> {
         expected: &'static str,
     ) -> Result<Option<Command>, AgentError> {
         match self.parse(input, expected)? {
-            Command::View(view, peers) => {
-                let installed = self.instance.install_view(&view, &peers);
+            Command::View(file) => {
+                let view = std::fs::read(&file);
+                let view = view.map_err(|error| format!("{}: {error}", file.display()));
+                let installed = view.and_then(|view| self.instance.install_view(&view));
                 let epoch = installed.map_err(self.failed("take a view"))?;
                 self.unsettled = Some(epoch);
                 self.tell(&Event::View { epoch })?;

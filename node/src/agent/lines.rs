@@ -9,7 +9,7 @@
 //!       |  <-- progress -- ...   |
 //!       |  -- meet 3=.. -->      |    an instance that may join; this and views at any time
 //!       |  <-- met --            |    it is known, and may link
-//!       |  -- view HEX 3=.. -->  |    members come or go
+//!       |  -- view FILE -->      |    members come or go
 //!       |  <-- view --           |    it is in force
 //!       |  <-- settled --        |    the directory of this instance is complete again
 //!       |  -- stop -->           |
@@ -25,7 +25,7 @@
 use crate::latency::GrantsWire;
 use pagewire_protocol::InstanceId;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, net::SocketAddr, str::FromStr};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 /// What the agent tells the coordinator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,8 +154,9 @@ pub enum Command {
     Peers(Vec<(InstanceId, SocketAddr)>),
     /// Where instances listen that may join.
     Meet(Vec<(InstanceId, SocketAddr)>),
-    /// A view to put in force, as its own bytes, and where members listen that are new.
-    View(Vec<u8>, Vec<(InstanceId, SocketAddr)>),
+    /// The file with the bytes of a view, to put it in force. (On a line it would be longer than a
+    /// pipe holds, and the coordinator would wait for each agent in turn.)
+    View(PathBuf),
     /// Start the workers.
     Start,
     /// End the workers.
@@ -179,11 +180,7 @@ impl fmt::Display for Command {
                 f.write_str("meet")?;
                 peers.iter().try_for_each(|(instance, address)| write!(f, " {instance}={address}"))
             }
-            Self::View(view, peers) => {
-                f.write_str("view ")?;
-                view.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-                peers.iter().try_for_each(|(instance, address)| write!(f, " {instance}={address}"))
-            }
+            Self::View(file) => write!(f, "view {}", file.display()),
             Self::Start => f.write_str("start"),
             Self::Stop => f.write_str("stop"),
             Self::Flush => f.write_str("flush"),
@@ -197,7 +194,7 @@ impl fmt::Display for Command {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{found}' is no command, expected one of: peers INSTANCE=ADDRESS..., meet INSTANCE=ADDRESS..., \
-     view HEX INSTANCE=ADDRESS..., start, stop, flush, leave, quit"
+     view FILE, start, stop, flush, leave, quit"
 )]
 pub struct CommandError {
     found: String,
@@ -208,6 +205,9 @@ impl FromStr for Command {
 
     fn from_str(line: &str) -> Result<Self, Self::Err> {
         let wrong = || CommandError { found: line.chars().take(200).collect() };
+        if let Some(file) = line.strip_prefix("view ") {
+            return if file.is_empty() { Err(wrong()) } else { Ok(Self::View(file.into())) };
+        }
         let mut words = line.split_whitespace();
         let peer = |word: &str| {
             let (instance, address) = word.split_once('=')?;
@@ -222,11 +222,6 @@ impl FromStr for Command {
                 let peers = words.by_ref().map(peer).collect::<Option<Vec<_>>>();
                 Self::Meet(peers.ok_or_else(wrong)?)
             }
-            Some("view") => {
-                let view = words.next().and_then(from_hex).ok_or_else(wrong)?;
-                let peers = words.by_ref().map(peer).collect::<Option<Vec<_>>>();
-                Self::View(view, peers.ok_or_else(wrong)?)
-            }
             Some("start") => Self::Start,
             Some("stop") => Self::Stop,
             Some("flush") => Self::Flush,
@@ -236,15 +231,6 @@ impl FromStr for Command {
         };
         if words.next().is_none() { Ok(command) } else { Err(wrong()) }
     }
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    let pair = |pair: &[u8]| match pair {
-        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-        _ => None,
-    };
-    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 #[cfg(test)]
@@ -259,7 +245,7 @@ mod tests {
             (InstanceId(65535), address("[::1]:65535")),
         ];
         let commands = [
-            Command::View(vec![0, 9, 0xAB, 255], peers.clone()),
+            Command::View("/tmp/a folder/view-2".into()),
             Command::Meet(peers.clone()),
             Command::Peers(peers),
             Command::Start,
@@ -277,7 +263,7 @@ mod tests {
     #[test]
     fn lines_that_are_no_command_are_refused() {
         let lines = ["", "go", "start now", "peers 1", "peers 1=x", "peers 70000=127.0.0.1:1"];
-        for line in lines.into_iter().chain(["view", "view 0", "view 0g", "view 00 1"]) {
+        for line in lines.into_iter().chain(["view", "view ", "meet 0"]) {
             assert!(line.parse::<Command>().is_err(), "{line}");
         }
     }

@@ -77,8 +77,8 @@ impl Instance for FakeInstance {
         if self.is_mute { Err("no session to instance 0".to_owned()) } else { Ok(()) }
     }
 
-    fn install_view(&self, view: &[u8], peers: &[(InstanceId, SocketAddr)]) -> Result<u64, String> {
-        self.note(&format!("view of {} bytes, {} peers", view.len(), peers.len()));
+    fn install_view(&self, view: &[u8]) -> Result<u64, String> {
+        self.note(&format!("view of {} bytes", view.len()));
         view.first().map(|epoch| u64::from(*epoch)).ok_or_else(|| "an empty view".to_owned())
     }
 
@@ -222,22 +222,25 @@ fn views_are_taken_at_any_time_and_told_when_they_are_in_force_and_settled() {
     let mut driven = Driven::new(|_| {});
     let (in_force, settled) = (Event::View { epoch: 2 }, Event::Settled { epoch: 2 });
     driven.event();
-    driven.say("view 02ff 7=127.0.0.1:9");
+    let file = driven.path("a view");
+    std::fs::write(&file, [2, 255]).expect("written");
+    let view = format!("view {}", file.display());
+    driven.say(&view);
     assert_eq!([driven.event(), driven.event()], [in_force.clone(), settled.clone()]);
     driven.say("peers 0=127.0.0.1:1");
     assert_eq!(driven.event(), Event::Ready);
     driven.say("meet 7=127.0.0.1:9");
     assert_eq!(driven.event(), Event::Met);
-    driven.say("view 02");
+    driven.say(&view);
     assert_eq!([driven.event(), driven.event()], [in_force.clone(), settled.clone()]);
     driven.say("start");
     let Event::Progress { longest_us, .. } = driven.any_event() else { panic!("it works") };
     assert_eq!(longest_us, 1500);
-    driven.say("view 02");
+    driven.say(&view);
     assert_eq!([driven.event(), driven.event()], [in_force.clone(), settled.clone()]);
     driven.say("stop");
     assert_eq!(driven.event(), Event::Stopped);
-    driven.say("view 02");
+    driven.say(&view);
     assert_eq!([driven.event(), driven.event()], [in_force, settled]);
     driven.say("leave");
     assert_eq!(driven.event(), Event::Left);
@@ -247,7 +250,7 @@ fn views_are_taken_at_any_time_and_told_when_they_are_in_force_and_settled() {
     let calls = Arc::clone(&driven.calls);
     driven.agent.join().expect("no panic").expect("it ended well");
     let calls = calls.lock().expect("not poisoned");
-    assert_eq!(calls[..3], ["view of 2 bytes, 1 peers", "1 peers", "meets 1"]);
+    assert_eq!(calls[..3], ["view of 2 bytes", "1 peers", "meets 1"]);
     assert_eq!(calls[calls.len() - 2..], ["leave", "stop"]);
 }
 
@@ -255,9 +258,10 @@ fn views_are_taken_at_any_time_and_told_when_they_are_in_force_and_settled() {
 fn a_view_that_is_none_is_told_and_ends_the_agent() {
     let mut driven = Driven::new(|_| {});
     driven.event();
-    driven.say("view");
-    assert!(matches!(driven.event(), Event::Error { .. }));
-    assert!(matches!(driven.error(), AgentError::Command(_)));
+    driven.say("view /no/such/file");
+    let Event::Error { message } = driven.event() else { panic!("an error is told") };
+    assert!(message.starts_with("instance 1 cannot take a view: /no/such/file: "), "{message}");
+    assert!(matches!(driven.error(), AgentError::Instance { .. }));
 }
 
 #[test]

@@ -203,15 +203,24 @@ impl<'o> Stage<'o> {
         Ok(watched?)
     }
 
+    /// The file with the view of `members`.
+    pub(super) fn write_view(&self, members: &Members) -> Result<PathBuf, DemoError> {
+        let file = self.folder.join(format!("view-{}", members.view.epoch()));
+        // Whole or not at all: instances that have begun may be reading it.
+        let begun = file.with_extension("new");
+        fs::write(&begun, members.view.encode())
+            .and_then(|()| fs::rename(&begun, &file))
+            .map_err(io_error("write a view"))?;
+        Ok(file)
+    }
+
     /// What starts `instance`, one of `members`, with their view.
     pub(super) fn node_command(
         &self,
         instance: InstanceId,
         members: &Members,
     ) -> Result<Command, DemoError> {
-        // A file of its own: the others may be reading theirs.
-        let view = self.folder.join(format!("view-{}-of-{instance}", members.view.epoch()));
-        fs::write(&view, members.view.encode()).map_err(io_error("write a view"))?;
+        let view = self.write_view(members)?;
         let incarnation = members.view.member(instance).map_or(0, |member| member.incarnation.0);
         let mut command = Command::new(&self.program);
         command.arg("node").arg("--config").arg(self.config_path(instance)).arg("--agent");

@@ -59,13 +59,13 @@ use crate::{
     grd::{Effect, Event as Input, Grd, TagMap},
     store::Store,
 };
-use pagewire_protocol::{BufferTag, Epoch, Incarnation, InstanceId, Lane, Lsn, Pcm};
+use pagewire_protocol::{BufferTag, ClusterView, Epoch, Incarnation, InstanceId, Lane, Lsn, Pcm};
 use pagewire_transport::{
     Arena, Endpoint, EndpointConfig, Frame, Received, counters::EndpointCounters,
 };
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
     thread::Thread,
@@ -158,6 +158,8 @@ pub struct Shard {
     /// Those of them that have a link.
     linked: BTreeSet<InstanceId>,
     lost: BTreeSet<InstanceId>,
+    /// Which view each peer has said last to have put in force.
+    views_said: BTreeMap<InstanceId, ClusterView>,
     /// Peers that have another view of the same number.
     contradicting: BTreeSet<InstanceId>,
     /// By instance, the life that its session is with.
@@ -271,6 +273,7 @@ impl Shard {
             up: BTreeSet::new(),
             linked: BTreeSet::new(),
             lost: BTreeSet::new(),
+            views_said: BTreeMap::new(),
             contradicting: BTreeSet::new(),
             lives: Vec::new(),
             refusals: Refusals::new(Instant::now()),

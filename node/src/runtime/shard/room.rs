@@ -47,7 +47,10 @@ impl Shard {
         // One that has not left has taken no frame.
         match self.waiting.iter().position(|(_, of, ..)| of == tag) {
             Some(at) => drop(self.waiting.remove(at)),
-            None => self.outstanding = self.outstanding.saturating_sub(1),
+            None => {
+                debug_assert!(self.outstanding > 0, "a request ends that has not left");
+                self.outstanding = self.outstanding.saturating_sub(1);
+            }
         }
         self.admit();
     }

@@ -87,44 +87,55 @@ impl Shard {
             }
         }
         self.endpoint.set_view(view.epoch(), view.hash());
-        self.contradicting.clear();
+        let ours = ClusterView { epoch: view.epoch(), hash: view.hash() };
         let ids: Vec<_> = others().map(|member| member.id).collect();
-        ids.into_iter().for_each(|id| self.say_view(id, view));
+        for id in ids {
+            self.say_view(id, &ours);
+            if let Some(theirs) = self.views_said.get(&id).copied() {
+                self.compare_views(id, &theirs, &ours);
+            }
+        }
         self.input(Input::View(Arc::clone(view)));
         self.run();
         Ok(())
     }
 
     /// Tells a member which view is in force here.
-    fn say_view(&mut self, to: InstanceId, view: &View) {
-        let said = ClusterView { epoch: view.epoch(), hash: view.hash() };
-        let body = Body::new(&said.encode()).unwrap_or(Body::EMPTY);
-        let message = Message { epoch: view.epoch(), ..Message::new(CLUSTER_VIEW, body) };
+    fn say_view(&mut self, to: InstanceId, ours: &ClusterView) {
+        let body = Body::new(&ours.encode()).unwrap_or(Body::EMPTY);
+        let message = Message { epoch: ours.epoch, ..Message::new(CLUSTER_VIEW, body) };
         self.outbox.send(&mut self.endpoint, to, Lane::Control, message, false);
     }
 
     /// A member says which view is in force there.
     pub(super) fn on_view_said(&mut self, from: InstanceId, body: &[u8]) {
-        let view = self.grd.view();
-        let ours = ClusterView { epoch: view.epoch(), hash: view.hash() };
         match ClusterView::decode(body) {
-            Ok(theirs) if theirs.contradicts(&ours) => {
-                self.counters.views_contradicted.add(1);
-                tracing::error!(
-                    "instance {from} has another view {} than this one (hash {:016x}, here \
-                     {:016x}), expected the same: nothing that it says of pages counts; see that one \
-                     membership layer decides for both",
-                    ours.epoch,
-                    theirs.hash,
-                    ours.hash
-                );
-                self.contradicting.insert(from);
+            Ok(theirs) => {
+                self.views_said.insert(from, theirs);
+                let view = self.grd.view();
+                let ours = ClusterView { epoch: view.epoch(), hash: view.hash() };
+                self.compare_views(from, &theirs, &ours);
             }
-            Ok(_) => drop(self.contradicting.remove(&from)),
             Err(error) => {
                 self.counters.bad_messages.add(1);
                 tracing::warn!("instance {from} sent what is no CLUSTER_VIEW: {error}");
             }
+        }
+    }
+
+    fn compare_views(&mut self, with: InstanceId, theirs: &ClusterView, ours: &ClusterView) {
+        if !theirs.contradicts(ours) {
+            self.contradicting.remove(&with);
+        } else if self.contradicting.insert(with) {
+            self.counters.views_contradicted.add(1);
+            tracing::error!(
+                "instance {with} has another view {} than this one (hash {:016x}, here {:016x}), \
+                 expected the same: nothing that it says of pages counts; see that one membership \
+                 layer decides for both",
+                ours.epoch,
+                theirs.hash,
+                ours.hash
+            );
         }
     }
 
@@ -147,6 +158,7 @@ impl Shard {
         self.linked.remove(&id);
         self.lost.remove(&id);
         self.contradicting.remove(&id);
+        self.views_said.remove(&id);
         self.parked.retain(|arrival| sender(&arrival.input) != Some(id));
     }
 
