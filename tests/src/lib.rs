@@ -5,4 +5,5 @@
 //! that it finds what is wrong. [`model`] explores a small case completely.
 
 pub mod cluster;
+pub mod model;
 pub mod planted;

@@ -57,6 +57,21 @@ pub(super) struct Holdings {
     telling: Telling,
 }
 
+#[cfg(feature = "planted")]
+impl Holdings {
+    /// See [`Grd::fingerprint`](super::Grd::fingerprint).
+    pub(super) fn fingerprint(&self, tag: &BufferTag, hasher: &mut impl std::hash::Hasher) {
+        use super::fingerprint::feed;
+        feed(hasher, &(self.last_request, self.durable, &self.flushing, self.telling.left()));
+        if let Some(h) = self.holdings.get(tag) {
+            feed(hasher, &Holding { waiters: super::fifo::Fifo::default(), ..h.clone() });
+            for waiter in self.pool.iter(h.waiters) {
+                feed(hasher, waiter);
+            }
+        }
+    }
+}
+
 impl Holdings {
     pub(super) fn new(last_request: RequestId) -> Self {
         Self {

@@ -19,6 +19,8 @@
 mod directory;
 mod event;
 mod fifo;
+#[cfg(feature = "planted")]
+mod fingerprint;
 mod holdings;
 mod merge;
 mod out;

@@ -105,10 +105,6 @@ impl World {
             }
             Action::Redo => {
                 let Some(at) = self.recoverer() else { return Ok(()) };
-                if self.has_current(at) {
-                    self.redo = Redo::Done;
-                    return Ok(());
-                }
                 self.redo = Redo::Asked(at);
                 self.ask(at, Mode::X, true)
             }
@@ -119,14 +115,6 @@ impl World {
                 self.feed(at, event, None)
             }
         }
-    }
-
-    /// A survivor has the current version, so that there is nothing to recover. (A recoverer asks
-    /// the master; whoever has it keeps it or hands it on.)
-    fn has_current(&self, _recoverer: usize) -> bool {
-        let truth = self.truth();
-        self.storage == truth
-            || self.instances.iter().flatten().any(|it| it.held == Some(truth))
     }
 
     fn ask(&mut self, at: usize, mode: Mode, recovery: bool) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! The runtime of the model: effects are done at once, and what they are answered with comes at once.
 
 use super::world::{Load, Packet, Redo, World};
-use pagewire_node::grd::{Effect, Event};
+use pagewire_node::grd::{AcquireError, Effect, Event};
 use pagewire_protocol::{InstanceId, Lane, Lsn, Mode, Pcm, pcm::Verdict};
 use std::collections::VecDeque;
 
@@ -127,6 +127,12 @@ impl World {
                 Ok(())
             }
             Effect::Complete { waiter, mode, .. } => self.granted(at, waiter.0, mode),
+            // A survivor has it: there is nothing to apply.
+            Effect::Fail { waiter, error: Some(AcquireError::NotLost { .. }), .. } if waiter.0 > 100 => {
+                self.instance(at)?.waiting = None;
+                self.redo = Redo::Done;
+                Ok(())
+            }
             Effect::Fail { error, .. } => Err(format!("I5: a waiter fails: {error:?}")),
             Effect::Broken { problem, .. } => Err(format!("I5: the page {problem}")),
             effect => self.apply_local(at, effect),
@@ -215,8 +221,7 @@ impl World {
     pub(super) fn granted(&mut self, at: usize, waiter: u64, mode: Mode) -> Result<(), String> {
         let truth = self.truth();
         let redo = self.redo == Redo::Asked(at) && waiter > 100;
-        let writable = self.history.iter().map(|(version, writer)| (*version, *writer));
-        let needed: Vec<_> = writable.collect();
+        let needed = if redo { self.history.clone() } else { Vec::new() };
         let gone = self.crashed;
         let it = self.instance(at)?;
         if it.waiting != Some((waiter, mode)) {
@@ -225,7 +230,8 @@ impl World {
         it.waiting = None;
         let mut held = it.held.ok_or("I2: a guard without a page")?;
         if redo {
-            for (version, writer) in needed.into_iter().filter(|(version, _)| *version > held) {
+            let base = held;
+            for (version, writer) in needed.into_iter().filter(|(version, _)| *version > base) {
                 if Some(writer) != gone {
                     return Err(format!("I9: redo needs v{version} of {writer}, which is alive"));
                 }

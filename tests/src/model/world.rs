@@ -95,7 +95,6 @@ pub(super) struct World {
     pub(super) view: Arc<View>,
     pub(super) next_view: Option<Arc<View>>,
     pub(super) redo: Redo,
-    pub(super) last_waiter: u64,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -127,7 +126,8 @@ impl World {
                 parked: Vec::new(),
                 to_do: bounds.requests[id].iter().copied().collect(),
                 waiting: None,
-                again: false,
+                // It begins with telling that it has nothing.
+                again: true,
                 evictable: bounds.evictions,
                 heard: false,
                 redone: false,
@@ -145,7 +145,6 @@ impl World {
             view,
             next_view: None,
             redo: Redo::NotYet,
-            last_waiter: 0,
             effects: Vec::new(),
         }
     }
@@ -166,7 +165,8 @@ impl World {
     pub(super) fn fingerprint(&self) -> u128 {
         let instances: [_; INSTANCES] = std::array::from_fn(|at| {
             let it = self.instances[at].as_ref()?;
-            let print = self.known[at].get().unwrap_or_else(|| wide(|hasher| it.hash_into(hasher)));
+            let new = || wide(|hasher| it.hash_into(&self.tag, hasher));
+            let print = self.known[at].get().unwrap_or_else(new);
             self.known[at].set(Some(print));
             Some(print)
         });
@@ -185,8 +185,8 @@ impl World {
 }
 
 impl Instance {
-    fn hash_into(&self, hasher: &mut DefaultHasher) {
-        self.grd.fingerprint(hasher);
+    fn hash_into(&self, tag: &BufferTag, hasher: &mut DefaultHasher) {
+        self.grd.fingerprint(tag, hasher);
         (self.held, self.dirty, self.open, self.arrival, self.transit, self.past).hash(hasher);
         (self.requested, self.clock, &self.log, self.durable, &self.to_do).hash(hasher);
         (self.waiting, self.again, self.evictable, self.heard, self.redone).hash(hasher);
