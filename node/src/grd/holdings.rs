@@ -25,8 +25,6 @@
 //! Here is what is done next; what comes in stands in [`requests`], [`revocations`] and
 //! [`write_back`], and what is known of a page in [`state`].
 
-#[cfg(feature = "planted")]
-mod fingerprint;
 mod report;
 mod requests;
 mod revocations;
@@ -57,6 +55,21 @@ pub(super) struct Holdings {
     /// Pages that wait for more of it.
     flushing: Vec<BufferTag>,
     telling: Telling,
+}
+
+#[cfg(feature = "planted")]
+impl Holdings {
+    /// See [`Grd::fingerprint`](super::Grd::fingerprint).
+    pub(super) fn fingerprint(&self, tag: &BufferTag, hasher: &mut impl std::hash::Hasher) {
+        use super::fingerprint::feed;
+        feed(hasher, &(self.last_request, self.durable, &self.flushing, self.telling.left()));
+        if let Some(h) = self.holdings.get(tag) {
+            feed(hasher, &Holding { waiters: super::fifo::Fifo::default(), ..h.clone() });
+            for waiter in self.pool.iter(h.waiters) {
+                feed(hasher, waiter);
+            }
+        }
+    }
 }
 
 impl Holdings {

@@ -60,7 +60,9 @@ impl World {
         if self.crash.is_some() {
             actions.push(Action::Crash);
         }
-        if self.redo == Redo::NotYet && self.recoverer().is_some() {
+        if self.redo == Redo::NotYet && self.recoverer().is_some_and(|at| {
+            self.instances[at].as_ref().is_some_and(|it| it.waiting.is_none())
+        }) {
             actions.push(Action::Redo);
         }
         actions
@@ -120,11 +122,7 @@ impl World {
         let it = self.instance(at)?;
         // Names are per instance, so that states do not differ by who asked first.
         let number = 1 + it.to_do.len() as u64 + if recovery { 100 } else { 0 };
-        if recovery {
-            it.recovering = Some(number);
-        } else {
-            it.waiting = Some((number, mode));
-        }
+        it.waiting = Some((number, mode));
         if !recovery && it.open >= mode {
             return self.granted(at, number, mode);
         }
@@ -154,11 +152,9 @@ impl World {
         let Some(gone) = self.crash.take() else { return Ok(()) };
         let Some(it) = self.instances[gone].take() else { return Ok(()) };
         let lost = &it.log[it.durable..];
-        while self
-            .history
-            .last()
-            .is_some_and(|(version, writer)| *writer == gone && lost.contains(version))
-        {
+        while self.history.last().is_some_and(|(version, writer)| {
+            *writer == gone && lost.contains(version)
+        }) {
             self.history.pop();
         }
         for from in 0..INSTANCES {

@@ -33,20 +33,16 @@ impl World {
         let entry = self.instances[master].as_ref().and_then(|it| it.grd.entry(&self.tag));
         for (at, it) in self.instances.iter().enumerate() {
             let Some(it) = it else { continue };
-            if it.waiting.is_some()
-                || it.recovering.is_some()
-                || !it.to_do.is_empty()
-                || it.requested
-            {
+            if it.waiting.is_some() || !it.to_do.is_empty() || it.requested {
                 return Err(format!("I5: at the end {at} waits: {:?}", it.waiting));
             }
             if it.transit.is_some() || it.arrival.is_some() || !it.parked.is_empty() {
                 return Err(format!("I10: at the end {at} keeps {:?}", (it.transit, it.arrival)));
             }
             dirty += u32::from(it.dirty);
-            let listed = entry
-                .as_ref()
-                .is_some_and(|e| e.holders.iter().any(|holder| usize::from(holder.0) == at));
+            let listed = entry.as_ref().is_some_and(|e| {
+                e.holders.iter().any(|holder| usize::from(holder.0) == at)
+            });
             if listed != it.held.is_some() {
                 return Err(format!("I4: at the end {at} holds {:?}, listed {listed}", it.held));
             }

@@ -63,8 +63,6 @@ pub(super) struct Instance {
     pub(super) to_do: VecDeque<Mode>,
     /// The waiter that waits, and for what.
     pub(super) waiting: Option<(u64, Mode)>,
-    /// The waiter that applies redo, beside it.
-    pub(super) recovering: Option<u64>,
     pub(super) again: bool,
     /// May still be told to give the page up.
     pub(super) evictable: bool,
@@ -102,8 +100,11 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(bounds: &Bounds) -> Self {
-        let member =
-            |id: u16| Member { id: InstanceId(id), incarnation: Incarnation(1), leaving: false };
+        let member = |id: u16| Member {
+            id: InstanceId(id),
+            incarnation: Incarnation(1),
+            leaving: false,
+        };
         let members: Vec<_> = (0..INSTANCES).map(|id| member(id_of(id).0)).collect();
         let view = Arc::new(View::first(Epoch(1), members).expect("three instances are a view"));
         let mastered = (0..).map(|block| BufferTag { relation: 1, block, ..BufferTag::default() });
@@ -125,8 +126,8 @@ impl World {
                 parked: Vec::new(),
                 to_do: bounds.requests[id].iter().copied().collect(),
                 waiting: None,
-                recovering: None,
-                again: false,
+                // It begins with telling that it has nothing.
+                again: true,
                 evictable: bounds.evictions,
                 heard: false,
                 redone: false,
@@ -164,9 +165,8 @@ impl World {
     pub(super) fn fingerprint(&self) -> u128 {
         let instances: [_; INSTANCES] = std::array::from_fn(|at| {
             let it = self.instances[at].as_ref()?;
-            let print = self.known[at]
-                .get()
-                .unwrap_or_else(|| wide(|hasher| it.hash_into(&self.tag, hasher)));
+            let new = || wide(|hasher| it.hash_into(&self.tag, hasher));
+            let print = self.known[at].get().unwrap_or_else(new);
             self.known[at].set(Some(print));
             Some(print)
         });
@@ -186,13 +186,10 @@ impl World {
 
 impl Instance {
     fn hash_into(&self, tag: &BufferTag, hasher: &mut DefaultHasher) {
-        let mut words = String::with_capacity(1024);
-        self.grd.fingerprint(tag, &mut words).expect("a string takes everything");
-        words.hash(hasher);
+        self.grd.fingerprint(tag, hasher);
         (self.held, self.dirty, self.open, self.arrival, self.transit, self.past).hash(hasher);
         (self.requested, self.clock, &self.log, self.durable, &self.to_do).hash(hasher);
-        (self.waiting, self.recovering, self.again, self.evictable, self.heard, self.redone)
-            .hash(hasher);
+        (self.waiting, self.again, self.evictable, self.heard, self.redone).hash(hasher);
         format!("{:?}", self.parked).hash(hasher);
     }
 }

@@ -35,8 +35,6 @@
 //! ```
 
 mod convert;
-#[cfg(feature = "planted")]
-mod fingerprint;
 mod moves;
 mod past_images;
 mod repair;
@@ -166,6 +164,24 @@ pub(super) struct Directory {
     unredone: Vec<Life>,
     /// Those whose redo was applied, while the view still names them.
     redone: Vec<Life>,
+}
+
+#[cfg(feature = "planted")]
+impl Directory {
+    /// See [`Grd::fingerprint`](super::Grd::fingerprint).
+    pub(super) fn fingerprint(&self, tag: &BufferTag, hasher: &mut impl std::hash::Hasher) {
+        use super::fingerprint::feed;
+        let partition = tag.partition();
+        feed(hasher, &(&self.unredone, &self.redone, self.store.floor(partition)));
+        feed(hasher, &(self.moves.of(partition), self.may_be_lost(tag)));
+        feed(hasher, &self.view(tag));
+        if let Some(rare) = self.store.find(tag).and_then(|slot| self.store.rare(slot)) {
+            feed(hasher, &(rare.conversion, &rare.repair, rare.leaving, rare.write_wanted, rare.base));
+            for request in self.pool.iter(rare.queue) {
+                feed(hasher, request);
+            }
+        }
+    }
 }
 
 impl Directory {

@@ -47,6 +47,14 @@ pub(super) struct Moves {
     uncertain: BTreeSet<PartitionId>,
 }
 
+#[cfg(feature = "planted")]
+impl Moves {
+    /// What one partition still waits for, and how many do.
+    pub(super) fn of(&self, partition: PartitionId) -> impl std::fmt::Debug + '_ {
+        (self.loading.get(&partition), self.loading.len())
+    }
+}
+
 impl Directory {
     /// Keeps what cannot be handled yet; true when it did.
     pub(super) fn defers(&mut self, from: InstanceId, tag: BufferTag, message: Pcm) -> bool {

@@ -43,6 +43,14 @@ pub(super) struct Telling {
     nothing: VecDeque<(InstanceId, Epoch)>,
 }
 
+#[cfg(feature = "planted")]
+impl Telling {
+    /// How much is left, and where it goes on; the views say the rest.
+    pub(super) fn left(&self) -> impl std::fmt::Debug + '_ {
+        (self.partitions.front(), self.partitions.len(), &self.cursor, &self.nothing)
+    }
+}
+
 impl Holdings {
     /// The start of an instance: others may wait for what it has.
     pub(in crate::grd) fn begin(&mut self, view: &View) {
