@@ -202,7 +202,6 @@ impl Cluster {
     fn is_redoing(&self, node: &super::node::Node, page: usize) -> bool {
         self.redo.as_ref().is_some_and(|redo| redo.is_at_work(usize::from(node.id.0), page))
     }
-
 }
 
 /// What an entry says of itself while nothing is converting.

@@ -60,9 +60,11 @@ impl World {
         if self.crash.is_some() {
             actions.push(Action::Crash);
         }
-        if self.redo == Redo::NotYet && self.recoverer().is_some_and(|at| {
-            self.instances[at].as_ref().is_some_and(|it| it.waiting.is_none())
-        }) {
+        if self.redo == Redo::NotYet
+            && self.recoverer().is_some_and(|at| {
+                self.instances[at].as_ref().is_some_and(|it| it.waiting.is_none())
+            })
+        {
             actions.push(Action::Redo);
         }
         actions
@@ -152,9 +154,11 @@ impl World {
         let Some(gone) = self.crash.take() else { return Ok(()) };
         let Some(it) = self.instances[gone].take() else { return Ok(()) };
         let lost = &it.log[it.durable..];
-        while self.history.last().is_some_and(|(version, writer)| {
-            *writer == gone && lost.contains(version)
-        }) {
+        while self
+            .history
+            .last()
+            .is_some_and(|(version, writer)| *writer == gone && lost.contains(version))
+        {
             self.history.pop();
         }
         for from in 0..INSTANCES {

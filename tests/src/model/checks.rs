@@ -40,9 +40,9 @@ impl World {
                 return Err(format!("I10: at the end {at} keeps {:?}", (it.transit, it.arrival)));
             }
             dirty += u32::from(it.dirty);
-            let listed = entry.as_ref().is_some_and(|e| {
-                e.holders.iter().any(|holder| usize::from(holder.0) == at)
-            });
+            let listed = entry
+                .as_ref()
+                .is_some_and(|e| e.holders.iter().any(|holder| usize::from(holder.0) == at));
             if listed != it.held.is_some() {
                 return Err(format!("I4: at the end {at} holds {:?}, listed {listed}", it.held));
             }

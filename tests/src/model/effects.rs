@@ -128,7 +128,9 @@ impl World {
             }
             Effect::Complete { waiter, mode, .. } => self.granted(at, waiter.0, mode),
             // A survivor has it: there is nothing to apply.
-            Effect::Fail { waiter, error: Some(AcquireError::NotLost { .. }), .. } if waiter.0 > 100 => {
+            Effect::Fail { waiter, error: Some(AcquireError::NotLost { .. }), .. }
+                if waiter.0 > 100 =>
+            {
                 self.instance(at)?.waiting = None;
                 self.redo = Redo::Done;
                 Ok(())

@@ -100,11 +100,8 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(bounds: &Bounds) -> Self {
-        let member = |id: u16| Member {
-            id: InstanceId(id),
-            incarnation: Incarnation(1),
-            leaving: false,
-        };
+        let member =
+            |id: u16| Member { id: InstanceId(id), incarnation: Incarnation(1), leaving: false };
         let members: Vec<_> = (0..INSTANCES).map(|id| member(id_of(id).0)).collect();
         let view = Arc::new(View::first(Epoch(1), members).expect("three instances are a view"));
         let mastered = (0..).map(|block| BufferTag { relation: 1, block, ..BufferTag::default() });

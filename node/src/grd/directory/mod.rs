@@ -176,7 +176,10 @@ impl Directory {
         feed(hasher, &(self.moves.of(partition), self.may_be_lost(tag)));
         feed(hasher, &self.view(tag));
         if let Some(rare) = self.store.find(tag).and_then(|slot| self.store.rare(slot)) {
-            feed(hasher, &(rare.conversion, &rare.repair, rare.leaving, rare.write_wanted, rare.base));
+            feed(
+                hasher,
+                &(rare.conversion, &rare.repair, rare.leaving, rare.write_wanted, rare.base),
+            );
             for request in self.pool.iter(rare.queue) {
                 feed(hasher, request);
             }
