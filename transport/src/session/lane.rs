@@ -150,7 +150,7 @@ impl LaneState {
     fn forget_up_to(&mut self, ack: Sequence) {
         while self.acked < ack && self.retained.pop_front().is_some() {
             self.acked = self.acked.next();
-            if planted::is("session_keep_acknowledged") && self.acked.0 % 16 == 0 {
+            if planted::is("session_keep_acknowledged") && self.acked.0.is_multiple_of(16) {
                 break;
             }
         }
