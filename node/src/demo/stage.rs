@@ -206,7 +206,10 @@ impl<'o> Stage<'o> {
     /// The file with the view of `members`.
     pub(super) fn write_view(&self, members: &Members) -> Result<PathBuf, DemoError> {
         let file = self.folder.join(format!("view-{}", members.view.epoch()));
-        fs::write(&file, members.view.encode()).map_err(io_error("write a view"))?;
+        // Once: whoever was told of it may be reading it.
+        if !file.exists() {
+            fs::write(&file, members.view.encode()).map_err(io_error("write a view"))?;
+        }
         Ok(file)
     }
 
