@@ -36,7 +36,10 @@ pub struct Exchange {
 pub const RESERVED: &[(u16, &str)] =
     &[(99, "MAX_PCM_REQUEST_MESSAGE: the greatest number of a PCM request")];
 
-const EPOCH: &str = "of an old epoch: counted and dropped";
+const EPOCH: &str = "carry the epoch of their page's partition. An older one than the receiver's: not taken, \
+                     answered with PCM_NAK (a page that came along is dropped; the sender, when it has \
+                     the view, asks again or says what it has). A newer one: kept until the receiver has \
+                     the view";
 
 /// Every message type.
 pub const MESSAGES: &[MessageDoc] = &[
@@ -89,8 +92,8 @@ pub const MESSAGES: &[MessageDoc] = &[
         lane: "requests",
         sent: "requester to master, when a page is wanted in a mode that is not held",
         answer: "one PCM_RESPONSE, from the master or from the instance that ships the page",
-        late: "doubled: ignored while the first is under way; of another epoch: answered with \
-               PCM_RESPONSE StaleEpoch, whose header carries the current one",
+        late: "doubled: ignored while the first is under way; after a view that moves the partition \
+               it is sent again under the same id",
     },
     MessageDoc {
         kind: kind::PCM_SHIP,
@@ -99,7 +102,7 @@ pub const MESSAGES: &[MessageDoc] = &[
         sent: "master to owner, to have the page shipped to a requester",
         answer: "PCM_RESPONSE with the page, to the requester",
         late: "before the grant it revokes: parked until that grant has arrived; for a page that \
-               is not held: PCM_RESPONSE NotHolder to the requester and to the master",
+               is not held: PCM_RESPONSE NotHolder; below the fence of a repair: ignored",
     },
     MessageDoc {
         kind: kind::PCM_INVALIDATE,
@@ -107,15 +110,17 @@ pub const MESSAGES: &[MessageDoc] = &[
         lane: "control",
         sent: "master to each other holder, when a requester is to get X",
         answer: "PCM_INVALIDATED, to the requester, once the last guard is dropped",
-        late: "before the grant it revokes: parked; after it was given up: answered again",
+        late: "before the grant it revokes: parked; after it was given up: answered again; below \
+               the fence of a repair: ignored",
     },
     MessageDoc {
         kind: kind::PCM_INVALIDATED,
         name: "PCM_INVALIDATED",
         lane: "control",
         sent: "former holder to requester",
-        answer: "nothing; the requester counts them",
-        late: "for a request that is over: counted and dropped",
+        answer: "nothing; the requester notes whose have come. A dirty one leaves a past image at its \
+                 sender",
+        late: "for a request that is over, or below the fence of a repair: counted and dropped",
     },
     MessageDoc {
         kind: kind::PCM_CLAIM,
@@ -130,7 +135,8 @@ pub const MESSAGES: &[MessageDoc] = &[
         name: "PCM_CLAIMED",
         lane: "control",
         sent: "master to requester and shipper, when the claim is recorded",
-        answer: "nothing; the shipper forgets the page it had in transit",
+        answer: "nothing; what the shipper had in transit is a past image if the duty to write left \
+                 with it, otherwise forgotten",
         late: "for a page not in transit: ignored",
     },
     MessageDoc {
@@ -155,16 +161,138 @@ pub const MESSAGES: &[MessageDoc] = &[
         name: "PCM_WRITTEN",
         lane: "control",
         sent: "write-owner to master, when it has written a page that it keeps",
-        answer: "nothing; the master notes the version on storage",
+        answer: "nothing; the master notes the version on storage, and sends PCM_DISCARD to whoever \
+                 keeps a past image",
         late: "an older version than noted changes nothing",
+    },
+    MessageDoc {
+        kind: kind::PCM_CANCEL_BUSY_REQUEST,
+        name: "PCM_CANCEL_BUSY_REQUEST",
+        lane: "requests, behind its PCM_ACQUIRE",
+        sent: "requester to master, when nobody waits for the page any more",
+        answer: "PCM_RESPONSE Cancelled if the request was waiting; otherwise nothing: the grant that is on its way is claimed",
+        late: "for a request that is over: nothing",
+    },
+    MessageDoc {
+        kind: kind::PCM_STAT_REQUEST,
+        name: "PCM_STAT_REQUEST",
+        lane: "requests",
+        sent: "anyone to a master about one page, to anyone about the whole instance",
+        answer: "PCM_STAT_REPLY",
+        late: "of any epoch: answered",
+    },
+    MessageDoc {
+        kind: kind::PCM_STAT_REPLY,
+        name: "PCM_STAT_REPLY",
+        lane: "control",
+        sent: "whoever was asked to whoever asked",
+        answer: "nothing",
+        late: "of any epoch: taken",
+    },
+    MessageDoc {
+        kind: kind::PCM_NAK,
+        name: "PCM_NAK",
+        lane: "control",
+        sent: "any to the sender of a message of an older partition epoch; names the message, its request and the view that the refusing instance has",
+        answer: "nothing; it is counted",
+        late: "changes nothing at any time",
+    },
+    MessageDoc {
+        kind: kind::FAULT_NODE_CLEAR,
+        name: "FAULT_NODE_CLEAR",
+        lane: "control",
+        sent: "each master to each member, when it has taken a dead instance out of its part of the directory and begun repairs",
+        answer: "nothing; it is counted",
+        late: "changes nothing at any time",
+    },
+    MessageDoc {
+        kind: kind::PCM_DISCARD,
+        name: "PCM_DISCARD",
+        lane: "control",
+        sent: "master to each keeper of a past image, when a version is on storage",
+        answer: "PCM_DISCARDED, unless the past image is newer",
+        late: "doubled: answered again",
+    },
+    MessageDoc {
+        kind: kind::PCM_DISCARDED,
+        name: "PCM_DISCARDED",
+        lane: "control",
+        sent: "former keeper of a past image to master",
+        answer: "nothing",
+        late: "when there were changes since: ignored, the next PCM_DISCARD is answered again",
+    },
+    MessageDoc {
+        kind: kind::PCM_WRITE_REQUEST,
+        name: "PCM_WRITE_REQUEST",
+        lane: "control",
+        sent: "keeper of a past image to master, when it wants the frame back or its log is to be cut",
+        answer: "PCM_DISCARD at once if the version is known to be on storage; otherwise PCM_WRITE to whoever has the newest",
+        late: "may be repeated; forgotten by a view that moves the partition",
+    },
+    MessageDoc {
+        kind: kind::PCM_WRITE,
+        name: "PCM_WRITE",
+        lane: "control",
+        sent: "master to the owner; when nobody holds the page, to the keeper of the newest past image",
+        answer: "PCM_WRITTEN, once it is on storage",
+        late: "for a page that is not held: ignored",
+    },
+    MessageDoc {
+        kind: kind::PCM_REFUSE,
+        name: "PCM_REFUSE",
+        lane: "control",
+        sent: "requester to master, when a grant fits no request or the shipper did not have the page",
+        answer: "PCM_QUERY to all who may have the page",
+        late: "for a grant that is not on its way: ignored",
+    },
+    MessageDoc {
+        kind: kind::PCM_QUERY,
+        name: "PCM_QUERY",
+        lane: "control",
+        sent: "master to all who may have a page, when one of them died in the middle of something or refused a grant",
+        answer: "PCM_REPORT",
+        late: "a later one has a greater fence and takes its place",
+    },
+    MessageDoc {
+        kind: kind::PCM_REPORT,
+        name: "PCM_REPORT",
+        lane: "control",
+        sent: "whoever was queried to the master",
+        answer: "PCM_ASSIGN to those for whom something changes, when all have reported",
+        late: "of an earlier fence: ignored",
+    },
+    MessageDoc {
+        kind: kind::PCM_ASSIGN,
+        name: "PCM_ASSIGN",
+        lane: "control",
+        sent: "master to whoever had a copy in transit, or gets the duty to write",
+        answer: "PCM_ASSIGNED",
+        late: "in order with PCM_QUERY on its lane",
+    },
+    MessageDoc {
+        kind: kind::PCM_ASSIGNED,
+        name: "PCM_ASSIGNED",
+        lane: "control",
+        sent: "whoever was told to the master",
+        answer: "nothing; after the last one the next request is granted",
+        late: "of an earlier assignment: ignored",
+    },
+    MessageDoc {
+        kind: kind::PCM_LOAD_GUIDE,
+        name: "PCM_LOAD_GUIDE",
+        lane: "bulk",
+        sent: "each member to the new master of partitions, bit by bit, after a view; its header has the epoch of the view, its records that of their partition",
+        answer: "nothing; when everyone has told everything the partition is usable",
+        late: "records of another partition epoch: ignored; of a later view: kept until the receiver has it",
     },
     MessageDoc {
         kind: kind::PCM_RESPONSE,
         name: "PCM_RESPONSE",
         lane: "control; pages when it carries the page",
         sent: "master or shipper to requester",
-        answer: "PCM_CLAIM, or nothing when it is a refusal",
-        late: "for a request that is over: counted and dropped",
+        answer: "PCM_CLAIM; PCM_REFUSE when it grants what cannot be taken; nothing when it refuses",
+        late: "for a request that is over: PCM_REFUSE; below the fence of a repair: dropped, with \
+               its page",
     },
     MessageDoc {
         kind: CLUSTER_VIEW,
@@ -313,6 +441,105 @@ pub const EXCHANGES: &[Exchange] = &[
             ("write-owner", "master", "PCM_WRITTEN version"),
         ],
     },
+    Exchange {
+        title: "Cancel",
+        note: "A request that is being granted is not cancelled: the grant comes, is claimed and kept \
+               until someone else wants the page.",
+        steps: &[
+            ("requester", "master", "PCM_ACQUIRE want"),
+            ("requester", "master", "PCM_CANCEL_BUSY_REQUEST"),
+            ("master", "requester", "PCM_RESPONSE Cancelled"),
+        ],
+    },
+    Exchange {
+        title: "Life of a past image",
+        note: "A writer's changes leave it for another writer; the old version stays until a newer one \
+               is on storage.",
+        steps: &[
+            ("master", "former_writer", "PCM_SHIP X"),
+            ("former_writer", "writer", "PCM_RESPONSE Page + frame, dirty"),
+            ("writer", "master", "PCM_CLAIM grant, past = former_writer"),
+            ("master", "former_writer", "PCM_CLAIMED: the copy in transit is a past image"),
+            ("writer", "storage", "write"),
+            ("writer", "master", "PCM_WRITTEN version"),
+            ("master", "former_writer", "PCM_DISCARD version"),
+            ("former_writer", "master", "PCM_DISCARDED version"),
+        ],
+    },
+    Exchange {
+        title: "A past image is wanted back",
+        note: "",
+        steps: &[
+            ("keeper", "master", "PCM_WRITE_REQUEST version"),
+            ("master", "owner", "PCM_WRITE"),
+            ("owner", "storage", "write, if dirty"),
+            ("owner", "master", "PCM_WRITTEN version"),
+            ("master", "keeper", "PCM_DISCARD version"),
+            ("keeper", "master", "PCM_DISCARDED version"),
+        ],
+    },
+    Exchange {
+        title: "A grant that cannot be taken",
+        note: "The copy in transit is held again by its shipper.",
+        steps: &[
+            ("shipper", "requester", "PCM_RESPONSE Page + frame"),
+            ("requester", "master", "PCM_REFUSE grant"),
+            ("master", "shipper", "PCM_QUERY fence"),
+            ("shipper", "master", "PCM_REPORT in transit"),
+            ("master", "shipper", "PCM_ASSIGN S"),
+            ("shipper", "master", "PCM_ASSIGNED"),
+        ],
+    },
+    Exchange {
+        title: "Repair of a page after a crash",
+        note: "The master lives; a party of the page died. Whoever may have it is asked, the requester \
+               included; its request stays in the master's queue.",
+        steps: &[
+            ("master", "holder", "PCM_QUERY fence"),
+            ("master", "requester", "PCM_QUERY fence"),
+            ("holder", "master", "PCM_REPORT held, in transit, past image"),
+            ("requester", "master", "PCM_REPORT pending"),
+            ("master", "holder", "PCM_ASSIGN mode, dirty"),
+            ("holder", "master", "PCM_ASSIGNED"),
+            ("master", "holder", "PCM_SHIP: the next request"),
+        ],
+    },
+    Exchange {
+        title: "A partition moves: join, planned leave or crash",
+        note: "Members cut off what is on its way under the old partition epoch and say what they have; \
+               a joiner has nothing. Requests are sent again under their ids and wait for the last \
+               End.",
+        steps: &[
+            ("member", "new_master", "PCM_LOAD_GUIDE pages, End"),
+            ("joiner", "new_master", "PCM_LOAD_GUIDE Nothing"),
+            ("requester", "new_master", "PCM_ACQUIRE, the same id"),
+            ("new_master", "member", "PCM_ASSIGN, where something changes"),
+            ("member", "new_master", "PCM_ASSIGNED"),
+            ("new_master", "requester", "PCM_RESPONSE"),
+        ],
+    },
+    Exchange {
+        title: "Recovery of a lost page",
+        note: "Only a requester that applies redo gets it. It takes the newest of past image and \
+               storage, and applies what the dead one's log has beyond it.",
+        steps: &[
+            ("recoverer", "master", "PCM_ACQUIRE X, recovery"),
+            ("master", "keeper", "PCM_SHIP past"),
+            ("keeper", "recoverer", "PCM_RESPONSE Page + frame, past"),
+            ("recoverer", "storage", "read, to compare"),
+            ("recoverer", "master", "PCM_CLAIM grant"),
+            ("master", "recoverer", "PCM_CLAIMED"),
+        ],
+    },
+    Exchange {
+        title: "A message of an old view",
+        note: "",
+        steps: &[
+            ("sender", "receiver", "PCM_ACQUIRE in an older partition epoch"),
+            ("receiver", "sender", "PCM_NAK view"),
+            ("sender", "new_master", "PCM_ACQUIRE, once the sender has the view"),
+        ],
+    },
 ];
 
 /// The text of docs/messages.md.
@@ -322,12 +549,12 @@ pub fn markdown() -> String {
         "<!-- Made from protocol/src/catalog.rs; a test keeps it equal. To renew it:\n     \
          PAGEWIRE_BLESS=1 cargo test -p pagewire-protocol catalog -->\n# Messages\n\n\
          Every message has the 48-byte session header (protocol/src/header.rs) and a body of at \
-         most 80 bytes; PCM bodies have 72 (protocol/src/pcm.rs). Sessions deliver exactly once \
+         most 80 bytes; PCM bodies have all 80 (protocol/src/pcm.rs). Sessions deliver exactly once \
          and in order per lane, so \"late\" and \"doubled\" below speak of other lanes, of repeated \
          requests and of changed views.\n\n",
     );
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "PCM messages {EPOCH} unless the table says otherwise.\n");
+    let _ = writeln!(out, "PCM messages {EPOCH}.\n");
     out.push_str("| number | name | lane | sent | answered by | late, doubled |\n");
     out.push_str("| --- | --- | --- | --- | --- | --- |\n");
     for m in MESSAGES {
@@ -385,7 +612,7 @@ mod tests {
         numbers.dedup();
         assert_eq!(numbers.len(), all);
         for (_, to, text) in EXCHANGES.iter().flat_map(|e| e.steps) {
-            let word = text.split([' ', ',']).next().unwrap();
+            let word = text.split([' ', ',', ':']).next().unwrap();
             let is_known = MESSAGES.iter().any(|m| m.name == word)
                 || HANDSHAKE.iter().any(|(name, _)| *name == word);
             assert!(*to == "storage" || is_known, "{text}");

@@ -84,11 +84,24 @@ impl Out<'_> {
         mode: Mode,
         verdict: Verdict,
     ) {
+        self.refuse_grant(to, tag, request, mode, verdict, GrantNumber(0));
+    }
+
+    /// As [`Out::refuse`], for who was to ship the page under a grant.
+    pub(super) fn refuse_grant(
+        &mut self,
+        to: InstanceId,
+        tag: BufferTag,
+        request: RequestId,
+        mode: Mode,
+        verdict: Verdict,
+        grant: GrantNumber,
+    ) {
         let message = Pcm::Response {
             request,
             verdict,
             mode,
-            grant: GrantNumber(0),
+            grant,
             version: Lsn::ZERO,
             acks: 0,
             dirty: false,

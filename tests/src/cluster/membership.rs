@@ -221,6 +221,8 @@ impl Cluster {
     /// An instance begins its life with the view that it is a member of.
     pub(super) fn join(&mut self, node: usize, view: &Arc<View>) -> Checked {
         let life = self.nodes[node].life;
+        // What was parked was for the life before.
+        self.parked[node].clear();
         self.nodes[node].begin(Grd::new(instance_id_of(node), life, Arc::clone(view)));
         self.membership.told[node].clear();
         self.network.begin_life(node, life);

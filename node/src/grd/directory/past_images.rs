@@ -12,14 +12,12 @@ pub(super) fn written(page: &mut Page, version: Lsn, out: &mut Out<'_>) {
     let entry = &mut page.entry;
     entry.version = entry.version.max(version);
     entry.stored = entry.stored.max(version);
+    let stored = entry.stored;
+    page.rare.base = page.rare.base.filter(|(_, version)| *version > stored);
     if planted::is("never_discard") {
         return;
     }
-    discard(page, entry_past(page), out);
-}
-
-fn entry_past(page: &Page) -> InstanceSet {
-    page.entry.past
+    discard(page, page.entry.past, out);
 }
 
 fn discard(page: &Page, keepers: InstanceSet, out: &mut Out<'_>) {
@@ -49,13 +47,15 @@ pub(super) fn write_request(page: &mut Page, from: InstanceId, version: Lsn, out
 
 /// Tells whoever has the newest version to write it.
 pub(super) fn have_it_written(page: &mut Page, out: &mut Out<'_>) {
+    if page.rare.lost {
+        return;
+    }
     let base = page.rare.base.map(|(keeper, _)| keeper);
     let version = page.entry.stored;
     match page.entry.owner().or(base) {
         Some(owner) => out.send(owner, page.tag, Pcm::Write { version }),
         // Nobody has it, so the last one who had wrote it before it let go.
-        None if !page.rare.lost => discard_all(page, out),
-        None => {}
+        None => discard_all(page, out),
     }
 }
 

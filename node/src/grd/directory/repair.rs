@@ -162,7 +162,8 @@ impl Directory {
         }
         entry.set_grant(entry.grant().max(outcome.grant));
         page.rare.lost = outcome.lost;
-        page.rare.base = outcome.base;
+        let stored = page.entry.stored;
+        page.rare.base = outcome.base.filter(|(_, version)| *version > stored);
         if outcome.told.is_empty() {
             self.next(page, out);
             return;

@@ -58,7 +58,8 @@ impl Holdings {
                 out.send(request.instance, tag, gone);
             }
             Some(ship) => {
-                out.refuse(request.instance, tag, request, ship.want, Verdict::NotHolder);
+                let (to, want, grant) = (request.instance, ship.want, revocation.grant);
+                out.refuse_grant(to, tag, request, want, Verdict::NotHolder, grant);
             }
         }
     }
@@ -71,7 +72,7 @@ impl Holdings {
         let h = self.holding(tag);
         let Some(version) = h.past else {
             out.anomalies.not_holder += 1;
-            out.refuse(to, tag, request, want, Verdict::NotHolder);
+            out.refuse_grant(to, tag, request, want, Verdict::NotHolder, grant);
             self.step(tag, out);
             return;
         };
