@@ -38,7 +38,7 @@ pub(super) const REDO_THREAD: u64 = THREADS_MAX - 1;
 impl Cluster {
     /// Someone is dead, and somebody is there who can do its redo now.
     pub(super) fn redo_waits(&self) -> bool {
-        let pages = |redo: &super::redo::Redo| redo.pages.iter().any(|p| *p == Progress::ToDo);
+        let pages = |redo: &super::redo::Redo| redo.pages.contains(&Progress::ToDo);
         match &self.redo {
             Some(redo) => {
                 self.may_redo(redo.by)
