@@ -144,19 +144,11 @@ impl Directory {
             }
             return;
         }
-        self.dismiss_recovery(page, out);
-        if let Some(request) = self.pool.pop(&mut page.rare.queue) {
-            start(page, request, out);
-        }
-    }
-
-    /// The page is not lost: whoever waits to apply redo need not, and must not wait behind those who
-    /// hold other pages and wait for redo.
-    fn dismiss_recovery(&mut self, page: &mut Page, out: &mut Out<'_>) {
-        if !std::mem::take(&mut page.rare.has_recovery) {
-            return;
-        }
-        while let Some(request) = self.pool.pop_first(&mut page.rare.queue, |r| r.recovery) {
+        while let Some(request) = self.pool.pop(&mut page.rare.queue) {
+            if !request.recovery {
+                start(page, request, out);
+                return;
+            }
             let Request { id, want, .. } = request;
             out.refuse(id.instance, page.tag, id, want, Verdict::NotLost);
         }

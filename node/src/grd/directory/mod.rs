@@ -86,8 +86,6 @@ struct Rare {
     write_wanted: bool,
     /// The current version died with an instance, and its redo is not applied yet.
     lost: bool,
-    /// Some of the requests that wait are of recovery.
-    has_recovery: bool,
     /// Nobody holds the page; this is the newest past image of it.
     base: Option<(InstanceId, Lsn)>,
 }
@@ -338,10 +336,7 @@ impl Directory {
             }
             State::Free => convert::start(&mut page, request, out),
             _ if self.pool.iter(page.rare.queue).any(|queued| queued.id == request.id) => {}
-            _ => {
-                page.rare.has_recovery |= request.recovery;
-                self.pool.push(&mut page.rare.queue, request);
-            }
+            _ => self.pool.push(&mut page.rare.queue, request),
         }
         self.save(page);
     }

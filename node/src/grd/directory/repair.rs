@@ -82,7 +82,6 @@ impl Directory {
         {
             again = Some(c.request);
             let request = Request { id: c.request, want: c.want, recovery: c.recovery };
-            page.rare.has_recovery |= c.recovery;
             self.pool.push(&mut page.rare.queue, request);
         }
         page.rare.leaving = InstanceSet::default();
