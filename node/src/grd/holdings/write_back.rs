@@ -63,7 +63,9 @@ impl Holdings {
         }
         (h.wants_write, h.asked) = (true, true);
         if nothing_but_past && h.pending.is_none() {
-            // This past image may be the newest version there is: it is held first, as any page is.
+            // This past image may be the newest version there is: it is held first, as any page is,
+            // but no longer than that takes.
+            h.wants_eviction = true;
             self.request(tag, Mode::S, false, out);
         } else {
             self.step(tag, out);
