@@ -60,11 +60,7 @@ impl World {
         if self.crash.is_some() {
             actions.push(Action::Crash);
         }
-        if self.redo == Redo::NotYet
-            && self.recoverer().is_some_and(|at| {
-                self.instances[at].as_ref().is_some_and(|it| it.waiting.is_none())
-            })
-        {
+        if self.redo == Redo::NotYet && self.recoverer().is_some() {
             actions.push(Action::Redo);
         }
         actions
@@ -124,7 +120,11 @@ impl World {
         let it = self.instance(at)?;
         // Names are per instance, so that states do not differ by who asked first.
         let number = 1 + it.to_do.len() as u64 + if recovery { 100 } else { 0 };
-        it.waiting = Some((number, mode));
+        if recovery {
+            it.recovering = Some(number);
+        } else {
+            it.waiting = Some((number, mode));
+        }
         if !recovery && it.open >= mode {
             return self.granted(at, number, mode);
         }

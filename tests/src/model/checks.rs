@@ -33,7 +33,11 @@ impl World {
         let entry = self.instances[master].as_ref().and_then(|it| it.grd.entry(&self.tag));
         for (at, it) in self.instances.iter().enumerate() {
             let Some(it) = it else { continue };
-            if it.waiting.is_some() || !it.to_do.is_empty() || it.requested {
+            if it.waiting.is_some()
+                || it.recovering.is_some()
+                || !it.to_do.is_empty()
+                || it.requested
+            {
                 return Err(format!("I5: at the end {at} waits: {:?}", it.waiting));
             }
             if it.transit.is_some() || it.arrival.is_some() || !it.parked.is_empty() {

@@ -127,11 +127,12 @@ impl World {
                 Ok(())
             }
             Effect::Complete { waiter, mode, .. } => self.granted(at, waiter.0, mode),
-            // A survivor has it: there is nothing to apply.
-            Effect::Fail { waiter, error: Some(AcquireError::NotLost { .. }), .. }
-                if waiter.0 > 100 =>
-            {
-                self.instance(at)?.waiting = None;
+            // A survivor has the page, or has written it: there is nothing to apply.
+            Effect::Fail { waiter, error: Some(AcquireError::NotLost { .. }), .. } => {
+                let it = self.instance(at)?;
+                if it.recovering.take() != Some(waiter.0) {
+                    return Err("I5: one that does not apply redo is told so".to_owned());
+                }
                 self.redo = Redo::Done;
                 Ok(())
             }
@@ -223,13 +224,18 @@ impl World {
     pub(super) fn granted(&mut self, at: usize, waiter: u64, mode: Mode) -> Result<(), String> {
         let truth = self.truth();
         let redo = self.redo == Redo::Asked(at) && waiter > 100;
-        let needed = if redo { self.history.clone() } else { Vec::new() };
+        let writable = self.history.iter().map(|(version, writer)| (*version, *writer));
+        let needed: Vec<_> = writable.collect();
         let gone = self.crashed;
         let it = self.instance(at)?;
-        if it.waiting != Some((waiter, mode)) {
+        let awaited = if redo {
+            it.recovering.take() == Some(waiter)
+        } else {
+            it.waiting.take() == Some((waiter, mode))
+        };
+        if !awaited {
             return Err(format!("I5: waiter {waiter} gets {mode}, waits for {:?}", it.waiting));
         }
-        it.waiting = None;
         let mut held = it.held.ok_or("I2: a guard without a page")?;
         if redo {
             let base = held;

@@ -63,6 +63,8 @@ pub(super) struct Instance {
     pub(super) to_do: VecDeque<Mode>,
     /// The waiter that waits, and for what.
     pub(super) waiting: Option<(u64, Mode)>,
+    /// The waiter that applies redo, beside it.
+    pub(super) recovering: Option<u64>,
     pub(super) again: bool,
     /// May still be told to give the page up.
     pub(super) evictable: bool,
@@ -123,8 +125,8 @@ impl World {
                 parked: Vec::new(),
                 to_do: bounds.requests[id].iter().copied().collect(),
                 waiting: None,
-                // It begins with telling that it has nothing.
-                again: true,
+                recovering: None,
+                again: false,
                 evictable: bounds.evictions,
                 heard: false,
                 redone: false,
@@ -162,8 +164,9 @@ impl World {
     pub(super) fn fingerprint(&self) -> u128 {
         let instances: [_; INSTANCES] = std::array::from_fn(|at| {
             let it = self.instances[at].as_ref()?;
-            let new = || wide(|hasher| it.hash_into(&self.tag, hasher));
-            let print = self.known[at].get().unwrap_or_else(new);
+            let print = self.known[at]
+                .get()
+                .unwrap_or_else(|| wide(|hasher| it.hash_into(&self.tag, hasher)));
             self.known[at].set(Some(print));
             Some(print)
         });
@@ -186,7 +189,8 @@ impl Instance {
         self.grd.fingerprint(tag, hasher);
         (self.held, self.dirty, self.open, self.arrival, self.transit, self.past).hash(hasher);
         (self.requested, self.clock, &self.log, self.durable, &self.to_do).hash(hasher);
-        (self.waiting, self.again, self.evictable, self.heard, self.redone).hash(hasher);
+        (self.waiting, self.recovering, self.again, self.evictable, self.heard, self.redone)
+            .hash(hasher);
         format!("{:?}", self.parked).hash(hasher);
     }
 }
