@@ -83,10 +83,12 @@ impl Endpoint {
         let left = frames.saturating_sub(u64::from(FRAMES_PER_PEER_MIN) * peers);
         self.shares = Lane::ALL.map(|lane| {
             let all = credits.of(lane);
-            if frames >= wanted || !lane.class().has_frame() {
+            // Something has to be left to send from.
+            if frames > wanted || !lane.class().has_frame() {
                 return all;
             }
-            u32::try_from(1 + u64::from(all) * left / wanted).unwrap_or(all).min(all)
+            let spare = left.saturating_sub(1);
+            u32::try_from(1 + u64::from(all) * spare / wanted).unwrap_or(all).min(all)
         });
     }
 

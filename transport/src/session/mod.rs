@@ -371,7 +371,11 @@ impl Session {
     #[must_use]
     pub fn end(self) -> Vec<(Lane, Message)> {
         let lanes = Lane::ALL.into_iter().zip(self.lanes);
-        lanes.flat_map(|(lane, state)| state.retained.into_iter().map(move |m| (lane, m))).collect()
+        let kept = lanes.flat_map(|(lane, state)| {
+            state.retained.into_iter().map(move |message| (lane, message))
+        });
+        // One-sided reads end by themselves; what they say is not the upper layer's.
+        kept.filter(|(_, message)| !message.kind.is_of_reads()).collect()
     }
 }
 
