@@ -27,6 +27,10 @@ fn all_orders_of_two_requests_each_without_a_crash() {
 }
 
 #[test]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "minutes without optimisation: cargo test --release --test model"
+)]
 fn all_orders_of_one_request_each_with_a_crash_of_anyone() {
     use Mode::{S, X};
     for crash in 0..3 {

@@ -287,7 +287,8 @@ impl Shard {
     /// [`NodeError::Transport`] when it is this instance or known already;
     /// [`NodeError::TooManyPeers`] when there are no frames for it.
     pub fn add_peer(&mut self, id: InstanceId, address: SocketAddr) -> Result<(), NodeError> {
-        if self.outbox.peers() >= self.peers_max {
+        let is_new = id != self.me && self.endpoint.peer_counters(id).is_none();
+        if is_new && self.outbox.peers() >= self.peers_max {
             return Err(NodeError::TooManyPeers { peer: id, most: self.peers_max });
         }
         self.endpoint.add_peer(id, address)?;

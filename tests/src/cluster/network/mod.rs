@@ -258,7 +258,7 @@ impl Network {
         while let Some((header, message)) = end.session.next_outgoing(lane) {
             let payload = payload_of(lane, message);
             let stall = if random.percent(manners.stall_percent) { random.below(200) } else { 0 };
-            let not_before = now + u64::from(stall);
+            let not_before = now.saturating_add(u64::from(stall));
             let flying = Flying { header, body: message.body, payload, not_before };
             end.session.transmitted(lane);
             if alive {
