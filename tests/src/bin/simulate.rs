@@ -79,6 +79,10 @@ fn main() -> ExitCode {
 }
 
 fn simulate(arguments: &Arguments) -> Result<bool, String> {
+    if arguments.coverage {
+        // It counts from now on.
+        drop(pagewire_tests::cluster::coverage());
+    }
     let start = Instant::now();
     let mut total = Summary::default();
     let mut failures = 0u64;
