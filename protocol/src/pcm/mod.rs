@@ -22,12 +22,13 @@ mod wire;
 
 use crate::{
     Epoch, GrantNumber, Incarnation, InstanceId, Lane, Lsn, MessageKind, Mode, RequestId,
-    guide::Report,
+    guide::{self, Report},
     stat::{Stat, StatAbout},
 };
 
 /// Bytes of a PCM body.
 pub const PCM_BODY_BYTES: usize = 80;
+const _: () = assert!(PCM_BODY_BYTES == guide::GUIDE_RECORD_BYTES);
 
 /// How a request is granted, or why it is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
