@@ -37,11 +37,13 @@ pub enum Fault {
     WriteFails,
     /// A view is skipped.
     SkipView,
+    /// What an instance reads, writes or flushes stands still for a while.
+    SlowDisk,
 }
 
 impl Fault {
     /// How many kinds there are.
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 15;
     /// All kinds.
     pub const ALL: [Self; Self::COUNT] = [
         Self::Break,
@@ -58,6 +60,7 @@ impl Fault {
         Self::ReadFails,
         Self::WriteFails,
         Self::SkipView,
+        Self::SlowDisk,
     ];
 }
 
@@ -74,6 +77,8 @@ pub(super) enum Due {
     Evict(usize, Incarnation, Option<u64>),
     /// An instance that is absent starts again.
     Start(usize),
+    /// The instance's disk goes on.
+    Disk(usize),
 }
 
 impl Cluster {
@@ -110,6 +115,7 @@ impl Cluster {
                 Due::LeaseOver(node, stop) => self.lease_over(node, stop)?,
                 Due::Evict(node, life, stop) => self.evict_member(node, life, stop)?,
                 Due::Start(node) => self.start_again(node),
+                Due::Disk(node) => self.nodes[node].slow_disk = false,
             }
         }
         Ok(any)
@@ -134,6 +140,7 @@ impl Cluster {
             (Fault::Isolate, o.isolate_weight),
             (Fault::Join, o.join_weight),
             (Fault::Leave, o.leave_weight),
+            (Fault::SlowDisk, o.slow_disk_weight),
         ];
         let total: u32 = kinds.iter().map(|(_, weight)| weight).sum();
         let mut at = self.random.below(total);
@@ -178,6 +185,13 @@ impl Cluster {
             Fault::Isolate if self.can_lose(a) && self.nodes[a].stop.is_none() => self.isolate(a),
             Fault::Join => self.start_again(a),
             Fault::Leave if self.can_lose(a) => self.plan_leave(a)?,
+            Fault::SlowDisk if !self.nodes[a].slow_disk => {
+                self.note(fault, || format!("the disk of {a} stands still"));
+                self.nodes[a].slow_disk = true;
+                // Longer than a lease, now and then.
+                let steps = self.some_steps(2 * self.options.lease_steps);
+                self.after(steps, Due::Disk(a));
+            }
             _ => {}
         }
         Ok(())

@@ -37,6 +37,8 @@ pub(super) struct Node {
     /// It cannot renew its lease since this stop, and has lost it at that time.
     pub(super) stop: Option<u64>,
     pub(super) lease_over_at: u64,
+    /// Nothing of what it reads, writes or flushes gets done.
+    pub(super) slow_disk: bool,
     /// When a leaver asks again for its past images to be superseded.
     pub(super) asks_again_at: u64,
 }
@@ -61,6 +63,7 @@ impl Node {
             joining: false,
             stop: None,
             lease_over_at: 0,
+            slow_disk: false,
             asks_again_at: 0,
         }
     }

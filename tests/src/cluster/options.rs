@@ -101,6 +101,8 @@ options! {
     leave_weight,
     /// Views that an instance skips when a newer one is there, in a hundred.
     skip_view_percent,
+    /// Weight of disks on which nothing gets done for a while.
+    slow_disk_weight,
 }
 
 /// Sizes that a smaller failure may have less of, down to this.
@@ -108,7 +110,7 @@ pub(super) const SIZES: [(&str, u32); 4] =
     [("instances", 2), ("pages", 1), ("threads", 1), ("members", 1)];
 
 /// Weights of faults.
-pub(super) const FAULT_WEIGHTS: [&str; 9] = [
+pub(super) const FAULT_WEIGHTS: [&str; 10] = [
     "break_weight",
     "move_weight",
     "block_weight",
@@ -117,6 +119,7 @@ pub(super) const FAULT_WEIGHTS: [&str; 9] = [
     "isolate_weight",
     "join_weight",
     "leave_weight",
+    "slow_disk_weight",
     "housekeeping_weight",
 ];
 
@@ -188,6 +191,7 @@ impl Options {
             join_weight: 0,
             leave_weight: 0,
             skip_view_percent: 0,
+            slow_disk_weight: 0,
         }
     }
 
@@ -215,6 +219,7 @@ impl Options {
             join_weight: weight(random) + 1,
             leave_weight: weight(random),
             skip_view_percent: random.pick(&[0, 20, 50]),
+            slow_disk_weight: weight(random),
             ..it
         }
     }

@@ -100,9 +100,15 @@ impl Cluster {
         }
     }
 
+    /// What is on no disk that stands still.
+    pub(super) fn ready_ios(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.ios.len()).filter(|&at| !self.nodes[self.ios[at].place.node].slow_disk)
+    }
+
     /// One read, write or flush goes on: the device does it, the instance hears of it, or both.
     pub(super) fn storage_step(&mut self) -> Checked {
-        let at = self.random.index(self.ios.len());
+        let ready: Vec<_> = self.ready_ios().collect();
+        let Some(&at) = ready.get(self.random.index(ready.len())) else { return Ok(()) };
         let Io { place, work, .. } = self.ios[at];
         if self.is_orphan(&self.ios[at]) {
             self.ios.swap_remove(at);
