@@ -245,3 +245,45 @@ fn a_grant_of_another_mode_than_was_asked_for_is_counted_and_given_back() {
         assert_eq!(holder.held_tags().count(), 0, "nothing is left of it");
     }
 }
+
+#[test]
+fn a_page_that_nobody_has_and_storage_has_whole_is_forgotten_and_its_grant_numbers_are_not() {
+    let release = |version| Pcm::Release { grant: GrantNumber(1), version: Lsn(version) };
+    let mut master = grd(0);
+    run(&mut master, acquire(1, 1, Mode::X));
+    run(&mut master, claim(1, 1, 1, Mode::X));
+    assert!(matches!(
+        run(&mut master, message(1, release(7)))[..],
+        [Effect::Send { message: Pcm::Released { grant: GrantNumber(1) }, .. }]
+    ));
+    assert_eq!(master.entry(&tag()), None);
+    // What comes late is of a grant that was given, and no anomaly.
+    assert_eq!(run(&mut master, message(1, release(7))), []);
+    assert!(matches!(
+        run(&mut master, claim(1, 1, 1, Mode::X))[..],
+        [Effect::Send { message: Pcm::Claimed { grant: GrantNumber(1), .. }, .. }]
+    ));
+    assert_eq!(master.anomalies(), Anomalies::default());
+    // The next grant has a number of its own.
+    assert!(matches!(
+        run(&mut master, acquire(2, 1, Mode::S))[..],
+        [Effect::Send { message: Pcm::Response { grant: GrantNumber(2), .. }, .. }]
+    ));
+}
+
+#[test]
+fn a_page_whose_newest_version_may_not_be_on_storage_is_not_forgotten() {
+    let mut master = grd(0);
+    run(&mut master, acquire(1, 1, Mode::S));
+    run(&mut master, claim(1, 1, 1, Mode::S));
+    run(&mut master, acquire(2, 1, Mode::X));
+    let grant = GrantNumber(2);
+    let claimed =
+        Pcm::Claim { request: request(2, 1), mode: Mode::X, grant, version: Lsn(9), past: 1 << 1 };
+    run(&mut master, message(2, claimed));
+    run(&mut master, message(2, Pcm::Release { grant, version: Lsn(9) }));
+    let entry = master.entry(&tag()).expect("a past image is kept of it");
+    assert_eq!(entry.past_images, [InstanceId(1)]);
+    run(&mut master, message(1, Pcm::Discarded { version: Lsn(9) }));
+    assert_eq!(master.entry(&tag()), None);
+}

@@ -7,7 +7,7 @@
 
 use super::{Checked, Cluster, ensure};
 use pagewire_node::grd::{Anomalies, EntryView, HoldingView};
-use pagewire_protocol::{GrantNumber, Mode};
+use pagewire_protocol::{GrantNumber, Lsn, Mode};
 
 type Views = [Option<HoldingView>; 16];
 
@@ -149,8 +149,16 @@ impl Cluster {
         if !calm || !master.is_live() {
             return Ok(());
         }
-        let Some(entry) = master.grd.entry(&it.tag) else { return Ok(()) };
-        let (truth, version) = (it.truth().version, entry.version);
+        let truth = it.truth().version;
+        let Some(entry) = master.grd.entry(&it.tag) else {
+            if !self.membership.disturbed {
+                let stored = it.storage.version;
+                ensure!(stored == truth, "I3: forgotten at v{truth}, and storage has v{stored}");
+                it.directory_version = Lsn::ZERO;
+            }
+            return Ok(());
+        };
+        let version = entry.version;
         ensure!(entry.grant >= it.top_given, "I6: the directory's grant number went back");
         ensure!(version <= truth, "I2: the directory has v{version}, committed is v{truth}");
         it.top_given = entry.grant;

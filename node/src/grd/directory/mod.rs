@@ -29,6 +29,7 @@
 //!  ASSIGNED        | ignore             | ignore              | last one: next   | -
 //!  ----------------+------------------------------------------------------------------------------
 //!  any, of a partition that is being collected: deferred until it is complete ([`moves`])
+//!  any, after which nobody has the page and storage has it whole: the entry is forgotten
 //!  view: holder died | remove           | remove              | start over       | -
 //!    (plain S)       |                  |                     |                  |
 //!  view: party died  | repair           | repair              | start over       | find next base
@@ -224,6 +225,10 @@ impl Directory {
         *self.store.get_mut(page.slot) = page.entry;
         if !page.rare.is_nothing() {
             *self.store.parts(page.slot).1 = page.rare;
+        } else if page.entry.holders.is_empty() {
+            // A page that nobody has and that storage has whole: what is asked for it next is answered as
+            // if it had never been asked for, with later grant numbers.
+            self.store.forget(page.slot);
         }
     }
 
@@ -319,9 +324,15 @@ impl Directory {
         self.save(page);
     }
 
-    /// What is said of a page that was never asked for.
+    /// What is said of a page that has no entry: it was never asked for, or is forgotten.
     fn unknown(&mut self, from: InstanceId, tag: BufferTag, message: Pcm, out: &mut Out<'_>) {
+        let given = self.store.floor(tag.partition());
         match message {
+            // Of a grant that was given, and is over: as for an entry that is there.
+            Pcm::Claim { request, grant, .. } if grant <= given => {
+                out.send(request.instance, tag, Pcm::Claimed { request, grant });
+            }
+            Pcm::Release { grant, .. } if grant <= given => {}
             Pcm::Claim { .. } | Pcm::Release { .. } => out.anomalies.no_grant += 1,
             // A master that came later has not heard of it, because nothing was held: then storage
             // has the newest version.
