@@ -104,8 +104,13 @@ impl Devices {
         }
     }
 
+    /// Opens the devices that are not open: also those that were removed and have come back.
     fn open(&mut self, registry: &Registry) -> Result<(), VerbsError> {
+        let is_open = |open: &[Device], name: &str| open.iter().any(|d| d.context.name() == name);
         for context in open_all()? {
+            if is_open(&self.open, context.name()) {
+                continue;
+            }
             let fd = context.async_events_fd().as_raw_fd();
             registry.register(&mut SourceFd(&fd), DEVICE, Interest::READABLE).map_err(
                 |source| VerbsError::Query {
@@ -144,8 +149,11 @@ impl Devices {
             let words = "the configuration says `tcp`".to_owned();
             return Err(Unusable { reason: TcpReason::Configured, words });
         }
-        if self.open.is_empty() {
-            self.open(registry).map_err(|error| Unusable::setup(&error))?;
+        // Rare: there is a second and more between two attempts.
+        match self.open(registry) {
+            Err(error) if self.open.is_empty() => return Err(Unusable::setup(&error)),
+            Err(error) => tracing::debug!("verbs: {error}"),
+            Ok(()) => {}
         }
         let (choice, region) =
             self.choose(local, arena).map_err(|error| Unusable::setup(&error))?;

@@ -41,7 +41,7 @@ pub use waker::Waker;
 use crate::{
     Arena, Message, TransportError,
     counters::{EndpointCounters, PeerCounters},
-    error::LinkError,
+    error::{LinkError, SwitchError},
     link::{Link, Urgency},
     session::Rejected,
 };
@@ -507,7 +507,10 @@ impl Endpoint {
         }
         if matches!(
             reason,
-            LinkError::Decode(_) | LinkError::PageCrc { .. } | LinkError::Session(_)
+            LinkError::Decode(_)
+                | LinkError::PageCrc { .. }
+                | LinkError::Session(_)
+                | LinkError::Switch(SwitchError::Unexpected { .. })
         ) {
             self.counters.bad_input.add(1);
             let (id, address) = (peer.id, peer.address);
@@ -516,10 +519,7 @@ impl Endpoint {
         peer.counters.links_down.add(1);
         peer.liveness.down_since = Some(Instant::now());
         peer.forget_link();
-        peer.stale = [0; Lane::COUNT];
-        for lane in self.events.lanes_from(peer.id) {
-            peer.stale[lane.index()] += 1;
-        }
+        peer.note_stale(&self.events);
         peer.retry_soon(Instant::now());
         if let Some(session) = &mut peer.session {
             session.link_down();

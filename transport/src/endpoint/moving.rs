@@ -108,7 +108,7 @@ impl Endpoint {
     #[cold]
     pub(super) fn verbs_failed(&mut self, slot: usize, error: &VerbsError) {
         let id = self.peers[slot].id;
-        tracing::warn!("verbs with instance {id} failed: {error}; going on over TCP");
+        tracing::warn!("verbs with instance {id} failed: {error}");
         self.step(slot, |switch, steps| {
             switch.failed(Instant::now(), steps);
             Ok(())
@@ -161,7 +161,6 @@ impl Endpoint {
         let mut steps = Vec::new();
         let Some(switch) = &mut self.peers[slot].switch else { return };
         if let Err(error) = act(switch, &mut steps) {
-            self.counters.bad_input.add(1);
             return self.link_down(slot, error.into());
         }
         self.take_steps(slot, steps.into());
@@ -292,8 +291,10 @@ impl Endpoint {
                 credits[lane.index()] = 0;
             }
         } else {
-            if let (LinkKind::Verbs, Some(link)) = (to, &mut self.peers[slot].link) {
-                drop(link.tcp_mut().take_receives());
+            if let (LinkKind::Verbs, Some(link)) = (to, &mut self.peers[slot].link)
+                && let Err(error) = link.tcp_mut().take_receives()
+            {
+                return self.link_down(slot, error);
             }
             let posted = self.post_receives();
             credits = posted.credits;
@@ -318,19 +319,17 @@ impl Endpoint {
         let peer = &mut self.peers[slot];
         let (Some(session), Some(link)) = (&mut peer.session, &mut peer.link) else { return };
         if let Err(error) = session.move_to_link(theirs.expected, theirs.credits, peer.stated) {
-            self.counters.bad_input.add(1);
             return self.link_down(slot, error.into());
         }
-        if to == LinkKind::Verbs {
-            // The leader's: pages might have come there until now.
-            drop(link.tcp_mut().take_receives());
+        // The leader's: pages might have come there until now.
+        if to == LinkKind::Verbs
+            && let Err(error) = link.tcp_mut().take_receives()
+        {
+            return self.link_down(slot, error);
         }
         link.move_to(to);
         peer.forget_sent();
-        peer.stale = [0; Lane::COUNT];
-        for lane in self.events.lanes_from(peer.id) {
-            peer.stale[lane.index()] += 1;
-        }
+        peer.note_stale(&self.events);
         for lane in Lane::ALL.into_iter().filter(|lane| lane.class().has_frame()) {
             let missing = credits.of(lane) - peer.stated[lane.index()];
             peer.owed_frames[lane.class().index()] = missing;

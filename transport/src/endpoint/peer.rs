@@ -1,8 +1,8 @@
 //! What an endpoint knows of one peer.
 
 use super::{
-    backoff::Backoff, connect::attempt::Forming, liveness::Liveness, reads::PeerReads,
-    sampler::Sampler, switch::Switch,
+    backoff::Backoff, connect::attempt::Forming, events::EventQueue, liveness::Liveness,
+    reads::PeerReads, sampler::Sampler, switch::Switch,
 };
 use crate::{
     Arena,
@@ -125,6 +125,15 @@ impl Peer {
     /// Moves messages of `lane` from the session to the link while both allow it. True if there
     /// were any.
     #[inline]
+    /// Remembers which messages wait in the queue that came over a link that is no more: their receives
+    /// are not posted again.
+    pub(super) fn note_stale(&mut self, events: &EventQueue) {
+        self.stale = [0; Lane::COUNT];
+        for lane in events.lanes_from(self.id) {
+            self.stale[lane.index()] += 1;
+        }
+    }
+
     pub(super) fn pump(&mut self, lane: Lane, urgency: Urgency) -> bool {
         let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return false };
         if self.held {

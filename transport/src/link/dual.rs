@@ -169,9 +169,12 @@ impl Link for DualLink {
     }
 
     fn may_sleep(&self) -> bool {
-        let verbs =
-            self.on == LinkKind::Tcp || self.verbs.as_ref().is_none_or(|verbs| verbs.may_sleep());
-        verbs && self.tcp.may_sleep()
+        match self.on {
+            LinkKind::Tcp => self.tcp.may_sleep(),
+            LinkKind::Verbs => {
+                self.tcp.main_may_sleep() && self.verbs.as_ref().is_none_or(|v| v.may_sleep())
+            }
+        }
     }
 }
 

@@ -111,6 +111,9 @@ pub(super) struct Switch {
     attempt: u32,
     /// Of this attempt.
     mine: Option<QueuePairs>,
+    /// The queue pairs failed after this end had said its switch to them: it falls back as soon as it
+    /// has the other one's.
+    failed_early: bool,
     pause: Duration,
 }
 
@@ -119,7 +122,7 @@ impl Switch {
     pub(super) fn new(leads: bool, verbs: bool, now: Instant) -> Self {
         let offer_at = (leads && verbs).then_some(now);
         let phase = Phase::Tcp { offer_at };
-        Self { leads, phase, attempt: 0, mine: None, pause: RETRY_FIRST }
+        Self { leads, phase, attempt: 0, mine: None, failed_early: false, pause: RETRY_FIRST }
     }
 
     /// Which attempt is under way or was last; its queue pairs are those that there are.
@@ -236,8 +239,8 @@ impl Switch {
             Phase::Offering { .. } | Phase::Accepting { .. } | Phase::Draining { .. } => {
                 self.give_up(reason, now, steps);
             }
-            // It shows again when the session is on them.
-            Phase::Switching { .. } | Phase::Tcp { .. } | Phase::Falling { .. } => {}
+            Phase::Switching { .. } => self.failed_early = true,
+            Phase::Tcp { .. } | Phase::Falling { .. } => {}
         }
     }
 
@@ -268,7 +271,7 @@ impl Switch {
     }
 
     fn back_on_tcp(&mut self, now: Instant) {
-        self.mine = None;
+        (self.mine, self.failed_early) = (None, false);
         self.phase = Phase::Tcp { offer_at: self.leads.then_some(now + self.pause) };
         self.pause = (2 * self.pause).min(RETRY_MAX);
     }
@@ -354,6 +357,9 @@ impl Switch {
                 Phase::Switching { .. } => {
                     self.phase = Phase::Verbs { since: now };
                     steps.push(Step::Move(LinkKind::Verbs, statement));
+                    if std::mem::take(&mut self.failed_early) {
+                        self.failed(now, steps);
+                    }
                     Ok(())
                 }
                 // We gave the attempt up meanwhile; our refusal is on its way to the leader.

@@ -6,7 +6,7 @@ use crate::{
     Message,
     session::{AckDue, Disposition, Session},
 };
-use pagewire_protocol::{Body, InstanceId, Lane, LaneClass, MessageKind, SessionHeader};
+use pagewire_protocol::{Body, InstanceId, Lane, LaneClass, MessageKind, Sequence, SessionHeader};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 
@@ -435,6 +435,39 @@ fn a_leader_whose_switch_is_declined_stays_on_tcp_and_goes_on_at_once() {
     let told = Step::OnTcp { reason, theirs: true };
     assert_eq!(steps, [Step::Close, Step::Release, told]);
     assert_eq!(leader.next_tick(), Some(now + RETRY_FIRST), "and offers again later");
+}
+
+#[test]
+fn queue_pairs_that_fail_before_the_session_is_on_them_are_left_at_once() {
+    let now = Instant::now();
+    let mut steps = Vec::new();
+    let mut leader = Switch::new(true, true, now);
+    leader.tick(now, &mut steps).unwrap();
+    leader.connected(Ok(()), now, &mut steps);
+    leader.drained(now, &mut steps);
+    steps.clear();
+    // Its own switch is said, and holds until the other one is there. Nobody tells of it again.
+    leader.failed(now, &mut steps);
+    assert_eq!(steps, []);
+    let statement = Statement { expected: [Sequence(1); Lane::COUNT], credits: [8; Lane::COUNT] };
+    let said = |to| LinkControl::Switch { attempt: 1, to, statement };
+    leader.heard(said(LinkKind::Verbs), now, &mut steps).unwrap();
+    let back = Step::SaySwitch { attempt: 1, to: LinkKind::Tcp, tcp_still_receives: false };
+    let told = Step::OnTcp { reason: TcpReason::Failed, theirs: false };
+    let moved = Step::Move(LinkKind::Verbs, statement);
+    assert_eq!(steps, [moved, Step::Hold, Step::Close, back, told]);
+    steps.clear();
+    leader.heard(said(LinkKind::Tcp), now, &mut steps).unwrap();
+    assert_eq!(steps, [Step::Move(LinkKind::Tcp, statement)]);
+    // The next attempt begins anew.
+    let mut later = Vec::new();
+    leader.tick(now + RETRY_FIRST, &mut later).unwrap();
+    leader.connected(Ok(()), now, &mut later);
+    leader.drained(now, &mut later);
+    later.clear();
+    let said = LinkControl::Switch { attempt: 2, to: LinkKind::Verbs, statement };
+    leader.heard(said, now, &mut later).unwrap();
+    assert_eq!(later, [Step::Move(LinkKind::Verbs, statement)]);
 }
 
 #[test]

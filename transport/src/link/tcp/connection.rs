@@ -58,7 +58,7 @@ impl Connection {
         self.reader.post(frame);
     }
 
-    pub(super) fn take_receives(&mut self) -> Vec<Frame> {
+    pub(super) fn take_receives(&mut self) -> Result<Vec<Frame>, LinkError> {
         self.reader.take_receives()
     }
 
@@ -78,6 +78,12 @@ impl Connection {
         if writable {
             self.writer.may_write();
         }
+    }
+
+    /// The other side has ended, or the connection has failed.
+    #[inline]
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
     }
 
     #[inline]

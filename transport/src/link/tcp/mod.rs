@@ -81,20 +81,32 @@ impl TcpLink {
     }
 
     /// As [`Link::poll`], of the small messages' connection alone, and only when the poller has
-    /// reported something there. What comes on the other one stays in its socket.
+    /// reported something there. What comes on the other one stays in its socket; only that it has
+    /// ended is noticed.
     ///
     /// # Errors
     /// As [`Link::poll`].
     #[inline]
     pub fn poll_main_when_reported(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
+        if self.bulk.has_ended() {
+            return Err(LinkError::Closed);
+        }
         self.main.poll_when_reported(sink)
     }
 
-    /// Takes the posted receives back, of a link on which no page can be on its way.
-    pub fn take_receives(&mut self) -> Vec<Frame> {
-        let mut frames = self.main.take_receives();
-        frames.extend(self.bulk.take_receives());
-        frames
+    /// As [`Link::may_sleep`], of the connection that [`TcpLink::poll_main_when_reported`] reads.
+    pub fn main_may_sleep(&self) -> bool {
+        self.main.may_sleep()
+    }
+
+    /// Takes the posted receives back, of a link on which no page is on its way any more.
+    ///
+    /// # Errors
+    /// [`LinkError::Decode`] when the peer has sent part of one.
+    pub fn take_receives(&mut self) -> Result<Vec<Frame>, LinkError> {
+        let mut frames = self.main.take_receives()?;
+        frames.extend(self.bulk.take_receives()?);
+        Ok(frames)
     }
 
     /// The address of this end.

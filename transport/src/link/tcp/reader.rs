@@ -108,10 +108,13 @@ impl Reader {
         self.paused
     }
 
-    /// Takes the posted receives back; none of their messages has begun to come.
-    pub(super) fn take_receives(&mut self) -> Vec<Frame> {
-        debug_assert!(self.awaited.is_none(), "a page is on its way");
-        self.landing.take().into_iter().chain(self.posted.drain(..)).collect()
+    /// Takes the posted receives back; no page has begun to come, if the peer is a correct one.
+    pub(super) fn take_receives(&mut self) -> Result<Vec<Frame>, LinkError> {
+        if self.awaited.is_some() {
+            let what = "pages begun on TCP when the messages move to verbs";
+            return Err(DecodeError::Field { what, found: 1, expected: "0" }.into());
+        }
+        Ok(self.landing.take().into_iter().chain(self.posted.drain(..)).collect())
     }
 
     pub(super) fn read_bytes(&self) -> u64 {

@@ -89,6 +89,8 @@ pub struct VerbsLink {
     /// A message was turned away because a queue is full, and nobody has tried again yet.
     full: bool,
     armed: bool,
+    /// Why the queue cannot be armed: it is of no use any more.
+    unarmed: Option<VerbsError>,
     /// There may be completions that were not looked at.
     ready: bool,
     /// Messages that nobody waits for; those of one lane stay in order.
@@ -176,6 +178,7 @@ impl VerbsLink {
             counters: Arc::clone(counters),
             full: false,
             armed: false,
+            unarmed: None,
             ready: true,
             later: Vec::with_capacity(LATER_MAX),
             reads: Reads::default(),
@@ -243,14 +246,15 @@ impl VerbsLink {
         (self.armed, self.ready) = (false, true);
     }
 
-    /// has to be polled once more before a sleep.
+    /// Asks for an event with the next completion. What came before does not count: the link has to
+    /// be polled once more before a sleep, which also tells of a queue that cannot be armed.
     pub fn arm(&mut self) {
         if self.armed {
             return;
         }
         match self.completions.arm() {
             Ok(()) => self.armed = true,
-            Err(error) => tracing::warn!("{error}"),
+            Err(error) => self.unarmed = Some(error),
         }
         self.ready = true;
     }
@@ -523,6 +527,9 @@ impl Link for VerbsLink {
 
     #[inline]
     fn poll(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
+        if let Some(error) = self.unarmed.take() {
+            return Err(error.into());
+        }
         self.ready = false;
         for _ in 0..BATCHES {
             let got = self.completions.poll(&mut self.batch)?;
