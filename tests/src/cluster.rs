@@ -93,8 +93,6 @@ struct Delayed {
     to: usize,
     epoch: Epoch,
     message: Pcm,
-    /// What follows it, if nobody wants the page any more.
-    cancel: Option<Pcm>,
 }
 
 /// An event that is of a later view, with the page that came with it.
@@ -115,6 +113,8 @@ struct Cluster {
     pages: Vec<Page>,
     network: Network,
     requests: Vec<Delayed>,
+    /// Answers to requests that were cancelled before they left.
+    answers: Vec<(Place, Event)>,
     ios: Vec<Io>,
     /// Where pins are drained and the core has not been told.
     drains: Vec<Place>,
@@ -201,6 +201,7 @@ impl Cluster {
             network: Network::new(ids.len(), manners),
             now: 0,
             requests: Vec::new(),
+            answers: Vec::new(),
             ios: Vec::new(),
             drains: Vec::new(),
             habit: Habit::Mixed,
