@@ -297,7 +297,7 @@ impl Cluster {
 
     /// Evicts every page everywhere: nothing is held then, and storage, sound again, has everything.
     fn evict_everything(&mut self) -> Checked {
-        self.options.write_failure_percent = 0;
+        (self.options.write_failure_percent, self.options.read_failure_percent) = (0, 0);
         self.evict_all()?;
         // Only the runtime knows that it wants the frames of past images back. Whoever has one that
         // may be newer than storage takes the page to write it.
