@@ -59,6 +59,8 @@ pub struct View {
     members: Vec<Member>,
     /// Died, and their redo is not applied yet; by id.
     dead: Vec<Life>,
+    /// The last life of everyone who was a member and is none; by id.
+    former: Vec<Life>,
     masters: Vec<InstanceId>,
     partition_epochs: Vec<Epoch>,
     hash: u64,
@@ -100,6 +102,7 @@ impl View {
             founded: epoch,
             members,
             dead: Vec::new(),
+            former: Vec::new(),
             masters: Vec::new(),
             partition_epochs: vec![epoch; usize::from(PARTITIONS)],
             hash: 0,
@@ -120,6 +123,7 @@ impl View {
         let mut view = Self {
             epoch,
             founded: self.founded,
+            former: self.former_after(&members),
             members,
             dead,
             masters: Vec::new(),
@@ -135,6 +139,16 @@ impl View {
         }
         view.hash = view.make_hash();
         Ok(view)
+    }
+
+    /// Everyone who is no member when these are, and was one.
+    fn former_after(&self, members: &[Member]) -> Vec<Life> {
+        let known = self.former.iter().copied().chain(self.members.iter().map(Member::life));
+        let is_none = |life: &Life| members.iter().all(|m| m.id != life.0);
+        let mut former: Vec<Life> = known.filter(is_none).collect();
+        former.sort_unstable();
+        // No id is twice: who is a member is not among those who were.
+        former
     }
 
     /// Checks the member list, and makes of it the map and the hash.
@@ -194,8 +208,17 @@ impl View {
             Some(m) if m.incarnation == incarnation => Standing::Member,
             Some(m) if m.incarnation > incarnation => Standing::Past,
             _ if self.dead.contains(&(id, incarnation)) => Standing::Past,
-            _ => Standing::Unknown,
+            Some(_) => Standing::Unknown,
+            None => self.standing_of_none(id, incarnation),
         }
+    }
+
+    /// Of one that is no member: lives are numbered upwards, so one that is not newer than the last
+    /// that was a member is over, also when its redo is applied and nothing else is left of it.
+    fn standing_of_none(&self, id: InstanceId, incarnation: Incarnation) -> Standing {
+        let last = self.former.iter().find(|former| former.0 == id);
+        let is_over = last.is_some_and(|last| incarnation.0 != 0 && incarnation <= last.1);
+        if is_over { Standing::Past } else { Standing::Unknown }
     }
 
     /// The instance that keeps the directory entries of `partition`.
@@ -260,10 +283,12 @@ impl View {
             bytes.extend_from_slice(&incarnation.0.to_le_bytes());
             bytes.push(u8::from(*leaving));
         }
-        bytes.extend_from_slice(&count(self.dead.len()));
-        for (id, incarnation) in &self.dead {
-            bytes.extend_from_slice(&id.0.to_le_bytes());
-            bytes.extend_from_slice(&incarnation.0.to_le_bytes());
+        for lives in [&self.dead, &self.former] {
+            bytes.extend_from_slice(&count(lives.len()));
+            for (id, incarnation) in lives {
+                bytes.extend_from_slice(&id.0.to_le_bytes());
+                bytes.extend_from_slice(&incarnation.0.to_le_bytes());
+            }
         }
         for epoch in &self.partition_epochs {
             bytes.extend_from_slice(&epoch.0.to_le_bytes());
@@ -284,16 +309,14 @@ impl View {
             let (id, incarnation) = reader.life()?;
             members.push(Member { id, incarnation, leaving: reader.take::<1>()? != [0] });
         }
-        let mut dead = Vec::new();
-        for _ in 0..reader.u16()? {
-            dead.push(reader.life()?);
-        }
+        let (dead, former) = (reader.lives()?, reader.lives()?);
         let mut partition_epochs = Vec::with_capacity(usize::from(PARTITIONS));
         for _ in 0..PARTITIONS {
             partition_epochs.push(Epoch(reader.u64()?));
         }
         let masters = Vec::new();
-        let mut view = Self { epoch, founded, members, dead, masters, partition_epochs, hash: 0 };
+        let mut view =
+            Self { epoch, founded, members, dead, former, masters, partition_epochs, hash: 0 };
         let is_view = view.complete().is_ok() && view.encode() == bytes;
         if is_view { Ok(view) } else { Err(odd_view(bytes.len())) }
     }
@@ -326,6 +349,10 @@ impl Reader<'_> {
 
     fn life(&mut self) -> Result<Life, DecodeError> {
         Ok((InstanceId(self.u16()?), Incarnation(self.u64()?)))
+    }
+
+    fn lives(&mut self) -> Result<Vec<Life>, DecodeError> {
+        (0..self.u16()?).map(|_| self.life()).collect()
     }
 }
 
@@ -386,6 +413,23 @@ mod tests {
         assert_eq!(next.standing(InstanceId(2), Incarnation(14)), Standing::Unknown);
         assert_eq!(next.standing(InstanceId(3), Incarnation(1)), Standing::Unknown);
         assert_eq!(next.standing(InstanceId(1), Incarnation(11)), Standing::Member);
+    }
+
+    #[test]
+    fn a_life_that_is_over_stays_so_when_nothing_is_left_of_it() {
+        let first = View::first(Epoch(1), members(&[(0, 1), (1, 5)])).unwrap();
+        let without =
+            first.next(members(&[(0, 1)]), vec![(InstanceId(1), Incarnation(5))]).unwrap();
+        let redone = without.next(members(&[(0, 1), (2, 1)]), Vec::new()).unwrap();
+        let redone = View::decode(&redone.encode()).unwrap();
+        for over in [4, 5] {
+            assert_eq!(redone.standing(InstanceId(1), Incarnation(over)), Standing::Past, "{over}");
+        }
+        assert_eq!(redone.standing(InstanceId(1), Incarnation(6)), Standing::Unknown, "to come");
+        let back = redone.next(members(&[(0, 1), (1, 6), (2, 1)]), Vec::new()).unwrap();
+        assert_eq!(back.standing(InstanceId(1), Incarnation(6)), Standing::Member);
+        let gone = back.next(members(&[(0, 1), (2, 1)]), Vec::new()).unwrap();
+        assert_eq!(gone.standing(InstanceId(1), Incarnation(6)), Standing::Past, "left as planned");
     }
 
     #[test]

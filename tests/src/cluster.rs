@@ -93,8 +93,6 @@ struct Delayed {
     to: usize,
     epoch: Epoch,
     message: Pcm,
-    /// What follows it, if nobody wants the page any more.
-    cancel: Option<Pcm>,
 }
 
 /// An event that is of a later view, with the page that came with it.
@@ -115,6 +113,8 @@ struct Cluster {
     pages: Vec<Page>,
     network: Network,
     requests: Vec<Delayed>,
+    /// Answers to requests that were cancelled before they left.
+    answers: Vec<(Place, Event)>,
     ios: Vec<Io>,
     /// Where pins are drained and the core has not been told.
     drains: Vec<Place>,
@@ -201,6 +201,7 @@ impl Cluster {
             network: Network::new(ids.len(), manners),
             now: 0,
             requests: Vec::new(),
+            answers: Vec::new(),
             ios: Vec::new(),
             drains: Vec::new(),
             habit: Habit::Mixed,
@@ -296,7 +297,7 @@ impl Cluster {
 
     /// Evicts every page everywhere: nothing is held then, and storage, sound again, has everything.
     fn evict_everything(&mut self) -> Checked {
-        self.options.write_failure_percent = 0;
+        (self.options.write_failure_percent, self.options.read_failure_percent) = (0, 0);
         self.evict_all()?;
         // Only the runtime knows that it wants the frames of past images back. Whoever has one that
         // may be newer than storage takes the page to write it.

@@ -43,25 +43,36 @@ fn every_schedule_without_deaths_keeps_the_invariants_and_comes_to_rest() {
     assert!(total.lost_messages > 0 && total.duplicates > 0, "{total:?}");
 }
 
-/// With crashes, pauses and planned leaves, too. Not every schedule comes to rest again after those
-/// yet (about 3 in 1,000 do not: `I5`); everything else has to hold in every one.
+/// With crashes, pauses, isolations and planned leaves, too.
+fn anybody_dies(seed: u64) -> Options {
+    Options { requests_max: 64, ..Options::mixed(seed) }
+}
+
 #[test]
-fn every_schedule_with_deaths_keeps_all_invariants_but_that_each_request_ends() {
-    let (base, seeds) = (number("PAGEWIRE_SEED_BASE", 1), number("PAGEWIRE_SEEDS", 400));
-    println!("PAGEWIRE_SEED_BASE={base} PAGEWIRE_SEEDS={seeds}");
-    let (mut total, mut unended) = (Summary::default(), Vec::new());
-    for seed in (0..seeds).map(|n| base.wrapping_add(n)) {
-        match run(seed, &Options { requests_max: 64, ..Options::mixed(seed) }) {
-            Ok(summary) => total = total.with(&summary),
-            Err(failure) if failure.what.starts_with("I5") => unended.push(seed),
-            Err(failure) => panic!("{failure}"),
-        }
-    }
-    println!("{total:?}\nnot at rest in the end: seeds {unended:?}");
+fn every_schedule_with_deaths_keeps_the_invariants_and_comes_to_rest() {
+    let total = run_seeds(anybody_dies);
     let missing: Vec<_> =
         Fault::ALL.into_iter().filter(|fault| total.faults[*fault as usize] == 0).collect();
     assert!(missing.is_empty(), "kinds of fault that never happened: {missing:?}");
     assert!(total.redone > 0, "{total:?}");
+}
+
+/// Each failed once, for a reason of its own: what was parked for a life that is over (500527,
+/// 504886); redo behind threads that wait for redo (500604, 503502, 504882, 507074, 517020); an
+/// answer that was given before the question (501427, 502108); a copy that its holder was giving up
+/// when it said that it had it (510204); a page that was dropped with an earlier read (509533); a
+/// version that died (19170).
+#[test]
+fn seeds_that_failed_once_do_not_fail_again() {
+    let seeds = [
+        146, 498, 4309, 19170, 500_527, 500_604, 500_630, 500_764, 500_831, 501_427, 502_108,
+        503_502, 504_882, 504_886, 507_074, 509_533, 510_204, 517_020,
+    ];
+    for seed in seeds {
+        if let Err(failure) = run(seed, &anybody_dies(seed)) {
+            panic!("{failure}");
+        }
+    }
 }
 
 #[test]

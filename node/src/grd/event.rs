@@ -374,7 +374,8 @@ pub enum Effect {
     Park,
     /// Read the page from storage, and keep the newest of what is there, the page that was taken if
     /// there is one, and the own past image if there is one; [`Event::ReadDone`] follows with that
-    /// one's version.
+    /// one's version. The page that was taken belongs to the read from now on, and goes with it; one
+    /// that is taken later is for a later read.
     ReadNewer {
         /// The page.
         tag: BufferTag,

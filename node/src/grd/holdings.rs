@@ -131,7 +131,9 @@ impl Holdings {
     ) {
         let h = self.holdings.get_or_insert_with(tag, Holding::new);
         let waiter = Waiter { id, mode, recovery };
-        if recovery && h.mode != Mode::N {
+        // A copy that storage may lack, and that somebody else was to write, may be given up before
+        // its master makes this instance write it: then only the master knows.
+        if recovery && h.mode != Mode::N && !h.unsaved {
             let error = Some(AcquireError::NotLost { tag });
             out.effect(Effect::Fail { waiter: id, tag, error });
         } else if recovery {
@@ -139,7 +141,7 @@ impl Holdings {
             // request that waits for redo has to make way.
             self.pool.push_front(&mut h.waiters, waiter);
             if h.pending.is_some_and(|p| !p.recovery) {
-                self.cancel(tag, out);
+                self.send_cancel(tag, out);
             }
         } else {
             self.pool.push(&mut h.waiters, waiter);
@@ -168,10 +170,19 @@ impl Holdings {
     fn step(&mut self, tag: BufferTag, out: &mut Out<'_>) {
         let durable = self.durable;
         let Some(h) = self.holdings.get_mut(&tag) else { return };
+        let front = self.pool.front(h.waiters).copied();
+        let asks_for_redo = front.filter(|first| {
+            let open = h.pending.is_none() && h.activity != Activity::Releasing;
+            first.recovery && first.mode > h.mode && open
+        });
+        if let Some(first) = asks_for_redo {
+            // At once: pins that are being drained may be of threads that wait for redo.
+            self.request(tag, first.mode, true, out);
+        }
+        let Some(h) = self.holdings.get_mut(&tag) else { return };
         if h.activity != Activity::Idle {
             return;
         }
-        let front = self.pool.front(h.waiters).copied();
         if let Some(to) = owed(h, &self.pool).filter(|_| h.revocation.is_some()) {
             lower(h, tag, to, Purpose::Waiters, out);
         } else if let Some(revocation) = h.revocation {

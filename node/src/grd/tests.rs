@@ -287,3 +287,155 @@ fn a_page_whose_newest_version_may_not_be_on_storage_is_not_forgotten() {
     run(&mut master, message(1, Pcm::Discarded { version: Lsn(9) }));
     assert_eq!(master.entry(&tag()), None);
 }
+
+// ---- redo does not wait for those who wait for redo ------------------------------------------------
+
+fn wants(tag: BufferTag, mode: Mode, waiter: u64, recovery: bool) -> Event {
+    Event::Acquire { tag, mode, waiter: WaiterId(waiter), recovery }
+}
+
+fn response(to: u16, sequence: u64, verdict: Verdict, mode: Mode, grant: u64) -> Pcm {
+    Pcm::Response {
+        request: request(to, sequence),
+        verdict,
+        mode,
+        grant: GrantNumber(grant),
+        version: Lsn(7),
+        acks: 0,
+        dirty: false,
+        unsaved: true,
+        past: false,
+        writer: InstanceId(2),
+    }
+}
+
+fn sent(effects: &[Effect]) -> Vec<(u16, Pcm)> {
+    let sent = effects.iter().filter_map(|effect| match effect {
+        Effect::Send { to, message, .. } => Some((to.0, *message)),
+        _ => None,
+    });
+    sent.collect()
+}
+
+fn not_lost(effects: &[Effect], waiter: u64) -> bool {
+    let error = Some(AcquireError::NotLost { tag: tag() });
+    effects.contains(&Effect::Fail { waiter: WaiterId(waiter), tag: tag(), error })
+}
+
+#[test]
+fn a_cancel_of_what_is_being_granted_is_answered_not_lost() {
+    let mut master = grd(0);
+    run(&mut master, acquire(1, 1, Mode::X));
+    let effects = run(&mut master, message(1, Pcm::Cancel { request: request(1, 1) }));
+    let answers = sent(&effects);
+    let is_answer = |answer: &(u16, Pcm)| {
+        matches!(answer, (1, Pcm::Response { verdict: Verdict::NotLost, request: of, .. })
+            if *of == request(1, 1))
+    };
+    assert!(answers.len() == 1 && is_answer(&answers[0]), "{effects:?}");
+    assert!(master.entry(&tag()).unwrap().converting, "it goes on");
+}
+
+#[test]
+fn redo_goes_when_its_page_is_being_granted_and_the_request_goes_on() {
+    let mut holder = grd(1);
+    run(&mut holder, wants(tag(), Mode::S, 1, false));
+    let effects = run(&mut holder, wants(tag(), Mode::X, 2, true));
+    assert_eq!(sent(&effects), [(0, Pcm::Cancel { request: request(1, 1) })]);
+    let effects = run(&mut holder, message(0, response(1, 1, Verdict::NotLost, Mode::S, 0)));
+    assert!(not_lost(&effects, 2), "{effects:?}");
+    assert!(!effects.iter().any(|e| matches!(e, Effect::RequestOver { .. })), "{effects:?}");
+    let effects = run(&mut holder, message(0, response(1, 1, Verdict::Page, Mode::S, 1)));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Complete { waiter: WaiterId(1), .. })));
+}
+
+#[test]
+fn what_was_asked_before_redo_began_is_no_answer_for_it() {
+    let mut holder = grd(1);
+    run(&mut holder, wants(tag(), Mode::S, 1, false));
+    let effects = run(&mut holder, Event::Withdraw { tag: tag(), waiter: WaiterId(1) });
+    assert_eq!(sent(&effects).len(), 1, "cancelled: {effects:?}");
+    let effects = run(&mut holder, wants(tag(), Mode::X, 2, true));
+    assert_eq!(sent(&effects).len(), 1, "asked anew: {effects:?}");
+    let answer = response(1, 1, Verdict::NotLost, Mode::S, 0);
+    assert!(!not_lost(&run(&mut holder, message(0, answer)), 2), "the answer to the first cancel");
+    assert!(not_lost(&run(&mut holder, message(0, answer)), 2));
+}
+
+#[test]
+fn redo_that_waited_for_a_repair_is_answered_before_others_have_their_turn() {
+    let mut master = grd(0);
+    run(&mut master, acquire(1, 1, Mode::S));
+    run(&mut master, claim(1, 1, 1, Mode::S));
+    run(&mut master, acquire(1, 2, Mode::X));
+    let refuse = Pcm::Refuse { request: request(1, 2), grant: GrantNumber(2) };
+    let effects = run(&mut master, message(1, refuse));
+    assert_eq!(sent(&effects), [(1, Pcm::Query { fence: GrantNumber(3) })]);
+    run(&mut master, acquire(2, 1, Mode::X));
+    run(&mut master, acquire(1, 3, Mode::S));
+    let redo = Pcm::Acquire { request: request(2, 2), want: Mode::X, recovery: true };
+    run(&mut master, message(2, redo));
+    let report = pagewire_protocol::Report {
+        mode: Mode::S,
+        grant: GrantNumber(1),
+        version: Lsn(7),
+        ..Default::default()
+    };
+    let report = Pcm::Report { fence: GrantNumber(3), report };
+    let answers = sent(&run(&mut master, message(1, report)));
+    let is_told = |(to, answer): &(u16, Pcm)| {
+        matches!(answer, Pcm::Response { verdict: Verdict::NotLost, request: of, .. }
+            if *to == 2 && *of == request(2, 2))
+    };
+    assert!(answers.iter().any(is_told), "{answers:?}");
+}
+
+#[test]
+fn redo_asks_the_master_about_a_copy_that_storage_may_lack_while_pins_are_drained() {
+    let mut holder = grd(1);
+    run(&mut holder, wants(tag(), Mode::S, 1, false));
+    run(&mut holder, message(0, response(1, 1, Verdict::Page, Mode::S, 1)));
+    let effects = run(&mut holder, Event::Evict { tag: tag() });
+    assert_eq!(effects, [Effect::Lower { tag: tag(), to: Mode::N }], "its thread has a guard");
+    let effects = run(&mut holder, wants(tag(), Mode::X, 2, true));
+    let asks = |e: &Effect| {
+        matches!(e, Effect::Request { message: Pcm::Acquire { recovery: true, .. }, .. })
+    };
+    assert!(!not_lost(&effects, 2) && effects.iter().any(asks), "{effects:?}");
+    let effects = run(&mut holder, message(0, response(1, 2, Verdict::NotLost, Mode::X, 0)));
+    assert!(not_lost(&effects, 2), "{effects:?}");
+}
+
+#[test]
+fn a_page_that_comes_while_an_earlier_one_is_compared_is_compared_anew() {
+    let mut holder = grd(1);
+    let past = |grant| match response(1, 1, Verdict::Page, Mode::X, grant) {
+        Pcm::Response { request, verdict, mode, grant, version, acks, dirty, writer, .. } => {
+            let (unsaved, past) = (false, true);
+            Pcm::Response {
+                request,
+                verdict,
+                mode,
+                grant,
+                version,
+                acks,
+                dirty,
+                unsaved,
+                past,
+                writer,
+            }
+        }
+        other => other,
+    };
+    let newest = Effect::ReadNewer { tag: tag(), at_least: Lsn::ZERO };
+    run(&mut holder, wants(tag(), Mode::X, 1, false));
+    let effects = run(&mut holder, message(0, past(1)));
+    assert_eq!(effects, [Effect::Take { tag: tag() }, newest.clone()]);
+    let effects = run(&mut holder, message(0, Pcm::Query { fence: GrantNumber(2) }));
+    assert!(!effects.contains(&Effect::Discard { tag: tag() }), "the read has it: {effects:?}");
+    assert_eq!(run(&mut holder, message(0, past(3))), [Effect::Take { tag: tag() }]);
+    let done = || Event::ReadDone { tag: tag(), result: Ok(Lsn(7)) };
+    assert_eq!(run(&mut holder, done()), [newest], "the first read was for the first grant");
+    let effects = run(&mut holder, done());
+    assert!(effects.contains(&Effect::Install { tag: tag(), dirty: true }), "{effects:?}");
+}

@@ -147,8 +147,9 @@ pub struct Shard {
     /// The lease is over: see [`views`].
     is_fenced: bool,
     effects: Vec<Effect>,
-    /// Pages of which the newest is wanted that there is, and the least version of it.
-    newest: TagMap<Lsn>,
+    /// Pages of which the newest is wanted that there is, the least version of it, and what had come
+    /// of it before storage is read.
+    newest: TagMap<(Lsn, Option<Frame>)>,
     /// Pages that are on their way to storage.
     writing: BTreeSet<BufferTag>,
     /// No page is given up before; set when one could not be written.

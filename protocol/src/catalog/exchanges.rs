@@ -140,8 +140,8 @@ pub const EXCHANGES: &[Exchange] = &[
     },
     Exchange {
         title: "Cancel",
-        note: "A request that is being granted is not cancelled: the grant comes, is claimed and kept \
-               until someone else wants the page.",
+        note: "A request that is being granted is not cancelled, and the answer is NotLost: the grant comes, \
+               is claimed and kept until someone else wants the page.",
         steps: &[
             ("requester", "master", "PCM_ACQUIRE want"),
             ("requester", "master", "PCM_CANCEL_BUSY_REQUEST"),

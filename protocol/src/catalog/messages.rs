@@ -137,8 +137,9 @@ pub const MESSAGES: &[MessageDoc] = &[
         kind: kind::PCM_CANCEL_BUSY_REQUEST,
         name: "PCM_CANCEL_BUSY_REQUEST",
         lane: "requests, behind its PCM_ACQUIRE",
-        sent: "requester to master, when nobody waits for the page any more",
-        answer: "PCM_RESPONSE Cancelled if the request was waiting; otherwise nothing: the grant that is on its way is claimed",
+        sent: "requester to master, when nobody waits for the page any more, or when redo needs it first",
+        answer: "PCM_RESPONSE Cancelled if the request was waiting; NotLost if it is being granted: the grant that is \
+                 on its way is claimed, and who came for redo does not wait for it",
         late: "for a request that is over: nothing",
     },
     MessageDoc {

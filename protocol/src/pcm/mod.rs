@@ -49,7 +49,8 @@ pub enum Verdict {
     NotHolder = 6,
     /// The requester's own past image may be the newest there is: compare it with storage.
     OwnPastImage = 7,
-    /// Refused: the request is for redo, and nothing of the page is missing.
+    /// Nothing of the page is missing: it needs no redo. Refuses a request that is for redo; says of
+    /// one that is not, and that was cancelled, that it is being granted and goes on.
     NotLost = 8,
 }
 

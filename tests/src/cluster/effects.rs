@@ -10,7 +10,7 @@ use super::{
 };
 use pagewire_node::grd::{Effect, Event};
 use pagewire_protocol::{
-    Body, Epoch, InstanceId, Lane, Mode, Pcm, RequestId,
+    Body, Epoch, GrantNumber, InstanceId, Lane, Lsn, Mode, Pcm, RequestId,
     guide::{GUIDE_RECORD_BYTES, GuideHeader, GuideRecord, encode_batch},
     pcm::{Verdict, kind},
 };
@@ -128,14 +128,7 @@ impl Cluster {
                     self.nodes[place.node].frames[place.page].dirty = false;
                 }
             }
-            // It must not overtake the request.
-            Pcm::Cancel { .. } => {
-                let waiting = self.requests.iter_mut().find(|waiting| waiting.place == place);
-                if let Some(waiting) = waiting {
-                    waiting.cancel = Some(message);
-                    return Ok(());
-                }
-            }
+            Pcm::Cancel { .. } if self.cancelled_here(place) => return Ok(()),
             _ => {}
         }
         self.send(place, to, epoch, message, None)
@@ -204,7 +197,7 @@ impl Cluster {
         ensure!(frame.request.is_none(), "a second request for the page");
         (frame.request, frame.sent) = (Some((request, want)), false);
         let to = usize::from(to.0);
-        self.requests.push(Delayed { place, to, epoch, message, cancel: None });
+        self.requests.push(Delayed { place, to, epoch, message });
         Ok(())
     }
 
@@ -221,10 +214,8 @@ impl Cluster {
         };
         let own = frame.request.map(|(own, _)| own);
         ensure!(own == Some(request), "I5: asks again for {request:?}, asked for {own:?}");
-        let cancel = self.requests.iter().find(|waiting| waiting.place == place);
-        let cancel = cancel.and_then(|waiting| waiting.cancel);
         self.requests.retain(|waiting| waiting.place != place);
-        let again = Delayed { place, to: usize::from(to.0), epoch, message, cancel };
+        let again = Delayed { place, to: usize::from(to.0), epoch, message };
         if frame.sent && again.to != place.node {
             return self.depart(again);
         }
@@ -241,27 +232,46 @@ impl Cluster {
         self.depart(request)
     }
 
-    /// The request leaves, and behind it what cancels it.
+    /// Whether a cancelled request has not left: it never will, and the answer is as good as there.
+    fn cancelled_here(&mut self, place: Place) -> bool {
+        let waiting = |request: &Delayed| {
+            request.place == place && !self.nodes[place.node].frames[place.page].sent
+        };
+        let Some(at) = self.requests.iter().position(waiting) else { return false };
+        let Delayed { to, epoch, message, .. } = self.requests.remove(at);
+        let Pcm::Acquire { request, want, .. } = message else { return false };
+        let (from, incarnation) = (self.nodes[to].id, self.nodes[to].life);
+        let message = Pcm::Response {
+            request,
+            verdict: Verdict::Cancelled,
+            mode: want,
+            grant: GrantNumber(0),
+            version: Lsn::ZERO,
+            acks: 0,
+            dirty: false,
+            unsaved: false,
+            past: false,
+            writer: self.nodes[place.node].id,
+        };
+        let tag = self.pages[place.page].tag;
+        self.answers.push((place, Event::Message { from, incarnation, epoch, tag, message }));
+        true
+    }
+
+    /// The request leaves.
     fn depart(&mut self, request: Delayed) -> Checked {
-        let Delayed { place, to, epoch, message, cancel } = request;
+        let Delayed { place, to, epoch, message } = request;
         self.nodes[place.node].frames[place.page].sent = true;
         let it = &self.nodes[place.node];
         let (from, incarnation, tag) = (it.id, it.life, self.pages[place.page].tag);
         if to == place.node {
-            for message in [Some(message), cancel].into_iter().flatten() {
-                let event = Event::Message { from, incarnation, epoch, tag, message };
-                self.feed(place, event)?;
-            }
-            return Ok(());
+            return self.feed(place, Event::Message { from, incarnation, epoch, tag, message });
         }
         self.trace.action(place.page, self.summary.steps, || {
             format!("instance {} sends {to} its request", place.node)
         });
         let to = self.nodes[to].id;
-        for message in [Some(message), cancel].into_iter().flatten() {
-            self.send(place, to, epoch, message, None)?;
-        }
-        Ok(())
+        self.send(place, to, epoch, message, None)
     }
 
     pub(super) fn may_leave(&self, request: &Delayed) -> bool {
@@ -348,7 +358,7 @@ impl Cluster {
     /// Invariant 8: the redo of what leaves an instance, for another or for storage, is durable.
     pub(super) fn check_redo(&self, place: Place, content: Content) -> Checked {
         let Content { version, .. } = content;
-        if version == pagewire_protocol::Lsn::ZERO {
+        if version == Lsn::ZERO {
             return Ok(());
         }
         let Some(made) = self.pages[place.page].made(version) else {

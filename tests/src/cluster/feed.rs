@@ -30,6 +30,11 @@ impl Cluster {
         if self.handle(place, event, content)? {
             self.hand_in_again(place.node)?;
         }
+        while let Some((place, answer)) = self.answers.pop() {
+            if self.nodes[place.node].running {
+                self.handle(place, answer, None)?;
+            }
+        }
         Ok(())
     }
 

@@ -160,7 +160,11 @@ impl Cluster {
         };
         let version = entry.version;
         ensure!(entry.grant >= it.top_given, "I6: the directory's grant number went back");
-        ensure!(version <= truth, "I2: the directory has v{version}, committed is v{truth}");
+        // Being rebuilt, it still has what died with an instance whose log did not have it.
+        ensure!(
+            version <= truth || entry.repairing,
+            "I2: the directory has v{version}, committed is v{truth}"
+        );
         it.top_given = entry.grant;
         if !self.membership.disturbed {
             ensure!(version >= it.directory_version, "I2: the directory's version went back");

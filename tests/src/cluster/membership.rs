@@ -221,8 +221,6 @@ impl Cluster {
     /// An instance begins its life with the view that it is a member of.
     pub(super) fn join(&mut self, node: usize, view: &Arc<View>) -> Checked {
         let life = self.nodes[node].life;
-        // What was parked was for the life before.
-        self.parked[node].clear();
         self.nodes[node].begin(Grd::new(instance_id_of(node), life, Arc::clone(view)));
         self.membership.told[node].clear();
         self.network.begin_life(node, life);
@@ -326,6 +324,7 @@ impl Cluster {
         self.agains.retain(|&again| again != node);
         self.orphan_io(node);
         self.membership.told[node].clear();
+        self.parked[node].clear();
         self.nodes[node].end();
         if self.redo.as_ref().is_some_and(|redo| redo.by == node) {
             self.redo = None;

@@ -38,14 +38,13 @@ pub(super) const REDO_THREAD: u64 = THREADS_MAX - 1;
 impl Cluster {
     /// Someone is dead, and somebody is there who can do its redo now.
     pub(super) fn redo_waits(&self) -> bool {
-        let pages = |redo: &super::redo::Redo| redo.pages.contains(&Progress::ToDo);
+        let asked = |redo: &Redo| redo.pages.iter().any(|p| matches!(p, Progress::Asked(_)));
         match &self.redo {
+            Some(redo) if !self.may_redo(redo.by) => false,
+            Some(redo) if redo.pages.contains(&Progress::Granted) => true,
+            Some(redo) if redo.dead != self.membership.dead => !asked(redo),
             Some(redo) => {
-                self.may_redo(redo.by)
-                    && (redo.dead != self.membership.dead
-                        || redo.pages.contains(&Progress::Granted)
-                        || redo.pages.iter().all(|p| *p == Progress::Done)
-                        || pages(redo) && self.redo_page(redo).is_some())
+                redo.pages.iter().all(|p| *p == Progress::Done) || self.redo_page(redo).is_some()
             }
             None => !self.membership.dead.is_empty() && self.recoverer().is_some(),
         }
@@ -85,10 +84,8 @@ impl Cluster {
             return self.redo_release(page);
         }
         if redo.dead != self.membership.dead {
-            // Others have died: it begins anew; what is asked for will come, or not.
-            if redo.pages.iter().all(|p| !matches!(p, Progress::Asked(_))) {
-                self.redo = None;
-            }
+            // Others have died: it begins anew when what was asked for has come, or will not.
+            self.redo = None;
             return Ok(());
         }
         if redo.pages.iter().all(|p| *p == Progress::Done) {

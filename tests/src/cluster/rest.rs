@@ -6,7 +6,11 @@ use pagewire_protocol::Mode;
 impl Cluster {
     pub(super) fn check_rest(&mut self) -> Checked {
         for (node, thread) in self.threads() {
-            ensure!(thread.is_idle(), "I5: at rest, but a thread of {node} waits: {thread:?}");
+            ensure!(
+                thread.is_idle(),
+                "I5: at rest, but a thread of {node} waits: {thread:?}; {}",
+                self.what_is_left()
+            );
         }
         ensure!(
             self.is_calm(),

@@ -29,6 +29,17 @@ enum Kind {
     Leave,
 }
 
+/// What a leaver does to have less left.
+#[derive(Debug, Clone, Copy)]
+enum LeaveChore {
+    /// Its log is to be durable to the end.
+    Flush(usize),
+    /// A past image is to be superseded.
+    PastImage(Place),
+    /// A page is to be given up.
+    Evict(Place),
+}
+
 impl Cluster {
     /// Takes one step; false when nothing is left to do.
     pub(super) fn step(&mut self) -> Checked<bool> {
@@ -77,7 +88,7 @@ impl Cluster {
             (Kind::Membership, o.membership_weight, self.membership_waits()),
             (Kind::Redo, o.membership_weight, disturbed && self.redo_waits()),
             (Kind::Again, o.deliver_weight, again),
-            (Kind::Leave, o.membership_weight, disturbed && self.leavers().next().is_some()),
+            (Kind::Leave, o.membership_weight, disturbed && self.leave_chores().next().is_some()),
         ];
         let weight = |&(_, weight, possible): &(Kind, u32, bool)| if possible { weight } else { 0 };
         let total: u32 = possible.iter().map(weight).sum();
@@ -88,7 +99,8 @@ impl Cluster {
             }
             at -= weight(choice);
         }
-        None
+        // Leavers ask again after a while, also when nothing else goes on.
+        (disturbed && self.leavers().next().is_some()).then_some(Kind::Leave)
     }
 
     // ---- messages ------------------------------------------------------------------------------
@@ -215,26 +227,45 @@ impl Cluster {
         })
     }
 
+    /// What leavers can do something about now.
+    fn leave_chores(&self) -> impl Iterator<Item = LeaveChore> + '_ {
+        self.leavers().flat_map(move |node| {
+            let it = &self.nodes[node];
+            let flush = (it.log.durable < it.log.end).then_some(LeaveChore::Flush(node));
+            let asks = self.now >= it.asks_again_at;
+            let pages = it.frames.iter().enumerate().filter_map(move |(page, frame)| {
+                let place = Place { node, page };
+                let busy = it.grd.holding(&self.pages[page].tag).is_some_and(|held| held.busy);
+                match (frame.past.is_some() && asks, frame.held.is_some() && !busy) {
+                    (true, _) => Some(LeaveChore::PastImage(place)),
+                    (_, true) => Some(LeaveChore::Evict(place)),
+                    _ => None,
+                }
+            });
+            flush.into_iter().chain(pages)
+        })
+    }
+
     fn leave_step(&mut self) -> Checked {
-        let leavers: Vec<_> = self.leavers().collect();
-        let Some(&node) = leavers.get(self.random.index(leavers.len())) else { return Ok(()) };
-        let page = self.random.index(self.pages.len());
-        let (place, tag) = (Place { node, page }, self.pages[page].tag);
-        let it = &self.nodes[node];
-        if it.log.durable < it.log.end && self.random.percent(50) {
-            let to = it.log.end;
-            self.submit_flush(place, to);
-            return Ok(());
+        let chores: Vec<_> = self.leave_chores().collect();
+        match chores.get(self.random.index(chores.len())) {
+            None => Ok(()),
+            Some(&LeaveChore::Flush(node)) => {
+                let to = self.nodes[node].log.end;
+                self.submit_flush(Place { node, page: 0 }, to);
+                Ok(())
+            }
+            Some(&LeaveChore::PastImage(place)) => {
+                // Asked for again after a while only: each time causes messages.
+                self.nodes[place.node].asks_again_at = self.now + 500;
+                let tag = self.pages[place.page].tag;
+                self.feed(place, Event::PastImageWanted { tag })
+            }
+            Some(&LeaveChore::Evict(place)) => {
+                let tag = self.pages[place.page].tag;
+                self.feed(place, Event::Evict { tag })
+            }
         }
-        // Asked for again after a while only: each time causes messages.
-        if it.frames[page].past.is_some() && self.now >= it.asks_again_at {
-            self.nodes[node].asks_again_at = self.now + 500;
-            return self.feed(place, Event::PastImageWanted { tag });
-        }
-        if it.frames[page].held.is_some() {
-            return self.feed(place, Event::Evict { tag });
-        }
-        Ok(())
     }
 
     /// Nothing is left at an instance that is to leave.

@@ -14,6 +14,8 @@ enum Work {
         at_least: Lsn,
         /// The newest of storage, the page that was taken and the past image is wanted.
         newest: bool,
+        /// The page that was taken.
+        arrival: Option<Content>,
         /// What the device has returned; the instance does not know yet.
         sampled: Option<Content>,
     },
@@ -41,7 +43,9 @@ impl Cluster {
     }
 
     pub(super) fn submit_read(&mut self, place: Place, at_least: Lsn, newest: bool) {
-        self.submit_io(place, Work::Read { at_least, newest, sampled: None });
+        let frame = &mut self.nodes[place.node].frames[place.page];
+        let arrival = if newest { frame.arrival.take() } else { None };
+        self.submit_io(place, Work::Read { at_least, newest, arrival, sampled: None });
     }
 
     pub(super) fn submit_write(&mut self, place: Place, content: Content) {
@@ -122,13 +126,14 @@ impl Cluster {
         let at_once = self.random.percent(50);
         let deaf = !self.nodes[place.node].is_active();
         match work {
-            Work::Read { at_least, newest, sampled: None } => {
+            Work::Read { at_least, newest, arrival, sampled: None } => {
                 let content = self.pages[place.page].storage;
                 if at_once && !deaf {
                     self.ios.swap_remove(at);
-                    return self.read_done(place, at_least, newest, content);
+                    return self.read_done(place, at_least, newest, (content, arrival));
                 }
-                self.ios[at].work = Work::Read { at_least, newest, sampled: Some(content) };
+                self.ios[at].work =
+                    Work::Read { at_least, newest, arrival, sampled: Some(content) };
             }
             Work::Write { content, landed: false } => {
                 if at_once && !deaf {
@@ -139,9 +144,9 @@ impl Cluster {
                 self.ios[at].work = Work::Write { content, landed: true };
             }
             _ if deaf => {}
-            Work::Read { at_least, newest, sampled: Some(content) } => {
+            Work::Read { at_least, newest, arrival, sampled: Some(content) } => {
                 self.ios.swap_remove(at);
-                return self.read_done(place, at_least, newest, content);
+                return self.read_done(place, at_least, newest, (content, arrival));
             }
             Work::Write { content, landed: true } => {
                 self.ios.swap_remove(at);
@@ -163,7 +168,7 @@ impl Cluster {
         place: Place,
         at_least: Lsn,
         newest: bool,
-        content: Content,
+        (content, arrival): (Content, Option<Content>),
     ) -> Checked {
         let failed = self.random.percent(self.options.read_failure_percent);
         let tag = self.pages[place.page].tag;
@@ -178,7 +183,7 @@ impl Cluster {
         ensure!(found >= at_least, "I2: storage has v{found}, at least v{at_least} is needed");
         let mut best = content;
         if newest {
-            let others = [frame.arrival.take(), frame.past];
+            let others = [arrival, frame.past];
             for other in others.into_iter().flatten() {
                 best = if other.version > best.version { other } else { best };
             }

@@ -144,13 +144,13 @@ impl Directory {
             }
             return;
         }
-        while let Some(request) = self.pool.pop(&mut page.rare.queue) {
-            if !request.recovery {
-                start(page, request, out);
-                return;
-            }
+        // Not in their turn: those before them may be threads that wait for redo elsewhere.
+        while let Some(request) = self.pool.pop_first(&mut page.rare.queue, |r| r.recovery) {
             let Request { id, want, .. } = request;
             out.refuse(id.instance, page.tag, id, want, Verdict::NotLost);
+        }
+        if let Some(request) = self.pool.pop(&mut page.rare.queue) {
+            start(page, request, out);
         }
     }
 

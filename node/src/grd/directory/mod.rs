@@ -17,8 +17,9 @@
 //!                  |   RELEASED         | not involved: remove| of one that was  |
 //!                  |                    | ships S: after claim| assigned: ignore |
 //!                  |                    | revoked: ignore     |                  |
-//!  CANCEL          | -                  | queued: RESPONSE    | the same         | the same
-//!                  |                    |   Cancelled         |                  |
+//!  CANCEL          | -                  | queued: RESPONSE    | the same         | queued: the same
+//!                  |                    |   Cancelled; this   |                  |
+//!                  |                    |   request: NotLost  |                  |
 //!  WRITTEN         | note, DISCARD to whoever has a past image ([`past_images`])
 //!  DISCARDED       | one past image less, unless a newer one may be there
 //!  WRITE_REQUEST   | to the owner; if   | when it is over     | when it is over  | ignore
@@ -360,7 +361,16 @@ impl Directory {
         self.save(page);
     }
 
+    /// Who cancels may do so because redo needs the page, which must not wait for the guards of threads
+    /// that wait for redo. What is being granted is not lost.
     fn cancel(&mut self, page: &mut Page, request: RequestId, out: &mut Out<'_>) {
+        if let State::Converting(c) = page.state()
+            && c.request == request
+            && !page.rare.lost
+        {
+            out.refuse(request.instance, page.tag, request, c.want, Verdict::NotLost);
+            return;
+        }
         let is_it = |queued: &Request| queued.id == request;
         let want = self.pool.iter(page.rare.queue).find(|q| is_it(q)).map(|queued| queued.want);
         let Some(want) = want else { return };

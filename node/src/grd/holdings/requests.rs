@@ -36,14 +36,22 @@ impl Holdings {
     /// if it can.
     pub(super) fn cancel(&mut self, tag: BufferTag, out: &mut Out<'_>) {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
-        let open = |p: &&mut Pending| p.grant.is_none() && !p.cancelled && !p.ended;
-        let Some(p) = h.pending.as_mut().filter(open) else {
-            return;
-        };
+        let open = |p: &Pending| p.grant.is_none() && p.cancels == 0;
+        let Some(p) = h.pending.filter(open) else { return };
         let front = self.pool.front(h.waiters);
         let wanted = front.map_or(h.asked, |first| p.recovery || !first.recovery);
         if !wanted {
-            p.cancelled = true;
+            self.send_cancel(tag, out);
+        }
+    }
+
+    /// Each is answered, in their order: the request is over, or the page is not lost, or the grant
+    /// comes. For redo only the answer to the last one counts: an earlier question was asked before
+    /// whoever wants to know had heard of a death.
+    pub(super) fn send_cancel(&mut self, tag: BufferTag, out: &mut Out<'_>) {
+        let pending = self.holdings.get_mut(&tag).and_then(|h| h.pending.as_mut());
+        if let Some(p) = pending.filter(|p| !p.ended) {
+            p.cancels += 1;
             out.send_to_master(tag, Pcm::Cancel { request: p.request });
         }
     }
@@ -51,7 +59,7 @@ impl Holdings {
     /// Whether this request is under way and PCM_CANCEL_BUSY_REQUEST has been sent after it.
     pub(in crate::grd) fn has_cancelled(&self, tag: &BufferTag, request: RequestId) -> bool {
         let pending = self.holdings.get(tag).and_then(|h| h.pending);
-        pending.is_some_and(|p| p.request == request && p.cancelled && p.grant.is_none())
+        pending.is_some_and(|p| p.request == request && p.cancels > 0 && p.grant.is_none())
     }
 
     pub(in crate::grd) fn response(
@@ -64,8 +72,11 @@ impl Holdings {
         let Pcm::Response { request, verdict, mode, grant, .. } = message else { return };
         let fence = self.holdings.get(&tag).map_or(GrantNumber(0), |h| h.fence);
         let pending = self.holdings.get_mut(&tag).and_then(|h| h.pending.as_mut());
-        let Some(p) = pending.filter(|p| p.request == request && p.grant.is_none() && !p.ended)
-        else {
+        let is_answer = |p: &&mut Pending| {
+            let open = p.grant.is_none() || verdict == Verdict::NotLost;
+            p.request == request && open && !p.ended
+        };
+        let Some(p) = pending.filter(is_answer) else {
             self.no_request(tag, message, out);
             return;
         };
@@ -75,8 +86,14 @@ impl Holdings {
                 return;
             }
             Verdict::NotLost => {
-                self.not_lost(tag, out);
-                self.over(tag, out);
+                let ends = p.recovery;
+                p.cancels = p.cancels.saturating_sub(1);
+                if ends || p.cancels == 0 {
+                    self.not_lost(tag, out);
+                }
+                if ends {
+                    self.over(tag, out);
+                }
                 return;
             }
             _ if verdict.is_refusal() => {
@@ -112,10 +129,7 @@ impl Holdings {
             }
             // The one that is under way was for an earlier grant.
             _ if h.reading => h.stale_read = true,
-            reads => {
-                h.reading = true;
-                read(tag, reads, out);
-            }
+            _ => start_read(h, tag, out),
         }
         self.finish_if_whole(tag, out);
     }
@@ -226,8 +240,7 @@ impl Holdings {
             return;
         };
         if stale {
-            h.reading = true;
-            read(tag, p.reads, out);
+            start_read(h, tag, out);
             return;
         }
         match result {
@@ -244,9 +257,6 @@ impl Holdings {
                 // The conversion has to end. A claim would make this instance a holder, and the
                 // next in the master's queue would be sent here for a page that is not here.
                 let version = Lsn::ZERO;
-                if p.taken {
-                    out.effect(Effect::Discard { tag });
-                }
                 if let Some(grant) = p.grant {
                     out.send_to_master(tag, Pcm::Release { grant, version });
                 }
@@ -334,10 +344,16 @@ pub(super) fn take(h: &mut Holding, tag: BufferTag, p: &Pending, out: &mut Out<'
     }
 }
 
-fn read(tag: BufferTag, reads: Reads, out: &mut Out<'_>) {
-    match reads {
-        Reads::Nothing => {}
+/// Reads what the request wants from storage; the page that was taken goes into the comparison.
+fn start_read(h: &mut Holding, tag: BufferTag, out: &mut Out<'_>) {
+    let Some(p) = &mut h.pending else { return };
+    h.reading = true;
+    match p.reads {
+        Reads::Nothing => h.reading = false,
         Reads::Page(at_least) => out.effect(Effect::Read { tag, at_least }),
-        Reads::Newest(_) => out.effect(Effect::ReadNewer { tag, at_least: Lsn::ZERO }),
+        Reads::Newest(_) => {
+            p.taken = false;
+            out.effect(Effect::ReadNewer { tag, at_least: Lsn::ZERO });
+        }
     }
 }

@@ -63,8 +63,8 @@ pub(super) struct Pending {
     pub(super) request: RequestId,
     pub(super) want: Mode,
     pub(super) recovery: bool,
-    /// PCM_CANCEL is out.
-    pub(super) cancelled: bool,
+    /// PCM_CANCELs that are out and not answered.
+    pub(super) cancels: u32,
     /// It was answered without a grant, and is over once the read that is under way is done: its
     /// frame is in use until then.
     pub(super) ended: bool,
@@ -85,7 +85,7 @@ pub(super) struct Pending {
     pub(super) unsaved: bool,
     /// Storage is to be read once an earlier read, that is of no use, is over: at least this version.
     pub(super) reads: Reads,
-    /// The runtime keeps the page that came.
+    /// The runtime keeps the page that came, and no read has it.
     pub(super) taken: bool,
     pub(super) version: Lsn,
     pub(super) writer: InstanceId,
@@ -108,7 +108,7 @@ impl Pending {
             request,
             want,
             recovery,
-            cancelled: false,
+            cancels: 0,
             ended: false,
             grant: None,
             acks_due: InstanceSet::default(),

@@ -125,13 +125,14 @@ impl Shard {
         &mut self,
         tag: BufferTag,
         at_least: Lsn,
+        arrival: Option<Frame>,
         read: Result<(Lsn, Frame), String>,
     ) -> Result<(Lsn, Frame), String> {
         let mut best = read;
         let is_newer = |version: Lsn, best: &Result<(Lsn, Frame), String>| {
             best.as_ref().map_or(true, |(of_best, _)| version > *of_best)
         };
-        if let Some(frame) = self.arrivals.remove(&tag) {
+        if let Some(frame) = arrival {
             let version = page::lsn(&frame);
             if is_newer(version, &best) {
                 best = Ok((version, frame));
@@ -164,7 +165,7 @@ impl Shard {
             IoDone::Read { tag, result } => {
                 self.counters.pages_read.add(1);
                 let result = match self.newest.remove(&tag) {
-                    Some(at_least) => self.newest_of(tag, at_least, result),
+                    Some((at_least, arrival)) => self.newest_of(tag, at_least, arrival, result),
                     None => result,
                 };
                 let (result, page) = match result {

@@ -163,7 +163,7 @@ impl Shard {
             },
             Effect::ReadNewer { tag, at_least } => {
                 let frame = self.arena.take().expect("the arena has a frame for each request");
-                self.newest.insert(tag, at_least);
+                self.newest.insert(tag, (at_least, self.arrivals.remove(&tag)));
                 self.io.submit(IoJob::Read { tag, at_least: Lsn::ZERO, frame });
             }
             Effect::Drop { tag } => {
