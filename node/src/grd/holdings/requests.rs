@@ -24,7 +24,8 @@ impl Holdings {
         recovery: bool,
         out: &mut Out<'_>,
     ) {
-        self.last_request.sequence += 1;
+        let reuse = planted::is("reuse_a_request_id") && self.last_request.sequence % 4 == 3;
+        self.last_request.sequence += u64::from(!reuse);
         let request = self.last_request;
         self.holding(tag).pending = Some(Pending::new(request, want, recovery));
         let (to, epoch) = (out.view.master(&tag), out.view.epoch_of(&tag));
@@ -84,7 +85,7 @@ impl Holdings {
                 self.refused(tag, &AcquireError::Refused { tag, verdict }, out);
                 return;
             }
-            _ if grant < fence => {
+            _ if grant < fence && !planted::is("ignore_the_fence") => {
                 out.fenced.late += 1;
                 return;
             }
@@ -197,7 +198,7 @@ impl Holdings {
             return;
         };
         p.acks = p.acks.with(from);
-        p.dirty |= dirty;
+        p.dirty |= dirty && !planted::is("drop_the_duty_of_an_acknowledgement");
         if dirty {
             p.handed = p.handed.with(from);
         }
@@ -213,7 +214,8 @@ impl Holdings {
         out: &mut Out<'_>,
     ) {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
-        let stale = std::mem::take(&mut h.stale_read) || !h.reading;
+        let stale =
+            std::mem::take(&mut h.stale_read) && !planted::is("take_a_stale_read") || !h.reading;
         h.reading = false;
         let Some(p) = h.pending.as_mut().filter(|p| p.reads != Reads::Nothing) else {
             // It came too late for what it was to be used for, and others waited for its end.
@@ -234,7 +236,7 @@ impl Holdings {
             Ok(version) => {
                 if let Reads::Newest(past) = p.reads {
                     // What is newer than storage has to be written.
-                    p.dirty = version <= past;
+                    p.dirty = version <= past && !planted::is("a_recovered_page_is_clean");
                 }
                 (p.page, p.version, p.reads) = (true, version, Reads::Nothing);
                 out.effect(Effect::Take { tag });
@@ -300,7 +302,9 @@ impl Holdings {
         let (request, mode, past) = (p.request, p.want, p.handed.0);
         out.effect(Effect::RequestOver { tag });
         take(h, tag, &p, out);
-        out.send_to_master(tag, Pcm::Claim { request, mode, grant, version, past });
+        if !(planted::is("lose_a_claim") && request.sequence % 8 == 7) {
+            out.send_to_master(tag, Pcm::Claim { request, mode, grant, version, past });
+        }
         if let Some(parked) = h.parked.take() {
             self.accept(tag, parked, out);
         }

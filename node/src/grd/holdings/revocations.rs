@@ -31,7 +31,8 @@ impl Holdings {
             return;
         }
         let h = self.holding(tag);
-        if h.mode == Mode::N && h.pending.is_some() {
+        let parks = !planted::is("answer_before_the_grant_has_come");
+        if h.mode == Mode::N && h.pending.is_some() && parks {
             // The grant it names is still on its way.
             h.parked = Some(revocation);
             return;
@@ -116,8 +117,8 @@ impl Holdings {
                     grant,
                     version: h.version,
                     acks,
-                    dirty: h.dirty && !keep,
-                    unsaved: (h.dirty || h.unsaved) && keep,
+                    dirty: h.dirty && !keep && !planted::is("lose_the_duty"),
+                    unsaved: (h.dirty || h.unsaved) && keep && !planted::is("never_unsaved"),
                     past: false,
                     writer: h.writer,
                 };
@@ -167,7 +168,7 @@ impl Holdings {
 /// The copy in transit is one no more.
 pub(super) fn arrived(h: &mut Holding, tag: BufferTag, transit: &InTransit, out: &mut Out<'_>) {
     h.transit = None;
-    if transit.dirty {
+    if transit.dirty && !planted::is("no_past_image_of_a_shipped_page") {
         h.past = h.past.max(Some(transit.version));
         out.effect(Effect::ToPastImage { tag, grant: transit.grant });
     } else {
