@@ -193,7 +193,7 @@ impl Holdings {
                     h.wants_write = false;
                     if std::mem::take(&mut h.asked) && h.mode == Mode::S {
                         let (grant, version) = (h.grant, h.version);
-                        let elsewhere = h.unsaved && !planted::is("unsaved_counts_as_written");
+                        let elsewhere = h.unsaved;
                         out.send_to_master(
                             tag,
                             if elsewhere {
@@ -273,7 +273,9 @@ impl Holdings {
             // Somebody wants the page after all.
             Purpose::Eviction if !h.waiters.is_empty() => self.complete_waiters(tag, to, out),
             Purpose::Eviction if not_durable => self.flush(tag, to, purpose, out),
-            Purpose::Eviction if h.dirty => write(h, tag, Purpose::Eviction, out),
+            Purpose::Eviction if h.dirty && !planted::is("evict_what_is_dirty") => {
+                write(h, tag, Purpose::Eviction, out)
+            }
             Purpose::Eviction => release(h, tag, out),
         }
     }
@@ -342,3 +344,6 @@ fn complete(
         readers = true;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -159,3 +159,6 @@ fn choose_owner(given: &Given<'_>, out: &mut Outcome) -> Option<InstanceId> {
     out.owner = first(|_| true);
     out.owner
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,7 +42,8 @@ struct Arguments {
 
 impl Arguments {
     fn options(&self, seed: u64) -> Result<Options, String> {
-        let mut options = Options::mixed(seed);
+        let searches = self.coverage || self.planted.is_some();
+        let mut options = if searches { Options::searching(seed) } else { Options::mixed(seed) };
         for word in &self.shape {
             let (name, number) =
                 word.split_once('=').ok_or(format!("{word}: expected name=number"))?;
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let done = match &arguments.planted {
         Some(name) => arguments.options(1).and_then(|_| {
-            let shape = |seed| arguments.options(seed).unwrap_or_else(|_| Options::mixed(seed));
+            let shape = |seed| arguments.options(seed).unwrap_or_else(|_| Options::searching(seed));
             planted::find(name, arguments.seed_base, arguments.seeds.max(2000), shape)
         }),
         None => simulate(&arguments),

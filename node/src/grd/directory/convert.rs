@@ -82,13 +82,12 @@ impl Directory {
             self.claim_again(page, claimant, claimed, grant, out);
             return;
         };
-        let same_grant = c.grant == grant || planted::is("any_grant_is_claimed");
-        if c.request != request || !same_grant {
+        if c.request != request || c.grant != grant {
             self.claim_again(page, claimant, claimed, grant, out);
             return;
         }
         let entry = &mut page.entry;
-        if (page.rare.lost || page.rare.base.is_some()) && !planted::is("remember_what_died") {
+        if page.rare.lost || page.rare.base.is_some() {
             // What was known before has died, and only what is durable came back.
             entry.version = version.max(entry.stored);
         }
@@ -157,6 +156,9 @@ impl Directory {
         }
         while let Some(request) = self.pool.pop(&mut page.rare.queue) {
             if !request.recovery {
+                if planted::is("grant_a_request_twice") {
+                    self.pool.push(&mut page.rare.queue, request);
+                }
                 start(page, request, out);
                 return;
             }
@@ -187,10 +189,7 @@ impl Directory {
             State::Converting(c) if c.source == Some(from) && c.want == Mode::S => {
                 page.rare.leaving = page.rare.leaving.with(from);
             }
-            State::Converting(c)
-                if c.want == Mode::X
-                    && c.request.instance != from
-                    && !planted::is("release_what_is_being_revoked") => {}
+            State::Converting(c) if c.want == Mode::X && c.request.instance != from => {}
             _ => remove(page, from, grant, version, out),
         }
     }

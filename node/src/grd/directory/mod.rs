@@ -372,3 +372,6 @@ impl Directory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -110,8 +110,7 @@ impl Directory {
         out: &mut Out<'_>,
     ) {
         let Some(repair) = &mut page.rare.repair else { return };
-        let stale = repair.number != fence && !planted::is("any_report_counts");
-        if stale || repair.assigning || !repair.awaited.has(from) {
+        if repair.number != fence || repair.assigning || !repair.awaited.has(from) {
             return;
         }
         repair.awaited = repair.awaited.without(from);
@@ -226,7 +225,7 @@ impl Directory {
             page.entry.owner().is_some_and(is_gone) && !planted::is("do_not_repair_the_owner");
         let party_gone = page.rare.conversion.is_some_and(|c| {
             is_gone(c.request.instance)
-                || c.source.is_some_and(is_gone) && !planted::is("do_not_repair_the_shipper")
+                || c.source.is_some_and(is_gone)
                 || c.invalidated.0 & gone.0 != 0 && !planted::is("wait_for_the_dead")
         });
         let base_gone = page.rare.base.is_some_and(|(keeper, _)| is_gone(keeper));

@@ -214,8 +214,7 @@ impl Holdings {
         out: &mut Out<'_>,
     ) {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
-        let stale =
-            std::mem::take(&mut h.stale_read) && !planted::is("take_a_stale_read") || !h.reading;
+        let stale = std::mem::take(&mut h.stale_read) || !h.reading;
         h.reading = false;
         let Some(p) = h.pending.as_mut().filter(|p| p.reads != Reads::Nothing) else {
             // It came too late for what it was to be used for, and others waited for its end.

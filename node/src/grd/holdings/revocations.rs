@@ -31,8 +31,7 @@ impl Holdings {
             return;
         }
         let h = self.holding(tag);
-        let parks = !planted::is("answer_before_the_grant_has_come");
-        if h.mode == Mode::N && h.pending.is_some() && parks {
+        if h.mode == Mode::N && h.pending.is_some() {
             // The grant it names is still on its way.
             h.parked = Some(revocation);
             return;
@@ -136,7 +135,9 @@ impl Holdings {
                 }
             }
             None => {
-                out.send(to, tag, Pcm::Invalidated { request, grant, dirty: h.dirty });
+                if !(planted::is("lose_an_acknowledgement") && grant.0 % 8 == 7) {
+                    out.send(to, tag, Pcm::Invalidated { request, grant, dirty: h.dirty });
+                }
                 if h.dirty && !planted::is("no_past_image_of_an_invalidated_page") {
                     h.past = Some(h.version);
                     out.effect(Effect::KeepPastImage { tag, version: h.version });
