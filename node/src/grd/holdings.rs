@@ -249,6 +249,7 @@ impl Holdings {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
         let version = h.version;
         let not_durable = h.dirty && h.flush > durable && !planted::is("write_before_flush");
+        let must_write = h.dirty && !planted::is("evict_what_is_dirty");
         if let Some(needed) = owed(h, &self.pool) {
             if to <= needed {
                 self.complete_waiters(tag, to, out);
@@ -273,9 +274,7 @@ impl Holdings {
             // Somebody wants the page after all.
             Purpose::Eviction if !h.waiters.is_empty() => self.complete_waiters(tag, to, out),
             Purpose::Eviction if not_durable => self.flush(tag, to, purpose, out),
-            Purpose::Eviction if h.dirty && !planted::is("evict_what_is_dirty") => {
-                write(h, tag, Purpose::Eviction, out)
-            }
+            Purpose::Eviction if must_write => write(h, tag, Purpose::Eviction, out),
             Purpose::Eviction => release(h, tag, out),
         }
     }

@@ -224,8 +224,8 @@ impl Options {
         }
     }
 
-    /// What coverage and planted bugs are looked for in: every second seed of [`Options::churning`],
-    /// the others of [`Options::mixed`]. Requests have room.
+    /// What coverage and planted bugs are looked for in: every second block of eight seeds of
+    /// [`Options::churning`], the others of [`Options::mixed`]. Requests have room.
     #[must_use]
     pub fn searching(seed: u64) -> Self {
         match seed / 8 % 2 {

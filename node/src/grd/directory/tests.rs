@@ -142,6 +142,31 @@ fn the_next_request_waits_until_who_is_told_has_heard() {
     assert!(matches!(effects[..], [(2, Pcm::Ship { want: Mode::S, .. })]), "{effects:?}");
 }
 
+#[test]
+fn a_release_during_a_repair_waits_for_its_end() {
+    let mut grd = repairing();
+    let release = Pcm::Release { grant: GrantNumber(2), version: Lsn(9) };
+    assert_eq!(run(&mut grd, message(2, release)), [], "until all have reported");
+    run(&mut grd, report(1, 4, Report::default()));
+    let held = Report { dirty: false, ..holds(Mode::S) };
+    let effects = sent(&run(&mut grd, report(2, 4, held)));
+    assert!(matches!(effects[..], [(2, Pcm::Released { .. })]), "{effects:?}");
+    assert_eq!(grd.entry(&tag()).unwrap().holders, []);
+}
+
+#[test]
+fn what_ships_to_a_reader_is_released_after_the_claim() {
+    let mut grd = master();
+    run(&mut grd, acquire(1, 2, Mode::S));
+    let release = Pcm::Release { grant: GrantNumber(2), version: Lsn(9) };
+    assert_eq!(run(&mut grd, message(2, release)), []);
+    let (request, mode, grant) = (request(1, 2), Mode::S, GrantNumber(3));
+    let claim = Pcm::Claim { request, mode, grant, version: Lsn(9), past: 0 };
+    let effects = sent(&run(&mut grd, message(1, claim)));
+    assert!(effects.contains(&(2, Pcm::Released { grant })), "{effects:?}");
+    assert_eq!(grd.entry(&tag()).unwrap().holders, [InstanceId(1)]);
+}
+
 // ---- views -------------------------------------------------------------------------------------
 
 /// The view after the first, of `members`; those who are missing have died.

@@ -181,6 +181,17 @@ fn a_page_is_evicted_in_the_order_log_storage_master() {
 }
 
 #[test]
+fn a_page_is_written_back_when_its_redo_is_durable() {
+    let mut grd = holder(Mode::X, false, false);
+    let effects = run(&mut grd, Event::WriteBack { tag: tag() });
+    assert_eq!(effects, [Effect::Lower { tag: tag(), to: Mode::S }]);
+    let effects = run(&mut grd, drained(Mode::S, 9, 50));
+    assert_eq!(effects, [Effect::Flush { tag: tag(), to: Lsn(50) }]);
+    let effects = run(&mut grd, Event::Flushed { up_to: Lsn(50) });
+    assert_eq!(effects, [Effect::Write { tag: tag(), version: Lsn(9) }]);
+}
+
+#[test]
 fn a_query_is_a_cut_and_what_is_below_its_fence_is_refused() {
     let mut grd = holder(Mode::S, true, false);
     let effects = run(&mut grd, message(0, Pcm::Query { fence: GrantNumber(6) }));
