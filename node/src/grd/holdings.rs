@@ -204,7 +204,7 @@ impl Holdings {
                     h.wants_write = false;
                     if std::mem::take(&mut h.asked) && h.mode == Mode::S {
                         let (grant, version) = (h.grant, h.version);
-                        let elsewhere = h.unsaved && !planted::is("unsaved_counts_as_written");
+                        let elsewhere = h.unsaved;
                         out.send_to_master(
                             tag,
                             if elsewhere {
@@ -260,6 +260,7 @@ impl Holdings {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
         let version = h.version;
         let not_durable = h.dirty && h.flush > durable && !planted::is("write_before_flush");
+        let must_write = h.dirty && !planted::is("evict_what_is_dirty");
         if let Some(needed) = owed(h, &self.pool) {
             if to <= needed {
                 self.complete_waiters(tag, to, out);
@@ -284,7 +285,7 @@ impl Holdings {
             // Somebody wants the page after all.
             Purpose::Eviction if !h.waiters.is_empty() => self.complete_waiters(tag, to, out),
             Purpose::Eviction if not_durable => self.flush(tag, to, purpose, out),
-            Purpose::Eviction if h.dirty => write(h, tag, Purpose::Eviction, out),
+            Purpose::Eviction if must_write => write(h, tag, Purpose::Eviction, out),
             Purpose::Eviction => release(h, tag, out),
         }
     }
@@ -353,3 +354,6 @@ fn complete(
         readers = true;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,7 @@
 //! made a newer one had X, and nobody else held anything then.
 
 use super::store::InstanceSet;
+use crate::planted;
 use pagewire_protocol::{GrantNumber, InstanceId, Lsn, Mode, Report, Transit};
 
 /// What the rule goes by.
@@ -80,7 +81,9 @@ pub(super) fn merge(given: &Given<'_>) -> Outcome {
         }
     }
     let reinstated = newest_transit(given).filter(|(_, transit)| {
-        out.holders.is_empty() && !is_dead(given, transit) && is_on_its_way(given, transit)
+        (out.holders.is_empty() || planted::is("reinstate_beside_a_holder"))
+            && !is_dead(given, transit)
+            && is_on_its_way(given, transit)
     });
     let mut new_duty = None;
     if let Some((shipper, transit)) = reinstated {
@@ -89,13 +92,13 @@ pub(super) fn merge(given: &Given<'_>) -> Outcome {
         out.version = transit.version;
         out.saved = !transit.dirty;
     } else if !out.holders.is_empty() {
-        new_duty = choose_owner(given, &mut out);
+        new_duty = choose_owner(given, &mut out).filter(|_| !planted::is("nobody_adopts_the_duty"));
     }
     for (id, report) in given.reports {
         let comes_back = reinstated.is_some_and(|(shipper, _)| shipper == *id);
         let mode = if comes_back { Mode::S } else { report.mode };
         let left = report.transit.filter(|transit| transit.dirty && !comes_back);
-        if left.is_some() {
+        if left.is_some() && !planted::is("forget_what_was_in_transit") {
             out.past = out.past.with(*id);
         }
         if out.holders.is_empty() {
@@ -114,7 +117,7 @@ pub(super) fn merge(given: &Given<'_>) -> Outcome {
             out.told.push(Told { to: *id, mode, dirty });
         }
     }
-    out.lost = out.holders.is_empty() && given.redo_missing;
+    out.lost = out.holders.is_empty() && given.redo_missing && !planted::is("nothing_is_ever_lost");
     out
 }
 
@@ -156,3 +159,6 @@ fn choose_owner(given: &Given<'_>, out: &mut Outcome) -> Option<InstanceId> {
     out.owner = first(|_| true);
     out.owner
 }
+
+#[cfg(test)]
+mod tests;

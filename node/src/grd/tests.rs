@@ -5,33 +5,33 @@ use pagewire_protocol::{GrantNumber, Lsn, Mode};
 
 const MASTER: InstanceId = InstanceId(0);
 
-fn view() -> View {
+pub(in crate::grd) fn view() -> View {
     View::new(Epoch(1), (0..3).map(InstanceId).collect()).unwrap()
 }
 
 /// A page that instance 0 masters.
-fn tag() -> BufferTag {
+pub(in crate::grd) fn tag() -> BufferTag {
     (0..)
         .map(|block| BufferTag { block, ..BufferTag::default() })
         .find(|tag| view().master(tag) == MASTER)
         .unwrap()
 }
 
-fn grd(id: u16) -> Grd {
+pub(in crate::grd) fn grd(id: u16) -> Grd {
     Grd::new(InstanceId(id), Incarnation(1), view())
 }
 
-fn request(instance: u16, sequence: u64) -> RequestId {
+pub(in crate::grd) fn request(instance: u16, sequence: u64) -> RequestId {
     RequestId { instance: InstanceId(instance), incarnation: Incarnation(1), sequence }
 }
 
-fn run(grd: &mut Grd, event: Event) -> Vec<Effect> {
+pub(in crate::grd) fn run(grd: &mut Grd, event: Event) -> Vec<Effect> {
     let mut effects = Vec::new();
     grd.handle(event, &mut effects);
     effects
 }
 
-fn message(from: u16, message: Pcm) -> Event {
+pub(in crate::grd) fn message(from: u16, message: Pcm) -> Event {
     Event::Message {
         from: InstanceId(from),
         incarnation: Incarnation(1),
@@ -41,11 +41,11 @@ fn message(from: u16, message: Pcm) -> Event {
     }
 }
 
-fn acquire(from: u16, sequence: u64, want: Mode) -> Event {
+pub(in crate::grd) fn acquire(from: u16, sequence: u64, want: Mode) -> Event {
     message(from, Pcm::Acquire { request: request(from, sequence), want, recovery: false })
 }
 
-fn claim(from: u16, sequence: u64, grant: u64, mode: Mode) -> Event {
+pub(in crate::grd) fn claim(from: u16, sequence: u64, grant: u64, mode: Mode) -> Event {
     let request = request(from, sequence);
     message(from, Pcm::Claim { request, mode, grant: GrantNumber(grant), version: Lsn(7), past: 0 })
 }

@@ -126,6 +126,56 @@ fn master_state(loading: bool, entry: Option<&EntryView>) -> &'static str {
     }
 }
 
+/// Why no schedule reaches the cell, if none can: a lane is in order, what waits for all reports has
+/// them all, and a conversion ends with its claim.
+fn impossible(role: Role, state: &str, message: &str, epoch: &str) -> Option<&'static str> {
+    const NOT_LOADED: &str = "a new master says nothing of a page before this instance has told all \
+                              it has, and it tells that when it has the view";
+    let (same, newer) = (epoch == EPOCHS[0], epoch == EPOCHS[2]);
+    let holds_nothing = matches!(state, "nothing" | "requesting" | "in transit" | "past image");
+    match (role, message) {
+        (Role::Holder, "NAK") => None,
+        (Role::Holder, _) if newer => Some(NOT_LOADED),
+        (Role::Master, "CLAIM" | "REFUSE" | "REPORT" | "ASSIGNED" | "DISCARDED") if newer => {
+            Some("it answers a master of that epoch, which has the view")
+        }
+        _ if !same => None,
+        (Role::Master, "CLAIM") if !matches!(state, "converting" | "repairing" | "lost") => {
+            Some("a conversion ends with its claim; a repair waits for the report behind it")
+        }
+        (Role::Master, "REPORT" | "ASSIGNED") if state != "repairing" => {
+            Some("a repair waits for every one")
+        }
+        (Role::Master, "REFUSE") if matches!(state, "no entry" | "loading") => {
+            Some("nothing has been granted in this epoch")
+        }
+        (Role::Master, "DISCARDED") if state == "loading" => {
+            Some("nothing has been discarded in this epoch")
+        }
+        (Role::Master, "ACQUIRE") => None,
+        (Role::Master, _) if state == "no entry" => {
+            Some("what is held, kept or asked for was granted, reported or asked for before")
+        }
+        (Role::Master, "WRITTEN") if state == "lost" => Some("nobody holds what is lost"),
+        (Role::Holder, "INVALIDATE") if holds_nothing || state.starts_with('X') => {
+            Some("it goes to readers; RELEASED and SHIP come before it on its lane")
+        }
+        (Role::Holder, "SHIP") if matches!(state, "nothing" | "in transit") => Some(
+            "it goes to the owner or the base; RELEASED and DISCARD come before it on its lane",
+        ),
+        (Role::Holder, "WRITE") if matches!(state, "nothing" | "in transit") => {
+            Some("it goes to the owner or the base; RELEASED and SHIP come behind it on its lane")
+        }
+        (Role::Holder, "RELEASED") if state == "in transit" => {
+            Some("what is shipped was asked for behind it on its lane")
+        }
+        (Role::Holder, "ASSIGN") if holds_nothing && state != "in transit" => {
+            Some("it goes to who reported a copy in transit or held S, and keeps it until then")
+        }
+        _ => None,
+    }
+}
+
 fn holder_state(holding: Option<&HoldingView>) -> &'static str {
     let Some(it) = holding else { return "nothing" };
     match it.mode {
@@ -167,6 +217,15 @@ impl Cluster {
 }
 
 impl Coverage {
+    /// How many cells were reached that are held impossible.
+    #[must_use]
+    pub fn contradictions(&self) -> u64 {
+        let reached = self.cells.keys().map(|(role, state, message, epoch, _)| {
+            u64::from(impossible(*role, state, message, epoch).is_some())
+        });
+        reached.sum()
+    }
+
     fn faults(&self, role: Role, state: &str, message: &str, epoch: &str) -> (usize, u64) {
         let cells = self.cells.iter();
         let here = cells.filter(|((r, s, m, e, _), _)| {
@@ -196,17 +255,42 @@ impl fmt::Display for Coverage {
                     write!(f, "{message:>14}")?;
                     for state in states {
                         let (faults, times) = self.faults(role, state, message, epoch);
-                        write!(f, "{:>16}", format!("{times}/{faults}"))?;
+                        let cannot = impossible(role, state, message, epoch).is_some();
+                        let cell = match times {
+                            0 if cannot => "-".to_owned(),
+                            _ if cannot => format!("!! {times}"),
+                            _ => format!("{times}/{faults}"),
+                        };
+                        write!(f, "{cell:>16}")?;
                     }
                     writeln!(f)?;
                 }
             }
         }
-        writeln!(f, "\nnever reached (state x message):")?;
+        let mut reasons: BTreeMap<_, Vec<String>> = BTreeMap::new();
+        for (role, states, messages) in roles {
+            for (epoch, message) in EPOCHS.iter().flat_map(|e| messages.iter().map(move |m| (e, m)))
+            {
+                for state in states {
+                    if let Some(reason) = impossible(role, state, message, epoch) {
+                        let cell = format!("{role:?} {message}, {epoch}, {state}");
+                        reasons.entry(reason).or_default().push(cell);
+                    }
+                }
+            }
+        }
+        writeln!(f, "\nimpossible (- above; !! where one was reached nevertheless):")?;
+        for (reason, cells) in &reasons {
+            writeln!(f, "  {reason}: {}", cells.join("; "))?;
+        }
+        writeln!(f, "\npossible and never reached (state x message):")?;
         for (role, states, messages) in roles {
             for epoch in EPOCHS {
                 for message in messages {
-                    let never = |state: &&&str| self.faults(role, state, message, epoch).1 == 0;
+                    let never = |state: &&&str| {
+                        self.faults(role, state, message, epoch).1 == 0
+                            && impossible(role, state, message, epoch).is_none()
+                    };
                     let never: Vec<_> = states.iter().filter(never).copied().collect();
                     if !never.is_empty() {
                         writeln!(f, "  {role:?} {message}, {epoch}: {}", never.join(", "))?;

@@ -65,6 +65,8 @@ options! {
     write_failure_percent,
     /// Steps after which an instance that cannot renew its lease has lost it, by a right clock.
     lease_steps,
+    /// Reads and writes that storage takes long for, in a hundred.
+    slow_io_percent,
     /// How far clocks go wrong, in a hundred.
     drift_percent,
     /// Weight of steps in which a message arrives or the network does something.
@@ -124,13 +126,14 @@ pub(super) const FAULT_WEIGHTS: [&str; 10] = [
 ];
 
 /// What may happen, or not at all.
-pub(super) const CHANCES: [&str; 9] = [
+pub(super) const CHANCES: [&str; 10] = [
     "nest_percent",
     "withdraw_percent",
     "stall_percent",
     "late_post_percent",
     "read_failure_percent",
     "write_failure_percent",
+    "slow_io_percent",
     "drift_percent",
     "skip_view_percent",
     "fault_every",
@@ -172,6 +175,7 @@ impl Options {
             requests_max: threads + random.pick(&[0, 1, 8]),
             read_failure_percent: 0,
             write_failure_percent: 0,
+            slow_io_percent: 0,
             lease_steps: random.pick(&[100, 400]),
             drift_percent: random.pick(&[0, 10]),
             deliver_weight: weight(random),
@@ -192,6 +196,45 @@ impl Options {
             leave_weight: 0,
             skip_view_percent: 0,
             slow_disk_weight: 0,
+        }
+    }
+
+    /// A shape chosen by `seed` of few instances and pages of which somebody dies, leaves or joins
+    /// all the time, and of a storage that may be slow: for what takes several deaths in a row.
+    #[must_use]
+    pub fn churning(seed: u64) -> Self {
+        let random = &mut Random::new(seed ^ 0x5EED_0F5A_9E00_0002);
+        let healthy = Self::healthy(random);
+        let instances = random.pick(&[3, 4, 5, 5, 5, 6]);
+        Self {
+            instances,
+            members: instances - random.below(2),
+            pages: random.pick(&[1, 1, 1, 2]),
+            threads: 2,
+            steps: random.between(2000, 4000),
+            requests_max: 64,
+            housekeeping_weight: random.pick(&[3, 10]),
+            slow_io_percent: random.pick(&[0, 10, 30]),
+            fault_every: random.pick(&[40, 60, 80]),
+            break_weight: 1,
+            move_weight: 1,
+            block_weight: 3,
+            crash_weight: random.pick(&[3, 5]),
+            isolate_weight: random.pick(&[0, 1]),
+            join_weight: random.pick(&[5, 10]),
+            leave_weight: random.pick(&[1, 3]),
+            skip_view_percent: random.pick(&[0, 20, 50]),
+            ..healthy
+        }
+    }
+
+    /// What coverage and planted bugs are looked for in: every second block of eight seeds of
+    /// [`Options::churning`], the others of [`Options::mixed`]. Requests have room.
+    #[must_use]
+    pub fn searching(seed: u64) -> Self {
+        match seed / 8 % 2 {
+            1 => Self::churning(seed),
+            _ => Self { requests_max: 64, ..Self::mixed(seed) },
         }
     }
 

@@ -123,6 +123,11 @@ impl Cluster {
                     it.storage.version
                 );
             }
+            if frame.past.is_some() {
+                let entry = self.nodes[it.master].grd.entry(&it.tag);
+                let known = entry.is_some_and(|entry| entry.past_images.contains(&node.id));
+                ensure!(known, "I10: at rest {id} keeps a past image that its master forgot");
+            }
             let Some(view) = node.grd.holding(&it.tag) else { continue };
             ensure!(!view.busy && !view.in_transit, "I5: at rest, but {id} is busy: {view:?}");
             let something = view.mode > Mode::N || frame.past.is_some();

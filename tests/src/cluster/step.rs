@@ -81,7 +81,7 @@ impl Cluster {
                 o.request_weight,
                 self.requests.iter().any(|request| self.may_leave(request)),
             ),
-            (Kind::Storage, o.storage_weight, self.ready_ios().next().is_some()),
+            (Kind::Storage, o.storage_weight, self.storage_waits()),
             (Kind::Drain, o.drain_weight, drained),
             (Kind::Thread, o.thread_weight, loaded || self.anyone_could_release()),
             (Kind::Housekeeping, o.housekeeping_weight, self.habit == Habit::Mixed),

@@ -7,6 +7,9 @@ use super::{Checked, Cluster, Place, content::Content, ensure, faults::Fault};
 use pagewire_node::grd::Event;
 use pagewire_protocol::{Incarnation, Lsn};
 
+/// Longest that slow storage takes before it begins.
+const SLOW_STEPS_MAX: u32 = 1000;
+
 /// Where a read, a write or a flush is.
 #[derive(Debug, Clone, Copy)]
 enum Work {
@@ -34,12 +37,17 @@ pub(super) struct Io {
     /// Of the instance that wants it.
     life: Incarnation,
     work: Work,
+    /// Nothing happens before this step.
+    slow_until: u64,
 }
 
 impl Cluster {
     fn submit_io(&mut self, place: Place, work: Work) {
         let life = self.nodes[place.node].life;
-        self.ios.push(Io { place, life, work });
+        let percent = self.options.slow_io_percent;
+        let slow = percent > 0 && self.random.percent(percent);
+        let steps = if slow { self.some_steps(SLOW_STEPS_MAX) } else { 0 };
+        self.ios.push(Io { place, life, work, slow_until: self.now + steps });
     }
 
     pub(super) fn submit_read(&mut self, place: Place, at_least: Lsn, newest: bool) {
@@ -54,6 +62,20 @@ impl Cluster {
 
     pub(super) fn submit_flush(&mut self, place: Place, to: Lsn) {
         self.submit_io(place, Work::Flush { to });
+    }
+
+    /// Reads, writes and flushes that may go on: on no disk that stands still, and none is slow once
+    /// nobody wants anything any more.
+    fn ready_ios(&self) -> impl Iterator<Item = usize> + '_ {
+        let all = self.habit == super::workload::Habit::Nothing;
+        let ready = move |io: &Io| {
+            !self.nodes[io.place.node].slow_disk && (all || io.slow_until <= self.now)
+        };
+        self.ios.iter().enumerate().filter(move |(_, io)| ready(io)).map(|(at, _)| at)
+    }
+
+    pub(super) fn storage_waits(&self) -> bool {
+        self.ready_ios().next().is_some()
     }
 
     pub(super) fn has_io(&self, node: usize) -> bool {
@@ -104,15 +126,11 @@ impl Cluster {
         }
     }
 
-    /// What is on no disk that stands still.
-    pub(super) fn ready_ios(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.ios.len()).filter(|&at| !self.nodes[self.ios[at].place.node].slow_disk)
-    }
-
     /// One read, write or flush goes on: the device does it, the instance hears of it, or both.
     pub(super) fn storage_step(&mut self) -> Checked {
-        let ready: Vec<_> = self.ready_ios().collect();
-        let Some(&at) = ready.get(self.random.index(ready.len())) else { return Ok(()) };
+        let ready = self.ready_ios().count();
+        let nth = self.random.index(ready);
+        let Some(at) = self.ready_ios().nth(nth) else { return Ok(()) };
         let Io { place, work, .. } = self.ios[at];
         if self.is_orphan(&self.ios[at]) {
             self.ios.swap_remove(at);

@@ -219,3 +219,170 @@ proptest! {
         }
     }
 }
+
+// ---- single numbers and edges ------------------------------------------------------------------
+
+const WIDE: [u32; Lane::COUNT] = [64, 4, 4, 0, 0];
+const FRESH: [Sequence; Lane::COUNT] = [Sequence(1); Lane::COUNT];
+
+/// A session of instance 0 with `windows` and no link.
+fn session(windows: [u32; Lane::COUNT]) -> Session {
+    Session::new(InstanceId(0), InstanceId(1), windows)
+}
+
+fn submit(session: &mut Session, count: u64) {
+    for n in 1..=count {
+        session.submit(Lane::Control, message(n)).unwrap();
+    }
+}
+
+/// Sends what may be sent; the sequences, and whether each went for the first time.
+fn send_all(session: &mut Session) -> Vec<(u64, bool)> {
+    let mut sent = Vec::new();
+    while let Some((header, _)) = session.next_outgoing(Lane::Control) {
+        sent.push((header.sequence.0, session.transmitted(Lane::Control)));
+    }
+    sent
+}
+
+/// What instance 1 says: message `sequence`, or only an acknowledgement for 0.
+fn header(sequence: u64, ack: u64, credits: u32) -> SessionHeader {
+    let mut peer = Session::new(InstanceId(1), InstanceId(0), WIDE);
+    let alone = peer.ack_alone(Lane::Control);
+    let kind = if sequence == 0 { MessageKind::ACK_ONLY } else { MessageKind(1) };
+    SessionHeader { kind, sequence: Sequence(sequence), ack: Sequence(ack), credits, ..alone }
+}
+
+#[test]
+fn the_numbers_of_a_lane_add_up() {
+    let mut a = session(WINDOWS);
+    assert!(!a.is_linked() && a.is_settled() && !a.has_waiting(Lane::Control));
+    assert_eq!(a.room(Lane::Control), 8, "without a link: the window");
+    a.link_up(FRESH, [6, 4, 4, 0, 0], WINDOWS).unwrap();
+    assert!(a.is_linked());
+    assert_eq!(a.room(Lane::Control), 6, "what the peer has posted");
+    submit(&mut a, 3);
+    assert!(a.has_waiting(Lane::Control) && a.is_settled(), "nothing is on the link");
+    for _ in 0..2 {
+        assert!(a.transmitted(Lane::Control));
+    }
+    let numbers = a.numbers(Lane::Control);
+    let (kept, waiting, sent) = (numbers.kept, numbers.waiting, numbers.sent);
+    assert_eq!((numbers.window, kept, waiting, sent, numbers.limit), (8, 3, 1, 2, 6));
+    assert_eq!((numbers.received, numbers.posted), (0, 8));
+    assert_eq!(a.room(Lane::Control), 3);
+    assert_eq!((a.last_sent(Lane::Control), a.unacknowledged()), (Sequence(2), 3));
+    assert!(!a.is_settled() && a.has_waiting(Lane::Control));
+    assert_eq!(send_all(&mut a), [(3, true)]);
+    assert!(!a.has_waiting(Lane::Control));
+    a.receive(&header(0, 3, 9)).unwrap();
+    assert_eq!(a.acknowledged(Lane::Control), Sequence(3));
+    assert!(a.is_settled() && a.unacknowledged() == 0);
+    assert_eq!(a.unused_receives(Lane::Control), 8);
+    a.receive(&header(1, 3, 9)).unwrap();
+    assert_eq!(a.unused_receives(Lane::Control), 7);
+    assert_eq!(a.expected()[Lane::Control.index()], Sequence(2));
+    a.link_down();
+    assert!(!a.is_linked());
+    assert_eq!(a.ack_due(Lane::Control), AckDue::No, "nobody to tell");
+}
+
+#[test]
+fn a_lost_link_sends_again_what_is_not_acknowledged_and_no_more_than_credit_allows() {
+    let mut a = session(WINDOWS);
+    submit(&mut a, 4);
+    assert_eq!(a.room(Lane::Control), 4);
+    a.link_up(FRESH, [2, 4, 4, 0, 0], WINDOWS).unwrap();
+    assert_eq!(send_all(&mut a), [(1, true), (2, true)]);
+    a.link_down();
+    let mut expected = FRESH;
+    expected[Lane::Control.index()] = Sequence(2);
+    a.link_up(expected, WINDOWS, WINDOWS).unwrap();
+    assert_eq!(send_all(&mut a), [(2, false), (3, true), (4, true)]);
+}
+
+#[test]
+fn a_message_that_comes_again_is_not_delivered_again() {
+    let mut a = session(WINDOWS);
+    a.link_up(FRESH, WINDOWS, WINDOWS).unwrap();
+    assert_eq!(a.receive(&header(1, 0, 8)), Ok(Disposition::Deliver));
+    assert_eq!(a.receive(&header(1, 0, 8)), Ok(Disposition::Duplicate));
+    assert_eq!(a.expected()[Lane::Control.index()], Sequence(2));
+    assert_eq!(a.receive(&header(2, 0, 8)), Ok(Disposition::Deliver));
+}
+
+#[test]
+fn one_header_may_acknowledge_many() {
+    let mut a = session(WIDE);
+    a.link_up(FRESH, WIDE, WIDE).unwrap();
+    submit(&mut a, 40);
+    assert_eq!(send_all(&mut a).len(), 40);
+    a.receive(&header(0, 35, 64)).unwrap();
+    assert_eq!((a.acknowledged(Lane::Control), a.unacknowledged()), (Sequence(35), 5));
+}
+
+#[test]
+fn credits_that_come_late_change_nothing() {
+    let mut a = session(WINDOWS);
+    a.link_up(FRESH, WINDOWS, WINDOWS).unwrap();
+    a.receive(&header(0, 0, 12)).unwrap();
+    a.receive(&header(0, 0, 10)).unwrap();
+    assert_eq!(a.numbers(Lane::Control).limit, 12);
+}
+
+#[test]
+fn the_window_grows_with_the_receives_that_the_peer_posts() {
+    let mut a = session(WINDOWS);
+    a.link_up(FRESH, [20, 4, 4, 0, 0], WINDOWS).unwrap();
+    assert_eq!(a.numbers(Lane::Control).window, 20);
+    a.receive(&header(0, 0, 30)).unwrap();
+    assert_eq!(a.numbers(Lane::Control).window, 30);
+    submit(&mut a, 30);
+    assert_eq!(send_all(&mut a).len(), 30);
+    a.receive(&header(0, 30, 31)).unwrap();
+    assert_eq!(a.numbers(Lane::Control).window, 30, "it does not shrink");
+}
+
+#[test]
+fn an_acknowledgement_is_due_at_half_of_the_credits_or_when_the_peer_has_none_left() {
+    let mut a = session(WINDOWS);
+    a.link_up(FRESH, WINDOWS, WINDOWS).unwrap();
+    let mut due = |sequence, posts: bool| {
+        if sequence > 0 {
+            a.receive(&header(sequence, 0, 8)).unwrap();
+        }
+        if posts {
+            a.posted(Lane::Control);
+        }
+        let due = a.ack_due(Lane::Control);
+        if due == AckDue::Now || sequence == 0 {
+            let _ = a.ack_alone(Lane::Control);
+        }
+        due
+    };
+    assert_eq!(due(0, false), AckDue::No);
+    assert_eq!([1, 2, 3, 4].map(|n| due(n, false)), {
+        use AckDue::{Lazy, Now};
+        [Lazy, Lazy, Lazy, Now]
+    });
+    assert_eq!(due(0, false), AckDue::No, "it has been told");
+    assert_eq!([5, 6, 7].map(|n| due(n, false))[2], AckDue::Lazy);
+    assert_eq!(due(0, false), AckDue::Lazy);
+    assert_eq!(due(8, false), AckDue::Lazy, "no receive is posted that it could be told of");
+    assert_eq!(due(0, false), AckDue::Lazy);
+    assert_eq!(due(0, true), AckDue::Now, "one receive, but the peer knows of no other");
+    assert_eq!(due(9, true), AckDue::Now, "again the only one");
+    assert_eq!(due(0, true), AckDue::Lazy, "the peer has one left that it knows of");
+}
+
+#[test]
+fn a_move_goes_on_after_what_was_acknowledged_since_it_was_agreed() {
+    let mut a = session(WINDOWS);
+    a.link_up(FRESH, WINDOWS, WINDOWS).unwrap();
+    submit(&mut a, 3);
+    assert_eq!(send_all(&mut a).len(), 3);
+    a.receive(&header(0, 2, 8)).unwrap();
+    a.move_to_link(FRESH, WINDOWS, WINDOWS).unwrap();
+    assert_eq!(a.numbers(Lane::Control).sent, 0, "credit is the new link's");
+    assert_eq!(send_all(&mut a), [(3, false)]);
+}

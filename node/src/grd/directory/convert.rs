@@ -26,6 +26,9 @@ pub(super) fn start(page: &mut Page, request: Request, out: &mut Out<'_>) {
     let source = page.entry.owner().filter(|_| !has_it);
     let others = holders.without(requester);
     let invalidated = match want {
+        Mode::X if planted::is("forget_a_reader") => {
+            others.without(others.iter().last().unwrap_or(requester))
+        }
         Mode::X => source.map_or(others, |source| others.without(source)),
         Mode::S | Mode::N => InstanceSet::default(),
     };
@@ -89,13 +92,17 @@ impl Directory {
             entry.version = version.max(entry.stored);
         }
         entry.version = entry.version.max(version);
-        entry.past = InstanceSet(entry.past.0 | past);
+        if !planted::is("forget_past_image_holders") {
+            entry.past = InstanceSet(entry.past.0 | past);
+        }
         if mode == Mode::X {
-            entry.holders = InstanceSet::of(claimant);
+            let kept = if planted::is("former_holders_stay_listed") { entry.holders.0 } else { 0 };
+            entry.holders = InstanceSet(InstanceSet::of(claimant).0 | kept);
             entry.set_owner(Some(claimant));
         } else {
             entry.holders = entry.holders.with(claimant);
-            entry.set_owner(entry.owner().or(Some(claimant)));
+            let kept = entry.owner().filter(|_| !planted::is("the_last_reader_owns"));
+            entry.set_owner(kept.or(Some(claimant)));
         }
         entry.set_exclusive(mode == Mode::X);
         (page.rare.base, page.rare.lost) = (None, false);
@@ -137,7 +144,7 @@ impl Directory {
         if std::mem::take(&mut page.rare.write_wanted) {
             super::past_images::have_it_written(page, out);
         }
-        if page.rare.lost {
+        if page.rare.lost && !planted::is("grant_what_is_lost") {
             let next = self.pool.pop_first(&mut page.rare.queue, |request| request.recovery);
             if let Some(request) = next {
                 start(page, request, out);
@@ -149,7 +156,13 @@ impl Directory {
             let Request { id, want, .. } = request;
             out.refuse(id.instance, page.tag, id, want, Verdict::NotLost);
         }
+        if planted::is("forget_the_queue") && !page.entry.is_exclusive() {
+            return;
+        }
         if let Some(request) = self.pool.pop(&mut page.rare.queue) {
+            if planted::is("grant_a_request_twice") {
+                self.pool.push(&mut page.rare.queue, request);
+            }
             start(page, request, out);
         }
     }

@@ -393,3 +393,6 @@ impl Directory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

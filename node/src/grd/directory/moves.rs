@@ -21,6 +21,7 @@ use crate::{
         store::InstanceSet,
         table::TagMap,
     },
+    planted,
     view::{Life, View},
 };
 use pagewire_protocol::{
@@ -108,15 +109,23 @@ impl Directory {
             self.moves.loading.remove(&partition);
             self.moves.uncertain.remove(&partition);
             if view.master_of(partition) == out.me {
-                let awaited = everyone(view);
+                let mut awaited = everyone(view);
+                if planted::is("do_not_wait_for_all_reports") && awaited.count() > 1 {
+                    awaited = awaited.without(view.members()[0].id);
+                }
                 self.moves.loading.insert(partition, Loading { awaited, ..Loading::default() });
             }
         }
         self.redone.retain(|life| view.dead().contains(life));
         for loading in self.moves.loading.values_mut() {
-            loading.awaited = InstanceSet(loading.awaited.0 & !gone.0);
+            if !planted::is("await_reports_of_the_dead") {
+                loading.awaited = InstanceSet(loading.awaited.0 & !gone.0);
+            }
             loading.dead = InstanceSet(loading.dead.0 | gone.0);
             for reports in loading.reports.values_mut() {
+                if planted::is("keep_reports_of_the_dead") {
+                    break;
+                }
                 reports.retain(|(id, _)| !gone.has(*id));
             }
             loading.deferred.retain(|(from, ..)| !gone.has(*from));

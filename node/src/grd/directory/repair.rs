@@ -19,6 +19,7 @@ use crate::{
         out::Out,
         store::InstanceSet,
     },
+    planted,
     view::Life,
 };
 use pagewire_protocol::{GrantNumber, InstanceId, Lsn, Pcm, Report, RequestId, guide::lower_half};
@@ -85,7 +86,8 @@ impl Directory {
             self.pool.push(&mut page.rare.queue, request);
         }
         page.rare.leaving = InstanceSet::default();
-        let number = page.entry.next_grant();
+        let number =
+            if planted::is("no_fence") { page.entry.grant() } else { page.entry.next_grant() };
         let reports = Vec::new();
         let awaited = asked;
         let repair =
@@ -217,12 +219,14 @@ impl Directory {
         let is_gone = |id: InstanceId| gone.has(id);
         self.pool.remove(&mut page.rare.queue, |queued| {
             lives.contains(&(queued.id.instance, queued.id.incarnation))
+                && !planted::is("serve_the_dead")
         });
-        let owner_gone = page.entry.owner().is_some_and(is_gone);
+        let owner_gone =
+            page.entry.owner().is_some_and(is_gone) && !planted::is("do_not_repair_the_owner");
         let party_gone = page.rare.conversion.is_some_and(|c| {
             is_gone(c.request.instance)
                 || c.source.is_some_and(is_gone)
-                || c.invalidated.0 & gone.0 != 0
+                || c.invalidated.0 & gone.0 != 0 && !planted::is("wait_for_the_dead")
         });
         let base_gone = page.rare.base.is_some_and(|(keeper, _)| is_gone(keeper));
         let asked_gone = page.rare.repair.as_ref().is_some_and(|r| r.asked.0 & gone.0 != 0);

@@ -19,6 +19,7 @@ use crate::{
         out::Out,
         store::Cursor,
     },
+    planted,
     view::{Standing, View},
 };
 use pagewire_protocol::{
@@ -122,7 +123,7 @@ impl Holdings {
     fn cut(&mut self, tag: BufferTag, fence: GrantNumber, out: &mut Out<'_>) {
         let Some(h) = self.holdings.get_mut(&tag) else { return };
         (h.revocation, h.parked, h.fence) = (None, None, fence);
-        if h.activity == Activity::Releasing {
+        if h.activity == Activity::Releasing && !planted::is("keep_what_is_released") {
             // The master may have given it on already, and its answer be lost. Storage has it.
             out.effect(Effect::Drop { tag });
             h.give_up();

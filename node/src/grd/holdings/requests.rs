@@ -24,7 +24,8 @@ impl Holdings {
         recovery: bool,
         out: &mut Out<'_>,
     ) {
-        self.last_request.sequence += 1;
+        let reuse = planted::is("reuse_a_request_id") && self.last_request.sequence % 4 == 3;
+        self.last_request.sequence += u64::from(!reuse);
         let request = self.last_request;
         self.holding(tag).pending = Some(Pending::new(request, want, recovery));
         let (to, epoch) = (out.view.master(&tag), out.view.epoch_of(&tag));
@@ -101,7 +102,7 @@ impl Holdings {
                 self.refused(tag, &AcquireError::Refused { tag, verdict }, out);
                 return;
             }
-            _ if grant < fence => {
+            _ if grant < fence && !planted::is("ignore_the_fence") => {
                 out.fenced.late += 1;
                 return;
             }
@@ -211,7 +212,7 @@ impl Holdings {
             return;
         };
         p.acks = p.acks.with(from);
-        p.dirty |= dirty;
+        p.dirty |= dirty && !planted::is("drop_the_duty_of_an_acknowledgement");
         if dirty {
             p.handed = p.handed.with(from);
         }
@@ -247,7 +248,7 @@ impl Holdings {
             Ok(version) => {
                 if let Reads::Newest(past) = p.reads {
                     // What is newer than storage has to be written.
-                    p.dirty = version <= past;
+                    p.dirty = version <= past && !planted::is("a_recovered_page_is_clean");
                 }
                 (p.page, p.version, p.reads) = (true, version, Reads::Nothing);
                 out.effect(Effect::Take { tag });
@@ -310,7 +311,9 @@ impl Holdings {
         let (request, mode, past) = (p.request, p.want, p.handed.0);
         out.effect(Effect::RequestOver { tag });
         take(h, tag, &p, out);
-        out.send_to_master(tag, Pcm::Claim { request, mode, grant, version, past });
+        if !(planted::is("lose_a_claim") && request.sequence % 8 == 7) {
+            out.send_to_master(tag, Pcm::Claim { request, mode, grant, version, past });
+        }
         if let Some(parked) = h.parked.take() {
             self.accept(tag, parked, out);
         }

@@ -116,8 +116,8 @@ impl Holdings {
                     grant,
                     version: h.version,
                     acks,
-                    dirty: h.dirty && !keep,
-                    unsaved: (h.dirty || h.unsaved) && keep,
+                    dirty: h.dirty && !keep && !planted::is("lose_the_duty"),
+                    unsaved: (h.dirty || h.unsaved) && keep && !planted::is("never_unsaved"),
                     past: false,
                     writer: h.writer,
                 };
@@ -135,7 +135,9 @@ impl Holdings {
                 }
             }
             None => {
-                out.send(to, tag, Pcm::Invalidated { request, grant, dirty: h.dirty });
+                if !(planted::is("lose_an_acknowledgement") && grant.0 % 8 == 7) {
+                    out.send(to, tag, Pcm::Invalidated { request, grant, dirty: h.dirty });
+                }
                 if h.dirty && !planted::is("no_past_image_of_an_invalidated_page") {
                     h.past = Some(h.version);
                     out.effect(Effect::KeepPastImage { tag, version: h.version });
@@ -167,7 +169,7 @@ impl Holdings {
 /// The copy in transit is one no more.
 pub(super) fn arrived(h: &mut Holding, tag: BufferTag, transit: &InTransit, out: &mut Out<'_>) {
     h.transit = None;
-    if transit.dirty {
+    if transit.dirty && !planted::is("no_past_image_of_a_shipped_page") {
         h.past = h.past.max(Some(transit.version));
         out.effect(Effect::ToPastImage { tag, grant: transit.grant });
     } else {
