@@ -56,6 +56,8 @@ pub struct ReadCounters {
     pub refused: Counter,
     /// Questions of the peer's that were answered, with a page or a refusal.
     pub answered: Counter,
+    /// Of those, pages that had to wait because no frame of the arena was free.
+    pub waited_for_frames: Counter,
 }
 
 /// Counts of one peer.

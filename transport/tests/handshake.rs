@@ -154,6 +154,12 @@ fn a_peer_with_this_very_id_is_refused() {
     assert!(error.to_string().contains("give each instance its own"), "{error}");
     alone.add_peer(InstanceId(2), nobody()).unwrap();
     assert!(alone.add_peer(InstanceId(2), nobody()).is_err(), "configured twice");
+    for address in ["0.0.0.0:0", "127.0.0.1:0", "0.0.0.0:7400", "[::]:7400"] {
+        let error = alone.add_peer(InstanceId(3), address.parse().unwrap()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(address) && text.contains("no address to dial"), "{text}");
+    }
+    alone.add_peer(InstanceId(3), nobody()).unwrap();
     // ... and on the wire.
     let mut nodes = cluster(2);
     let address = nodes[0].address();

@@ -305,6 +305,20 @@ fn an_owner_without_a_free_frame_answers_when_it_has_one() {
     let read = pair.nodes[0].endpoint.read_page(OWNER, REGION, 4).expect("room");
     common::turns(&mut pair.nodes, 2000);
     assert!(!pair.nodes[0].has_event(|event| matches!(event, Event::Read(_))));
+    // A refusal needs no frame, and does not wait behind the page.
+    let beyond = pair.nodes[0].endpoint.read_page(OWNER, REGION, PAGES).expect("room");
+    let mut ended = BTreeMap::new();
+    pump(&mut pair.nodes, "it is refused", |nodes| {
+        collect(nodes, &mut ended);
+        ended.contains_key(&beyond)
+    });
+    let [refused]: [ReadDone; 1] =
+        ended.into_values().collect::<Vec<_>>().try_into().expect("only that one");
+    let why = ReadError::OutOfBounds { offset_frames: PAGES, frames: PAGES };
+    assert_eq!(refused.outcome.expect_err("out of bounds"), why);
+    let counters = pair.nodes[1].endpoint.peer_counters(InstanceId(1)).expect("a peer");
+    assert_eq!(counters.reads.waited_for_frames.get(), 1, "once, however often it was tried");
+    assert_eq!(counters.reads.answered.get(), 1);
     drop(held);
     let mut ended = BTreeMap::new();
     pump(&mut pair.nodes, "it is answered", |nodes| {

@@ -21,10 +21,11 @@
 //!
 //! Bounds: [`READS_MAX`] reads of a peer at either end, each with one frame at most. A read counts
 //! until its event is taken. The owner copies a page for each answer and keeps it until that is
-//! acknowledged; answers wait for frames and for the bulk lane's credit.
+//! acknowledged; answers wait for frames and for the bulk lane's credit, refusals for neither.
 //!
 //! [`EndpointConfig::one_sided_reads`]: super::EndpointConfig::one_sided_reads
 
+mod answers;
 mod asker;
 mod error;
 mod owner;
@@ -42,7 +43,7 @@ use asker::Asked;
 use owner::Owed;
 use pagewire_protocol::{
     Body, DecodeError, Epoch, InstanceId, Lane, LaneClass, LinkControl, LinkKind, MessageKind,
-    ReadMessage, ReadRefusal, RegionId, SessionHeader, link_control::RegionMemory, read::READS_MAX,
+    ReadMessage, RegionId, SessionHeader, link_control::RegionMemory, read::READS_MAX,
 };
 use std::{collections::VecDeque, ops::Range};
 
@@ -374,46 +375,6 @@ impl Endpoint {
             reads.asked.asked(read);
             peer.counters.reads.asked.add(1);
             peer.pump(Lane::Requests, Urgency::Now);
-        }
-    }
-
-    /// Answers what the peer has asked for, as far as there are frames and credit.
-    fn answer_reads(&mut self, slot: usize) {
-        loop {
-            let peer = &mut self.peers[slot];
-            let (Some(reads), Some(session)) = (&mut peer.reads, &mut peer.session) else { return };
-            let Some(question) = reads.owed.first() else { return };
-            let judged = owner::judge(self.regions.get(question.region), question);
-            let (lane, answer) = match judged {
-                Err(why) => {
-                    let refused = ReadMessage::Refused { token: question.token, why };
-                    (Lane::Control, message(&refused, None))
-                }
-                Ok(number) => {
-                    if session.room(Lane::Bulk) == 0 {
-                        return;
-                    }
-                    let Some(mut frame) = self.arena.take() else {
-                        reads.short_of_frames = true;
-                        return;
-                    };
-                    let token = question.token;
-                    match self.arena.copy_torn(number, &mut frame) {
-                        Ok(()) => (Lane::Bulk, message(&ReadMessage::Page { token }, Some(frame))),
-                        Err(error) => {
-                            tracing::error!("frame {number} cannot be copied: {error}");
-                            let why = ReadRefusal::UnknownRegion;
-                            (Lane::Control, message(&ReadMessage::Refused { token, why }, None))
-                        }
-                    }
-                }
-            };
-            if session.submit(lane, answer).is_err() {
-                return;
-            }
-            reads.owed.answered();
-            peer.counters.reads.answered.add(1);
-            peer.pump(lane, Urgency::Now);
         }
     }
 
