@@ -98,6 +98,9 @@ pub struct EndpointConfig {
     /// One-sided reads ([`super::Endpoint::read_page`]), with peers that have turned them on, too. Such
     /// peers can read every region that [`super::Endpoint::open_region`] opens.
     pub one_sided_reads: bool,
+    /// A one-sided read that has brought no page after so long ends with
+    /// [`ReadError::TimedOut`](crate::ReadError::TimedOut).
+    pub read_timeout: Duration,
     /// Seed of the jitter between dials; without one, from the system. For tests that repeat a run.
     pub jitter_seed: Option<u64>,
 }
@@ -106,7 +109,7 @@ impl EndpointConfig {
     /// A configuration with defaults: the incarnation is the time of day in microseconds, page CRCs
     /// are on, the handshake may take 5 s, a keepalive goes out every second, a link may be silent
     /// for 10 s, and a session waits for a new link for 60 s; there is no cluster key and one shard,
-    /// and one-sided reads are off.
+    /// and one-sided reads are off; where they are turned on, one may take 10 s.
     #[must_use]
     pub fn new(cluster: ClusterId, instance: InstanceId, listen: SocketAddr) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -131,6 +134,7 @@ impl EndpointConfig {
             links: LinkPolicy::Auto,
             verbs: Overrides::default(),
             one_sided_reads: false,
+            read_timeout: Duration::from_secs(10),
             jitter_seed: None,
         }
     }
@@ -138,7 +142,11 @@ impl EndpointConfig {
     /// Refuses what cannot work, before anybody waits for it in vain.
     pub(super) fn check(&self) -> Result<(), TransportError> {
         let refuse = |what, found, expected| Err(TransportError::Config { what, found, expected });
-        let times = [("handshake_timeout", self.handshake_timeout), ("keepalive", self.keepalive)];
+        let times = [
+            ("handshake_timeout", self.handshake_timeout),
+            ("keepalive", self.keepalive),
+            ("read_timeout", self.read_timeout),
+        ];
         for (what, time) in times {
             if time < Duration::from_millis(1) || time > TIME_MAX {
                 return refuse(what, format!("{time:?}"), "1 ms to 1 day");
@@ -199,6 +207,7 @@ mod tests {
         let bad = [
             (EndpointConfig { keepalive: ms(0), ..good.clone() }, "keepalive is 0ns"),
             (EndpointConfig { handshake_timeout: ms(0), ..good.clone() }, "handshake_timeout"),
+            (EndpointConfig { read_timeout: ms(0), ..good.clone() }, "read_timeout is 0ns"),
             (EndpointConfig { handshake_timeout: Duration::MAX, ..good.clone() }, "1 ms to 1 day"),
             (EndpointConfig { peer_timeout: ms(1999), ..good.clone() }, "twice `keepalive`"),
             (EndpointConfig { credits: one_lane_without, ..good.clone() }, "0 for Si"),

@@ -102,11 +102,13 @@ impl Endpoint {
             Due::In(wait) => wait,
             _ => Duration::ZERO,
         });
-        due.min().unwrap_or(Duration::MAX)
+        let read = self.next_read_deadline().map(|at| at.saturating_duration_since(now));
+        due.chain(read).min().unwrap_or(Duration::MAX)
     }
 
-    /// Sends keepalives, takes silent links down, ends sessions that have expired.
+    /// Ends reads at their deadline, sends keepalives, takes silent links down, ends sessions that have expired.
     pub(super) fn check_liveness(&mut self, now: Instant) {
+        self.expire_reads(now);
         for slot in 0..self.peers.len() {
             let peer = &mut self.peers[slot];
             if let Some(link) = &mut peer.link {

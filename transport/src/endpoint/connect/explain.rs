@@ -21,6 +21,19 @@ pub(super) fn unproven(rejection: &Rejection, who: impl Display, refused_us: boo
                  cluster key file, or none of them"
             )
         }
+        // Neither end has a key: the proof is a check of the bytes only.
+        _ if !rejection.has_key => {
+            let (finder, sender) = if refused_us {
+                ("the other end", "this end")
+            } else {
+                ("this end", "the other end")
+            };
+            format!(
+                "handshake with {who}: {finder} got other bytes than {sender} sent: no cluster key is \
+                 configured, so it is not that; find out what changes bytes on the way, and run the \
+                 same build on both"
+            )
+        }
         _ if refused_us => format!(
             "{who} found the proof of this instance's cluster key wrong: give all instances the \
              same cluster key file (if they have it, something on the way changes what is sent)"
@@ -62,7 +75,8 @@ pub(super) fn proven(refusal: Refusal, theirs: &Hello, ours: &Hello, refused_us:
             let twice = if refused_us { mine } else { id };
             format!(
                 "instance id {twice} is in use by another living process, expected one process \
-                 per id: stop one of them or give it an id of its own"
+                 per id: stop one of them or give it an id of its own; if it is the same one \
+                 restarted, give each life a greater incarnation than the one before"
             )
         }
         Refusal::PageSize => format!(
@@ -98,9 +112,31 @@ pub(super) fn proven(refusal: Refusal, theirs: &Hello, ours: &Hello, refused_us:
             let over = if refused_us { ours } else { theirs };
             format!(
                 "incarnation {} of instance {} is over: a later one was seen, or its session was \
-                 ended or has expired; restart the process",
+                 ended or has expired; restart the process with a greater one (by default it is \
+                 the time of day: see that the host's clock has not gone back)",
                 over.incarnation, over.instance
             )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_handshake_is_put_down_to_the_cluster_key_only_where_there_is_one() {
+        for refused_us in [false, true] {
+            let told = |has_key| {
+                let rejection = Rejection { refusal: Refusal::Proof, versions: (2, 2), has_key };
+                unproven(&rejection, "10.0.0.2:7400", refused_us)
+            };
+            assert!(told(true).contains("the same cluster key file"), "{}", told(true));
+            let text = told(false);
+            assert!(
+                !text.contains("key file") && text.contains("changes bytes on the way"),
+                "{text}"
+            );
         }
     }
 }

@@ -13,7 +13,8 @@
 //! ```
 //! A read that was asked for survives any number of links, because the session does; one that was
 //! posted and lost is asked for anew, which is harmless. So each read ends exactly once: with the
-//! page, with the owner's refusal, or with its session.
+//! page, with the owner's refusal, at its deadline ([`EndpointConfig::read_timeout`]) or with its
+//! session. What comes after the deadline is discarded and counted; until then it is a read under way.
 //!
 //! A read may be **torn**: the owner may write the page meanwhile, and neither device nor kernel
 //! waits. It gives no right to the page and is no grant: whoever reads checks version and checksum,
@@ -24,9 +25,11 @@
 //! acknowledged; answers wait for frames and for the bulk lane's credit, refusals for neither.
 //!
 //! [`EndpointConfig::one_sided_reads`]: super::EndpointConfig::one_sided_reads
+//! [`EndpointConfig::read_timeout`]: super::EndpointConfig::read_timeout
 
 mod answers;
 mod asker;
+mod deadline;
 mod error;
 mod owner;
 
@@ -45,7 +48,7 @@ use pagewire_protocol::{
     Body, DecodeError, Epoch, InstanceId, Lane, LaneClass, LinkControl, LinkKind, MessageKind,
     ReadMessage, RegionId, SessionHeader, link_control::RegionMemory, read::READS_MAX,
 };
-use std::{collections::VecDeque, ops::Range};
+use std::{collections::VecDeque, ops::Range, time::Instant};
 
 /// Regions that an endpoint opens at most, and that it takes keys of from a peer.
 pub const REGIONS_MAX: usize = 64;
@@ -201,7 +204,8 @@ impl Endpoint {
         }
         let reads = of_peer.reads.as_mut().ok_or(ReadRefused::OffAtPeer)?;
         let read = ReadId(self.regions.reads);
-        if !reads.asked.begin(read, region, offset_frames) {
+        let deadline = Instant::now() + self.config.read_timeout;
+        if !reads.asked.begin(read, (region, offset_frames), deadline) {
             return Err(ReadRefused::TooMany);
         }
         self.regions.reads += 1;
@@ -278,7 +282,7 @@ impl Endpoint {
                         self.read_ended(slot, ReadId(token), (region, offset), Ok(frame));
                         Ok(())
                     }
-                    _ => Err(asker::not_asked(token)),
+                    _ => self.late_answer(slot, token),
                 },
                 ReadMessage::Refused { token, why } => match reads.asked.answered(ReadId(token)) {
                     Some((region, offset)) => {
@@ -287,7 +291,7 @@ impl Endpoint {
                         self.read_ended(slot, ReadId(token), (region, offset), Err(why));
                         Ok(())
                     }
-                    None => Err(asker::not_asked(token)),
+                    None => self.late_answer(slot, token),
                 },
             };
             if let Err(error) = taken {
@@ -321,7 +325,9 @@ impl Endpoint {
             let read = ReadId(done.token);
             match done.frame {
                 Some(frame) => {
-                    if let Some(what) = reads.asked.completed(read) {
+                    if reads.asked.late_ended(read) {
+                        peer.counters.reads.late.add(1);
+                    } else if let Some(what) = reads.asked.completed(read) {
                         self.read_ended(slot, read, what, Ok(frame));
                     }
                 }
