@@ -13,12 +13,11 @@
 //! ```
 
 use crate::{
-    BufferTag, DecodeError, Epoch, GrantNumber, InstanceId, Lsn, Mode, PartitionId, Pcm,
-    pcm::{PCM_BODY_BYTES, kind},
+    BufferTag, DecodeError, Epoch, GrantNumber, InstanceId, Lsn, Mode, PartitionId, Pcm, pcm::kind,
 };
 
 /// Bytes of one record.
-pub const GUIDE_RECORD_BYTES: usize = PCM_BODY_BYTES;
+pub const GUIDE_RECORD_BYTES: usize = 80;
 /// Most records in one batch: they fit the smallest page, 4 KiB.
 pub const GUIDE_RECORDS_MAX: usize = 4096 / GUIDE_RECORD_BYTES;
 /// Bytes of the body of PCM_LOAD_GUIDE.

@@ -1,6 +1,6 @@
 //! Errors of the transport crate.
 
-use pagewire_protocol::{DecodeError, InstanceId, hello::Refusal};
+use pagewire_protocol::{DecodeError, InstanceId, LinkControl, LinkKind, hello::Refusal};
 use std::{io, net::SocketAddr};
 
 /// What can go wrong before or beside the messages.
@@ -186,7 +186,7 @@ pub enum LinkError {
     Verbs(#[from] crate::link::verbs::VerbsError),
     /// The two ends do not agree on what the link is on.
     #[error("the ends of the link disagree: {0}")]
-    Switch(#[from] crate::endpoint::SwitchError),
+    Switch(#[from] SwitchError),
     /// The configuration demands verbs, and that is not to be had.
     #[error(
         "the configuration demands verbs, and with this peer it cannot be used ({reason}, {whose} \
@@ -235,4 +235,26 @@ impl From<rustix::io::Errno> for LinkError {
     fn from(error: rustix::io::Errno) -> Self {
         Self::Io(error.into())
     }
+}
+
+/// The other end did what no correct one does, or does not go on: close the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SwitchError {
+    /// A message that does not fit here.
+    #[error("the peer said {said:?} about the link while this end was {phase}")]
+    Unexpected {
+        /// The message.
+        said: LinkControl,
+        /// How far this end was.
+        phase: &'static str,
+    },
+    /// It did not switch.
+    #[error("the peer did not move to {to} within {limit_ms} ms")]
+    Stuck {
+        /// The next link.
+        to: LinkKind,
+        /// The limit.
+        limit_ms: u128,
+    },
 }

@@ -128,7 +128,7 @@ impl Changing<'_, '_> {
 
     /// Tells the view to `those`, and waits until it is in force with all of them.
     fn tell_view(&mut self, those: &[InstanceId]) -> Result<(), DemoError> {
-        let order = Order::View(self.stage.write_view(self.members)?);
+        let order = Order::View(self.stage.write_view(&self.members.view)?);
         those.iter().for_each(|id| self.fleet.tell_one(*id, &order));
         self.wait(those, "view")?;
         Ok(())
@@ -137,7 +137,7 @@ impl Changing<'_, '_> {
     fn join(&mut self) -> Result<InstanceId, DemoError> {
         let newcomer = self.stage.newcomer();
         self.members.change(|members| members.push(member(newcomer)))?;
-        let mut command = self.stage.node_command(newcomer, self.members)?;
+        let mut command = self.stage.node_command(newcomer, &self.members.view)?;
         self.fleet.start(newcomer, &mut command)?;
         let told = self.wait(&[newcomer], "listening")?;
         self.members.listen(&told);

@@ -24,6 +24,7 @@ mod folder;
 mod members;
 mod options;
 mod out;
+mod play;
 mod progress;
 mod rdma;
 pub mod report;
@@ -66,7 +67,7 @@ pub fn run(options: &DemoOptions) -> Result<bool, DemoError> {
     let folder = Folder::make(&cleanup).map_err(io_error("make a temporary folder"))?;
     folder.remove_orphans();
     let stage = Stage::set(options, &rdma, seed, folder.path(), cleanup.clone())?;
-    let played = stage.play()?;
+    let played = play::play(&stage)?;
     let transfers = played.reports.iter().map(|report| report.transfers).sum();
     let found = stage.judge(transfers)?;
     let report = DemoReport::new(stage.setting(), played.elapsed, &played.reports, &found)

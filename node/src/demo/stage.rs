@@ -1,39 +1,36 @@
-//! A run of the demo, on its stage: its folder's files, its instances, and who judges them.
+//! What a run of the demo stands on: its folder's files, what starts an instance, and who judges what
+//! they left.
 
 use super::{
-    change::Change,
-    child::{self, Fleet},
+    child,
     cleanup::Cleanup,
     error::{DemoError, io_error},
-    members::{self, Changing, Members},
     options::DemoOptions,
-    progress::Progress,
     report::Setting,
 };
 use crate::{
-    agent::lines::{Command as Order, Event, Report},
     ledger::{
         relation::{self, Prepared},
         verify::Verification,
     },
     random::Random,
+    view::View,
 };
 use pagewire_protocol::{InstanceId, PageSize};
 use pagewire_transport::link::verbs::Overrides;
 use std::{
-    collections::BTreeMap,
     fs::{self, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 /// Page size of the demo's cluster.
 pub(super) const PAGE_SIZE: PageSize = PageSize::K8;
 /// How long the instances may take for each step.
-const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pages of the made-up relation: few enough that instances meet, enough for all kinds of page.
 const SYNTHETIC_PAGES: u32 = 600;
 /// An arena holds the relation and what is in flight, within these bounds: a large relation is
@@ -41,26 +38,14 @@ const SYNTHETIC_PAGES: u32 = 600;
 const ARENA_MIB: std::ops::RangeInclusive<u32> = 32..=128;
 const ARENA_IN_FLIGHT_MIB: u32 = 16;
 
-/// What came of a run.
-pub(super) struct Played {
-    /// How long the workers worked.
-    pub(super) elapsed: Duration,
-    /// What each instance reports, those that left included.
-    pub(super) reports: Vec<Report>,
-    /// Members that came or went.
-    pub(super) changes: Vec<Change>,
-    /// The longest wait for a page while none did.
-    pub(super) longest_request: Duration,
-}
-
 /// Everything that is there before the first instance starts.
 pub(super) struct Stage<'o> {
-    options: &'o DemoOptions,
+    pub(super) options: &'o DemoOptions,
     seed: u64,
     folder: &'o Path,
     program: PathBuf,
     pub(super) prepared: Prepared,
-    cleanup: Cleanup,
+    pub(super) cleanup: Cleanup,
 }
 
 impl<'o> Stage<'o> {
@@ -100,7 +85,8 @@ impl<'o> Stage<'o> {
         Ok(stage)
     }
 
-    fn instances(&self) -> impl Iterator<Item = InstanceId> + use<> {
+    /// Those that are there from the start.
+    pub(super) fn instances(&self) -> impl Iterator<Item = InstanceId> + use<> {
         (0..self.options.nodes).map(InstanceId)
     }
 
@@ -150,85 +136,32 @@ impl<'o> Stage<'o> {
         }
     }
 
-    /// Runs the instances.
-    pub(super) fn play(&self) -> Result<Played, DemoError> {
-        let mut fleet = Fleet::new(STEP_TIMEOUT, &self.cleanup);
-        let mut members = Members::first(self.instances())?;
-        for instance in self.instances() {
-            fleet.start(instance, &mut self.node_command(instance, &members)?)?;
-        }
-        members.listen(&fleet.wait_all("listening")?);
-        fleet.tell(&members.peers());
-        fleet.wait_all("ready")?;
-
-        fleet.tell(&Order::Start);
-        let started = Instant::now();
-        let mut progress = Progress::new(started, self.options.json);
-        let whole = Duration::from_secs(self.options.seconds);
-        let mut left = Vec::new();
-        let (mut changes, mut longest_request) = (Vec::new(), Duration::ZERO);
-        for (at, what) in members::timeline(self.options.join, self.options.leave, whole) {
-            self.watch(&mut fleet, &mut progress, started + at)?;
-            longest_request = longest_request.max(progress.take_longest());
-            let (fleet, members, progress) = (&mut fleet, &mut members, &mut progress);
-            let mut run = Changing { stage: self, fleet, members, progress, started };
-            let (change, report) = run.change(what)?;
-            changes.push(change);
-            left.extend(report);
-        }
-        self.watch(&mut fleet, &mut progress, started + whole)?;
-        longest_request = longest_request.max(progress.take_longest());
-        fleet.tell(&Order::Stop);
-        let elapsed = started.elapsed();
-        fleet.wait_all("stopped")?;
-
-        fleet.tell(&Order::Flush);
-        fleet.wait_all("flushed")?;
-        fleet.tell(&Order::Quit);
-        let reports = reports(fleet.wait_all("report")?).into_iter().chain(left).collect();
-        fleet.finish()?;
-        Ok(Played { elapsed, reports, changes, longest_request })
-    }
-
-    /// Lets the workers work until then.
-    fn watch(
-        &self,
-        fleet: &mut Fleet,
-        progress: &mut Progress,
-        until: Instant,
-    ) -> Result<(), DemoError> {
-        let left = until.saturating_duration_since(Instant::now());
-        let watched = fleet.watch(left, |instance, event| progress.show(instance, event));
-        progress.clear();
-        Ok(watched?)
-    }
-
-    /// The file with the view of `members`.
-    pub(super) fn write_view(&self, members: &Members) -> Result<PathBuf, DemoError> {
-        let file = self.folder.join(format!("view-{}", members.view.epoch()));
+    /// The file with `view`.
+    pub(super) fn write_view(&self, view: &View) -> Result<PathBuf, DemoError> {
+        let file = self.folder.join(format!("view-{}", view.epoch()));
         // Whole or not at all: instances that have begun may be reading it.
         let begun = file.with_extension("new");
-        fs::write(&begun, members.view.encode())
+        fs::write(&begun, view.encode())
             .and_then(|()| fs::rename(&begun, &file))
             .map_err(io_error("write a view"))?;
         Ok(file)
     }
 
-    /// What starts `instance`, one of `members`, with their view.
+    /// What starts `instance`, a member of `view`, with that view.
     pub(super) fn node_command(
         &self,
         instance: InstanceId,
-        members: &Members,
+        view: &View,
     ) -> Result<Command, DemoError> {
-        let view = self.write_view(members)?;
-        let incarnation = members.view.member(instance).map_or(0, |member| member.incarnation.0);
+        let file = self.write_view(view)?;
+        let incarnation = view.member(instance).map_or(0, |member| member.incarnation.0);
         let mut command = Command::new(&self.program);
         command.arg("node").arg("--config").arg(self.config_path(instance)).arg("--agent");
         command.arg("--manifest").arg(self.manifest_path());
         command.arg("--log").arg(self.log_path(instance));
         command.arg("--threads").arg(self.options.threads.to_string());
         command.arg("--seed").arg(self.seed.to_string());
-        command.arg("--view").arg(view).arg("--incarnation").arg(incarnation.to_string());
+        command.arg("--view").arg(file).arg("--incarnation").arg(incarnation.to_string());
         // When one instance ends, the others warn of it until they are ended: the coordinator's one
         // line says it all.
         if std::env::var_os("PAGEWIRE_LOG").is_none() {
@@ -309,14 +242,6 @@ fn links(transport: &str, rdma: &Overrides) -> String {
     text.extend(device.map(|device| format!("rdma_device = {device}\n")));
     text.extend(numbers.iter().filter_map(|(key, n)| Some(format!("{key} = {}\n", (*n)?))));
     text
-}
-
-fn reports(told: BTreeMap<InstanceId, Event>) -> Vec<Report> {
-    let report = |event| match event {
-        Event::Report(report) => Some(*report),
-        _ => None,
-    };
-    told.into_values().filter_map(report).collect()
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@
 //! members that come and go in [`views`], shadow information in bulk in [`guides`], what tools ask in
 //! [`stats`], and the way out in [`leave`].
 
+mod arrival;
 mod arrivals;
 mod effects;
 mod flush;
@@ -34,11 +35,11 @@ mod room;
 mod stats;
 mod views;
 
+use arrival::Arrival;
 use flush::Flushes;
 use guides::Guides;
 use leave::Leaving;
 use stats::Askers;
-use views::Arrival;
 
 use super::{
     command::{Command, Completion},

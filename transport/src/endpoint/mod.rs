@@ -36,7 +36,6 @@ pub use config::{EndpointConfig, LaneCredits, LinkPolicy};
 pub use event::Event;
 pub use observe::LaneState;
 pub use reads::{REGIONS_MAX, ReadDone, ReadError, ReadId, ReadRefused};
-pub use switch::SwitchError;
 pub use waker::Waker;
 
 use crate::{

@@ -156,7 +156,7 @@ impl Endpoint {
     fn step(
         &mut self,
         slot: usize,
-        act: impl FnOnce(&mut Switch, &mut Vec<Step>) -> Result<(), super::switch::SwitchError>,
+        act: impl FnOnce(&mut Switch, &mut Vec<Step>) -> Result<(), crate::error::SwitchError>,
     ) {
         let mut steps = Vec::new();
         let Some(switch) = &mut self.peers[slot].switch else { return };

@@ -81,9 +81,13 @@ impl DualLink {
         self.tcp.send(&header, &body, None, Urgency::Now)
     }
 
-    /// As [`TcpLink::heat`].
+    /// As [`TcpLink::heat`], while messages are on TCP. While they are on verbs the poller reports what
+    /// comes on TCP: a look at a socket in each poll turn would cost more than the turn.
     pub fn heat(&mut self, registry: &Registry, token: impl Fn(LaneClass) -> Token) {
-        self.tcp.heat(registry, token);
+        match self.on {
+            LinkKind::Tcp => self.tcp.heat(registry, token),
+            LinkKind::Verbs => self.tcp.cool_down(registry, token),
+        }
     }
 
     /// Stops polling blindly: the endpoint goes to sleep, and the operating system has to report.
@@ -156,7 +160,7 @@ impl Link for DualLink {
         }
         // When the other end falls back, its first pages may be there before it has said so: they
         // have a connection of their own.
-        self.tcp.poll_main(&mut ControlOnly(sink))
+        self.tcp.poll_main_when_reported(&mut ControlOnly(sink))
     }
 
     #[inline]

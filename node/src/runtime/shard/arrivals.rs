@@ -1,6 +1,6 @@
 //! What comes in to a shard: from the endpoint, from storage and from local threads.
 
-use super::{EVICT_RETRY, HANDLE_SHIFT, Shard, effects::drained_input, views::Arrival};
+use super::{EVICT_RETRY, HANDLE_SHIFT, Shard, arrival::Arrival, effects::drained_input};
 use crate::{
     grd::{AcquireError, Event as Input, WaiterId},
     runtime::{command::Command, io::IoDone},

@@ -1,6 +1,6 @@
 //! What the directory core wants done, and how the shard does it.
 
-use super::{HANDLE_SHIFT, Shard, guides::Guide, views::Arrival};
+use super::{HANDLE_SHIFT, Shard, arrival::Arrival, guides::Guide};
 use crate::{
     grd::{AcquireError, Effect, Event as Input, WaiterId},
     runtime::{
@@ -9,9 +9,7 @@ use crate::{
         pool::Drained,
     },
 };
-use pagewire_protocol::{
-    Body, BufferTag, Epoch, GrantNumber, InstanceId, Lsn, Mode, Pcm, RequestId, page, pcm::Verdict,
-};
+use pagewire_protocol::{Body, BufferTag, Epoch, InstanceId, Lsn, Pcm, page};
 use pagewire_transport::{Message, SharedFrame};
 
 impl Shard {
@@ -256,20 +254,4 @@ pub(super) fn drained_input(drained: Drained) -> Input {
 /// Whether the core may say of it that it is of a later view.
 fn may_park(input: &Input) -> bool {
     matches!(input, Input::Message { .. })
-}
-
-/// The answer to a request that was cancelled before it left.
-pub(super) fn cancelled(request: RequestId, mode: Mode, writer: InstanceId) -> Pcm {
-    Pcm::Response {
-        request,
-        verdict: Verdict::Cancelled,
-        mode,
-        grant: GrantNumber(0),
-        version: Lsn::ZERO,
-        acks: 0,
-        dirty: false,
-        unsaved: false,
-        past: false,
-        writer,
-    }
 }

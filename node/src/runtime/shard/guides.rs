@@ -4,7 +4,7 @@
 //! when what it has said has left, so that however much is told, few batches wait here, and nobody
 //! else waits long: a batch leaves when its lane has room for it.
 
-use super::{Shard, views::Arrival};
+use super::{Shard, arrival::Arrival};
 use crate::grd::Event as Input;
 use pagewire_protocol::{
     Body, Epoch, GuideRecord, InstanceId, Lane,

@@ -14,31 +14,18 @@
 //!
 //! [`Effect::Park`]: crate::grd::Effect::Park
 
-use super::Shard;
+use super::{Shard, arrival::Arrival};
 use crate::{
     grd::{AcquireError, Event as Input},
     runtime::error::NodeError,
     view::View,
 };
 use pagewire_protocol::{
-    Body, BufferTag, ClusterView, Epoch, Incarnation, InstanceId, Lane, Pcm,
-    cluster_view::CLUSTER_VIEW,
+    Body, BufferTag, ClusterView, Epoch, GrantNumber, Incarnation, InstanceId, Lane, Lsn, Mode,
+    Pcm, RequestId, cluster_view::CLUSTER_VIEW, pcm::Verdict,
 };
-use pagewire_transport::{Frame, Message};
+use pagewire_transport::Message;
 use std::{net::SocketAddr, sync::Arc};
-
-/// An event for the core, and the page that came with it.
-#[derive(Debug)]
-pub(super) struct Arrival {
-    pub(super) input: Input,
-    pub(super) page: Option<Frame>,
-}
-
-impl From<Input> for Arrival {
-    fn from(input: Input) -> Self {
-        Self { input, page: None }
-    }
-}
 
 impl Shard {
     /// Puts `view` in force; one that is not newer than the present one changes nothing. `addresses`
@@ -159,7 +146,7 @@ impl Shard {
         self.lost.remove(&id);
         self.contradicting.remove(&id);
         self.views_said.remove(&id);
-        self.parked.retain(|arrival| sender(&arrival.input) != Some(id));
+        self.parked.retain(|arrival| arrival.sender() != Some(id));
     }
 
     /// Keeps an event of a later view.
@@ -240,17 +227,25 @@ impl Shard {
         };
         // As if it had left: its end gives the reservation back.
         self.outstanding += 1;
-        let message = super::effects::cancelled(request, want, self.me);
+        let message = cancelled(request, want, self.me);
         let incarnation = Incarnation(0);
         self.input(Input::Message { from: to, incarnation, epoch, tag, message });
         true
     }
 }
 
-/// Who sent what an event is about.
-fn sender(input: &Input) -> Option<InstanceId> {
-    match input {
-        Input::Message { from, .. } | Input::LoadGuide { from, .. } => Some(*from),
-        _ => None,
+/// The answer to a request that was cancelled before it left.
+fn cancelled(request: RequestId, mode: Mode, writer: InstanceId) -> Pcm {
+    Pcm::Response {
+        request,
+        verdict: Verdict::Cancelled,
+        mode,
+        grant: GrantNumber(0),
+        version: Lsn::ZERO,
+        acks: 0,
+        dirty: false,
+        unsaved: false,
+        past: false,
+        writer,
     }
 }

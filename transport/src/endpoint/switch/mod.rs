@@ -29,6 +29,7 @@
 #[cfg(test)]
 mod tests;
 
+use crate::error::SwitchError;
 use pagewire_protocol::{
     LinkControl, LinkKind, TcpReason,
     link_control::{QueuePairs, Statement},
@@ -79,28 +80,6 @@ pub(super) enum Step {
         reason: TcpReason,
         /// Whether it is the peer's.
         theirs: bool,
-    },
-}
-
-/// The other end did what no correct one does, or does not go on: close the link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SwitchError {
-    /// A message that does not fit here.
-    #[error("the peer said {said:?} about the link while this end was {phase}")]
-    Unexpected {
-        /// The message.
-        said: LinkControl,
-        /// How far this end was.
-        phase: &'static str,
-    },
-    /// It did not switch.
-    #[error("the peer did not move to {to} within {limit_ms} ms")]
-    Stuck {
-        /// The next link.
-        to: LinkKind,
-        /// The limit.
-        limit_ms: u128,
     },
 }
 

@@ -163,6 +163,16 @@ impl Connection {
         if self.wants_read() { self.read(sink) } else { Ok(()) }
     }
 
+    /// As [`Connection::poll`], but not blindly: once the poller has reported something.
+    #[inline]
+    pub(super) fn poll_when_reported(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
+        if self.ready || !self.registered || self.reader.is_paused() {
+            self.read(sink)
+        } else {
+            Ok(())
+        }
+    }
+
     fn read(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
         if self.reader.is_paused() {
             self.reader.parse(sink)?;

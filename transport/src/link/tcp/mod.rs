@@ -80,13 +80,14 @@ impl TcpLink {
         self.bulk.cool_down(registry, token(LaneClass::Bulk));
     }
 
-    /// As [`Link::poll`], of the small messages' connection alone. What comes on the other one stays in
-    /// its socket.
+    /// As [`Link::poll`], of the small messages' connection alone, and only when the poller has
+    /// reported something there. What comes on the other one stays in its socket.
     ///
     /// # Errors
     /// As [`Link::poll`].
-    pub fn poll_main(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
-        self.main.poll(sink)
+    #[inline]
+    pub fn poll_main_when_reported(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
+        self.main.poll_when_reported(sink)
     }
 
     /// Takes the posted receives back, of a link on which no page can be on its way.

@@ -1,6 +1,6 @@
 //! What can go wrong with RDMA verbs, and what an operator can do about it.
 
-use super::{choice::ChoiceError, completion::CompletionError};
+use super::{choice::ChoiceError, completion::status::CompletionError};
 use pagewire_protocol::TcpReason;
 use std::io;
 

@@ -14,8 +14,9 @@
 //!
 //! Receives: those of the small queue pair are enough for the credits of its lanes, and for every
 //! acknowledgement that can be on its way alone: one needs a message to acknowledge or a receive to
-//! tell of, so there are at most twice as many as all credits. There are [`SMALL_RECEIVES_SPARE`]
-//! more, so that those that are used are posted again by so many, and nobody waits for that. The
+//! tell of, so there are at most twice as many as all credits. There are
+//! [`SMALL_RECEIVES_UNPOSTED_MAX`] more, so that those that are used are posted again by
+//! [`SMALL_RECEIVES_SPARE`], and nobody waits for that. The
 //! queue pair never waits for a receive (RNR).
 //!
 //! Work per message: one work request; all that leave in one turn share a doorbell for each class;
@@ -60,6 +61,9 @@ const BATCHES: u32 = 4;
 const LATER_MAX: usize = 64;
 /// Receives of small messages that need not be posted: they are posted again when there are so many.
 const SMALL_RECEIVES_SPARE: u32 = 32;
+/// Receives of small messages that are not posted at most: one poll turn may use so many more.
+#[allow(clippy::cast_possible_truncation, reason = "a batch is small")]
+const SMALL_RECEIVES_UNPOSTED_MAX: u32 = SMALL_RECEIVES_SPARE + BATCHES * BATCH_LEN as u32;
 /// Queued receives that are worth a doorbell, by class. A page's is posted at once, since the peer
 /// is told of it.
 const RECEIVES_TO_POST: [u32; LaneClass::COUNT] = [SMALL_RECEIVES_SPARE, 1, 1];
@@ -78,6 +82,9 @@ pub struct VerbsLink {
     queued_sends: [bool; LaneClass::COUNT],
     /// Receives that are queued and not posted, by class.
     queued_receives: [u32; LaneClass::COUNT],
+    /// Receives of small messages that were used and are not queued again: that is for a poll turn in
+    /// which nothing came, so that no answer waits for it.
+    used_receives: u32,
     counters: Arc<VerbsCounters>,
     /// A message was turned away because a queue is full, and nobody has tried again yet.
     full: bool,
@@ -129,7 +136,8 @@ fn receives(credits: &[u32; Lane::COUNT]) -> [u32; LaneClass::COUNT] {
         *class = class.saturating_add(credit);
     }
     let small = &mut receives[LaneClass::Small.index()];
-    *small = small.saturating_add(all.saturating_mul(2)).saturating_add(SMALL_RECEIVES_SPARE);
+    *small =
+        small.saturating_add(all.saturating_mul(2)).saturating_add(SMALL_RECEIVES_UNPOSTED_MAX);
     receives
 }
 
@@ -164,6 +172,7 @@ impl VerbsLink {
             batch: CompletionBatch::new(),
             queued_sends: [false; LaneClass::COUNT],
             queued_receives: [0; LaneClass::COUNT],
+            used_receives: 0,
             counters: Arc::clone(counters),
             full: false,
             armed: false,
@@ -285,7 +294,7 @@ impl VerbsLink {
     #[inline]
     fn take_batch(&mut self, sink: &mut impl Sink, repost: bool) -> Result<(), LinkError> {
         let mut result = Ok(());
-        let Self { batch, queue_pairs, queued_receives, counters, reads, .. } = self;
+        let Self { batch, queue_pairs, queued_receives, used_receives, counters, reads, .. } = self;
         for completion in batch.drain() {
             counters.completions.add(1);
             let class = usize::from(completion.tag());
@@ -295,10 +304,12 @@ impl VerbsLink {
                 Work::Receive { .. } => {
                     let took = take_receive(queue_pair, completion, ended.is_ok(), repost, sink);
                     match took {
-                        Ok(reposted) => {
-                            queued_receives[class] += u32::from(reposted);
-                            counters.receives.add(u64::from(reposted));
+                        Ok(Again::Later) => *used_receives += 1,
+                        Ok(Again::Queued) => {
+                            queued_receives[class] += 1;
+                            counters.receives.add(1);
                         }
+                        Ok(Again::No) => {}
                         Err(error) if result.is_ok() => result = Err(error),
                         Err(_) => {}
                     }
@@ -315,6 +326,18 @@ impl VerbsLink {
             }
         }
         result
+    }
+
+    /// Queues the used receives of small messages again.
+    fn requeue_used(&mut self) {
+        let small = LaneClass::Small.index();
+        let queue_pair = &mut self.queue_pairs[small];
+        for _ in 0..std::mem::take(&mut self.used_receives) {
+            let queued = queue_pair.queue_receive(None).is_ok();
+            debug_assert!(queued, "more receives than the queue has");
+            self.queued_receives[small] += u32::from(queued);
+            self.counters.receives.add(u64::from(queued));
+        }
     }
 
     /// Hands queued receives to the device, those of small messages when there are enough of them.
@@ -368,7 +391,16 @@ impl VerbsLink {
     }
 }
 
-/// Takes one receive; true if it was queued again.
+/// Whether a receive that was taken is queued again by the link itself.
+enum Again {
+    /// It is the session's, which posts another.
+    No,
+    Queued,
+    /// Of a small message: when there is time.
+    Later,
+}
+
+/// Takes one receive.
 #[inline]
 fn take_receive(
     queue_pair: &mut QueuePair,
@@ -376,7 +408,7 @@ fn take_receive(
     is_good: bool,
     repost: bool,
     sink: &mut impl Sink,
-) -> Result<bool, LinkError> {
+) -> Result<Again, LinkError> {
     let class = LaneClass::ALL[usize::from(completion.tag()).min(LaneClass::COUNT - 1)];
     let arrival = queue_pair.take_receive(completion)?;
     let mut unwanted = None;
@@ -384,8 +416,12 @@ fn take_receive(
         let (header, body) = judge(class, &arrival)?;
         unwanted = sink.message(&header, body, arrival.frame)?;
     }
-    let again = repost && (class == LaneClass::Small || unwanted.is_some());
-    Ok(again && queue_pair.queue_receive(unwanted).is_ok())
+    Ok(match unwanted {
+        _ if !repost => Again::No,
+        None if class == LaneClass::Small => Again::Later,
+        Some(_) if queue_pair.queue_receive(unwanted).is_ok() => Again::Queued,
+        _ => Again::No,
+    })
 }
 
 /// Header and body of what has arrived on a queue pair of `class`, if a correct peer sent it.
@@ -491,9 +527,17 @@ impl Link for VerbsLink {
         for _ in 0..BATCHES {
             let got = self.completions.poll(&mut self.batch)?;
             if got == 0 {
+                if self.used_receives > 0 {
+                    self.requeue_used();
+                }
                 return Ok(());
             }
             self.take_batch(sink, true)?;
+            if self.used_receives + self.queued_receives[LaneClass::Small.index()]
+                >= SMALL_RECEIVES_SPARE
+            {
+                self.requeue_used();
+            }
             if got < BATCH_LEN {
                 break;
             }
@@ -536,7 +580,7 @@ mod tests {
 
     #[test]
     fn receives_are_enough_for_all_credits_and_every_acknowledgement_alone() {
-        assert_eq!(receives(&[256, 128, 128, 32, 8]), [512 + 2 * 552 + 32, 32, 8]);
+        assert_eq!(receives(&[256, 128, 128, 32, 8]), [512 + 2 * 552 + 96, 32, 8]);
         assert_eq!(receives(&[u32::MAX; 5]), [u32::MAX; 3]);
     }
 }

@@ -116,14 +116,14 @@ impl SendQueue {
     }
 
     fn slot(&self, count: u32) -> u32 {
-        count % self.depth
+        count & (self.depth - 1)
     }
 
     /// Appends a request in the slot that [`SendQueue::next_slot`] gave.
     pub(super) fn queue(&mut self, request: &Request, held: Held) {
         let index = self.slot(self.head) as usize;
         let mut flags = 0;
-        let due = self.since_signal + 1 >= self.depth.div_ceil(2);
+        let due = self.since_signal + 1 >= (self.depth / 2).max(1);
         let (count, signalled) = match *request {
             Request::Send { message_bytes, page, inline, signalled } => {
                 if inline {
@@ -204,7 +204,7 @@ impl SendQueue {
         if slot >= self.depth {
             return None;
         }
-        let ahead = slot.wrapping_sub(self.slot(self.tail)) % self.depth;
+        let ahead = self.slot(slot.wrapping_sub(self.tail));
         if ahead >= self.outstanding() {
             return None;
         }

@@ -4,7 +4,7 @@
 
 use super::{
     BATCH_LEN,
-    status::Status,
+    status::{CompletionError, Status},
     work::{Owner, Work, decode_work_id},
 };
 use crate::link::verbs::abi;
@@ -84,23 +84,6 @@ impl Completion {
             }),
         }
     }
-}
-
-/// A work request that failed; its queue pair does no work any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{work} of queue pair {queue_pair} failed: {} ({status:?}, vendor error {vendor_error:#x}); {}",
-    status.cause(), status.remedy()
-)]
-pub struct CompletionError {
-    /// Number of the queue pair.
-    pub queue_pair: u32,
-    /// Which work.
-    pub work: Work,
-    /// How it went.
-    pub status: Status,
-    /// What the driver adds, for its vendor.
-    pub vendor_error: u32,
 }
 
 /// Room for the completions of one poll.

@@ -9,12 +9,12 @@
 
 mod channel;
 mod done;
-mod status;
+pub(super) mod status;
 mod work;
 
 pub use channel::CompletionChannel;
-pub use done::{Completion, CompletionBatch, CompletionError};
-pub use status::Status;
+pub use done::{Completion, CompletionBatch};
+pub use status::{CompletionError, Status};
 pub use work::Work;
 pub(super) use work::{Owner, work_id};
 

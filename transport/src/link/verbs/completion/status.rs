@@ -1,5 +1,6 @@
 //! How work went: what the library says, as cause and remedy.
 
+use super::work::Work;
 use crate::link::verbs::abi;
 
 /// How a work request went.
@@ -123,6 +124,23 @@ impl Status {
             }
         }
     }
+}
+
+/// A work request that failed; its queue pair does no work any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{work} of queue pair {queue_pair} failed: {} ({status:?}, vendor error {vendor_error:#x}); {}",
+    status.cause(), status.remedy()
+)]
+pub struct CompletionError {
+    /// Number of the queue pair.
+    pub queue_pair: u32,
+    /// Which work.
+    pub work: Work,
+    /// How it went.
+    pub status: Status,
+    /// What the driver adds, for its vendor.
+    pub vendor_error: u32,
 }
 
 #[cfg(test)]
