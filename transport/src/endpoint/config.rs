@@ -74,10 +74,13 @@ pub struct EndpointConfig {
     pub peers_may_return: bool,
     /// A connection whose handshake takes longer is dropped.
     pub handshake_timeout: Duration,
-    /// A link that has nothing to say says so this often.
+    /// A link that has nothing to say says so this often; more often, down to every 10 ms, to a peer
+    /// whose `peer_timeout` wants it.
     pub keepalive: Duration,
     /// A link on which nothing was heard for so long is taken down. Several times
-    /// [`EndpointConfig::keepalive`], and longer than the owner may go without polling.
+    /// [`EndpointConfig::keepalive`], and longer than the owner may go without polling. Peers are told
+    /// a third of it with each link, and keep to it, whatever their own `keepalive`; one of protocol
+    /// version 3 or 2 is not, and must have a `keepalive` of at most half of it.
     pub peer_timeout: Duration,
     /// A session that has had no link for so long ends, and what was not acknowledged is handed
     /// back; the two incarnations do not speak again. When a cut outlasts it on both sides, one of
@@ -170,6 +173,24 @@ impl EndpointConfig {
         Ok(())
     }
 
+    /// What a peer is told of [`EndpointConfig::peer_timeout`], in milliseconds: pauses of a third of it
+    /// leave room for one late keepalive and for the time that it travels.
+    pub(super) fn pause_max_ms(&self) -> u16 {
+        let pause_ms = (self.peer_timeout / 3).as_millis().max(1);
+        u16::try_from(pause_ms).unwrap_or(u16::MAX)
+    }
+
+    /// How often to say something to a peer that has stated that it bears pauses of `pause_max_ms`
+    /// (0: it has not): as often as configured or as that wants, but for no peer's sake more often
+    /// than every 10 ms.
+    pub(super) fn keepalive_for(&self, pause_max_ms: u16) -> Duration {
+        const FASTEST: Duration = Duration::from_millis(10);
+        match Duration::from_millis(pause_max_ms.into()) {
+            Duration::ZERO => self.keepalive,
+            wanted => self.keepalive.min(wanted.max(FASTEST)),
+        }
+    }
+
     pub(super) fn proof_key(&self) -> ProofKey<'_> {
         self.cluster_key.as_ref().map_or(ProofKey::NONE, ClusterKey::proof_key)
     }
@@ -219,6 +240,27 @@ mod tests {
             assert!(text.contains(part), "{text:?} lacks {part:?}");
         }
         assert_eq!(LaneCredits([u32::MAX; 5]).frames_per_peer(), u32::MAX);
+    }
+
+    #[test]
+    fn a_peer_with_less_patience_hears_more_often_but_not_more_than_every_10_ms() {
+        let base = EndpointConfig::new(ClusterId(1), InstanceId(1), "127.0.0.1:0".parse().unwrap());
+        let ms = Duration::from_millis;
+        let of = |keepalive, timeout| EndpointConfig {
+            keepalive: ms(keepalive),
+            peer_timeout: ms(timeout),
+            ..base.clone()
+        };
+        let stated = |timeout| of(1, timeout).pause_max_ms();
+        assert_eq!([2, 3, 300, 10_000].map(stated), [1, 1, 100, 3333]);
+        assert_eq!(stated(86_400_000), u16::MAX);
+        let slow = of(60_000, 120_000);
+        let pauses = [(0, 60_000), (1, 10), (10, 10), (100, 100), (u16::MAX, 60_000)];
+        for (pause_max_ms, keepalive) in pauses {
+            assert_eq!(slow.keepalive_for(pause_max_ms), ms(keepalive), "{pause_max_ms}");
+        }
+        assert_eq!(of(5, 10).keepalive_for(1), ms(5), "as configured");
+        assert_eq!(of(5, 10).keepalive_for(3000), ms(5), "as configured");
     }
 
     #[test]
