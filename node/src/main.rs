@@ -331,7 +331,12 @@ fn run_agent(config: NodeConfig, options: &agent::Options) -> Result<bool, Box<d
 fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
     config.check_peers(path)?;
     let node = Arc::new(Node::start(config)?);
-    let _status = offer_status(config, &node)?;
+    let status = offer_status(config, &node)?;
+    if let Some(server) = &status
+        && let Err(error) = server.file().remove_at_signals()
+    {
+        tracing::warn!("the status socket will stay behind when a signal ends this node: {error}");
+    }
     let (instance, incarnation) = node.identity();
     tell(&format!(
         "instance {instance} of cluster {}, incarnation {incarnation}, listens on {}",

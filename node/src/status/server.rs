@@ -5,14 +5,18 @@
 //! it complete and with mode 0600. A socket that an earlier node left is replaced; one that somebody
 //! listens on is not. When the server goes it takes away the socket that it made, and no other.
 
-use super::{StatusError, place::Places, protocol};
-use crate::file_kind;
+use super::{
+    StatusError,
+    place::Places,
+    protocol,
+    socket_file::{self, InTheWay, SocketFile},
+};
 use serde_json::Value;
 use std::{
     fmt, fs,
     io::{self, ErrorKind, Read, Write},
     os::unix::{
-        fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        fs::PermissionsExt,
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -47,9 +51,7 @@ pub trait Answers: Send + fmt::Debug {
 /// A thread that answers; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Server {
-    path: PathBuf,
-    /// Device and inode of the socket.
-    identity: (u64, u64),
+    file: SocketFile,
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -68,7 +70,14 @@ impl Server {
                       user's alone: set status_socket"
                     .to_owned(),
         })?;
-        make_way(&path)?;
+        match socket_file::in_the_way(&path) {
+            None => {}
+            Some(InTheWay::NoSocket(found)) => return Err(StatusError::NoSocket { path, found }),
+            Some(other) => {
+                let problem = format!("{}; {}", other.found(), other.change());
+                return Err(StatusError::Listen { path, problem });
+            }
+        }
         let refused = |error: io::Error| {
             let advice = match error.kind() {
                 ErrorKind::NotFound => "; make the folder, or set status_socket to another path",
@@ -76,71 +85,41 @@ impl Server {
             };
             StatusError::Listen { path: path.clone(), problem: format!("{error}{advice}") }
         };
-        let (listener, identity) = listen(&path).map_err(refused)?;
+        let (listener, file) = listen(&path).map_err(refused)?;
         let stopping = Arc::new(AtomicBool::new(false));
         let serve = {
             let stopping = Arc::clone(&stopping);
             move || serve(&listener, answers, &stopping, PATIENCE)
         };
         let thread = thread::Builder::new().name("status".to_owned()).spawn(serve);
-        Ok(Self { identity, stopping, thread: Some(thread.map_err(refused)?), path })
+        Ok(Self { file, stopping, thread: Some(thread.map_err(refused)?) })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
+    }
+
+    /// The socket, for whoever takes it away when the process is ended without dropping this.
+    #[must_use]
+    pub fn file(&self) -> &SocketFile {
+        &self.file
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
-        let is_ours = identity(&self.path).is_ok_and(|found| found == self.identity);
         // Wakes it, if it can still be reached.
-        if is_ours && UnixStream::connect(&self.path).is_ok() {
+        if self.file.is_there() && UnixStream::connect(self.path()).is_ok() {
             let _ = self.thread.take().map(JoinHandle::join);
         }
-        if is_ours {
-            let _ = fs::remove_file(&self.path);
-        }
+        self.file.remove();
     }
 }
 
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let about = fs::symlink_metadata(path)?;
-    Ok((about.dev(), about.ino()))
-}
-
-/// Sees to it that nothing is at `path`, or a socket that nobody listens on.
-fn make_way(path: &Path) -> Result<(), StatusError> {
-    let listen = |problem: String| Err(StatusError::Listen { path: path.to_owned(), problem });
-    let kind = match fs::symlink_metadata(path) {
-        Ok(about) => about.file_type(),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return listen(format!("{error}; check the path")),
-    };
-    if !kind.is_socket() {
-        let found = match kind.is_file() {
-            true => "a regular file",
-            false if kind.is_symlink() => "a symbolic link",
-            false => file_kind::in_words(kind),
-        };
-        return Err(StatusError::NoSocket { path: path.to_owned(), found });
-    }
-    match UnixStream::connect(path) {
-        Ok(_) => listen(
-            "another process listens there, expected none: end it, or set status_socket to a path \
-             of this instance's own"
-                .to_owned(),
-        ),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => listen(format!("{error}; remove what is there, or set status_socket")),
-    }
-}
-
-fn listen(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
+fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let mut making = path.as_os_str().to_owned();
     making.push(format!(".{}", process::id()));
     let making = PathBuf::from(making);
@@ -149,12 +128,12 @@ fn listen(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     let listener = UnixListener::bind(&making)?;
     let finish = || {
         fs::set_permissions(&making, fs::Permissions::from_mode(0o600))?;
-        let identity = identity(&making)?;
+        let file = SocketFile::new(path, &fs::symlink_metadata(&making)?);
         fs::rename(&making, path)?;
-        Ok(identity)
+        Ok(file)
     };
     match finish() {
-        Ok(identity) => Ok((listener, identity)),
+        Ok(file) => Ok((listener, file)),
         Err(error) => {
             let _ = fs::remove_file(&making);
             Err(error)

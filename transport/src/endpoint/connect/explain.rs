@@ -1,10 +1,42 @@
 //! What the operator reads of a refusal: what was found, what was expected, what to do.
 
+use super::MAX_INCOMING;
+use crate::link::tcp::CONNECTIONS;
 use pagewire_protocol::{
     PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
     hello::{Hello, Refusal, Rejection},
 };
-use std::fmt::Display;
+use rustix::{
+    io::Errno,
+    process::{Resource, getrlimit},
+};
+use std::{fmt::Display, io};
+
+/// Of a connection that this process has no file descriptor for, to one of `peers` or from somebody;
+/// `None`: it failed for another reason.
+pub(super) fn out_of_descriptors(error: &io::Error, peers: usize) -> Option<String> {
+    let (found, change) = match Errno::from_io_error(error)? {
+        Errno::MFILE => {
+            let limit = getrlimit(Resource::Nofile).current;
+            let limit = limit.map_or("no".to_owned(), |limit| limit.to_string());
+            (
+                format!("all file descriptors of this process are in use (limit {limit})"),
+                "raise the limit: `ulimit -n` before the start, or LimitNOFILE in the unit",
+            )
+        }
+        Errno::NFILE => (
+            "the host has no file descriptor left".to_owned(),
+            "raise fs.file-max with sysctl, or end what has so many files open",
+        ),
+        _ => return None,
+    };
+    let each = CONNECTIONS.len();
+    let needed = 2 * each * peers + MAX_INCOMING;
+    Some(format!(
+        "{found}, expected room for {needed} connections beside all other files: {each} for each of \
+         {peers} peers, as many for links that take their place, {MAX_INCOMING} in handshake; {change}"
+    ))
+}
 
 /// Of a refusal before the proof. `who` is the other side; `refused_us` tells who refused.
 pub(super) fn unproven(rejection: &Rejection, who: impl Display, refused_us: bool) -> String {
@@ -138,5 +170,19 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn no_descriptors_left_is_told_with_the_limit_the_need_and_the_setting() {
+        let told = |code: Errno| out_of_descriptors(&code.into(), 3);
+        let text = told(Errno::MFILE).expect("it is about descriptors");
+        for part in ["(limit ", "room for 76 connections", "3 peers", "`ulimit -n`", "LimitNOFILE"]
+        {
+            assert!(text.contains(part), "'{part}' in: {text}");
+        }
+        let text = told(Errno::NFILE).expect("it is about descriptors");
+        assert!(text.contains("the host has no") && text.contains("fs.file-max"), "{text}");
+        assert_eq!(told(Errno::CONNREFUSED), None);
+        assert_eq!(out_of_descriptors(&io::ErrorKind::TimedOut.into(), 3), None);
     }
 }
