@@ -263,6 +263,16 @@ mod tests {
         line
     }
 
+    /// Has the server end, also when the test has failed.
+    struct Stop<'a>(&'a AtomicBool, &'a Path);
+
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Release);
+            drop(UnixStream::connect(self.1));
+        }
+    }
+
     #[test]
     fn connections_that_say_nothing_hold_up_nobody_and_there_are_only_so_many() {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -273,6 +283,7 @@ mod tests {
         let patience = Duration::from_secs(3600);
         thread::scope(|scope| {
             scope.spawn(|| serve(&listener, Empty, &stopping, patience));
+            let _stop = Stop(&stopping, &path);
             let connect = |_| UnixStream::connect(&path).expect("it listens");
             let mut silent: Vec<_> = (1..CONVERSATIONS_MAX).map(connect).collect();
             let answer = said(&path, b"what is this?\n");
@@ -283,9 +294,6 @@ mod tests {
             }
             let answer = said(&path, b"");
             assert!(answer.contains("found 16 other connections"), "{answer}");
-            stopping.store(true, Ordering::Release);
-            drop(silent);
-            drop(UnixStream::connect(&path));
         });
     }
 }
