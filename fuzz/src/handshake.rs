@@ -44,6 +44,7 @@ pub fn hello(from: u16, to: u16) -> Hello {
         expected: [Sequence(1); Lane::COUNT],
         credits: [8; Lane::COUNT],
         features: Features::NONE,
+        pause_max_ms: 0,
     }
 }
 

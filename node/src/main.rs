@@ -91,8 +91,8 @@ that was killed left in TMPDIR is removed when another one starts.
 
 const DOCTOR: &str = "\
 Says what this host offers and what to change: huge pages, overcommit, limits, cores, clock, TCP,
-RDMA devices, core files; with --config also storage, address, key file, cores and arena of one
-instance. It changes nothing.";
+RDMA devices, core files; with --config also storage, address, key file, status socket, cores and
+arena of one instance. It changes nothing.";
 
 const STATUS: &str = "\
 Says what a running node says of itself: how long it runs, and for each peer what messages go over
@@ -145,7 +145,8 @@ Keys of the file, with what they are when they are left out:
                                 than 0 only with cores to spare
   io_threads = 2                1 to 64
   acquire_timeout_ms = 30000    longest wait for a page
-  keepalive_ms = 1000           a link that has nothing to say says so this often
+  keepalive_ms = 1000           a link that has nothing to say says so this often; more often to a
+                                peer whose peer_timeout_ms wants it
   peer_timeout_ms = 10000       a link that is silent for so long is taken down; at least twice
                                 keepalive_ms
   page_crc = true               a CRC-32C on every page that is sent
@@ -331,7 +332,12 @@ fn run_agent(config: NodeConfig, options: &agent::Options) -> Result<bool, Box<d
 fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
     config.check_peers(path)?;
     let node = Arc::new(Node::start(config)?);
-    let _status = offer_status(config, &node)?;
+    let status = offer_status(config, &node)?;
+    if let Some(server) = &status
+        && let Err(error) = server.file().remove_at_signals()
+    {
+        tracing::warn!("the status socket will stay behind when a signal ends this node: {error}");
+    }
     let (instance, incarnation) = node.identity();
     tell(&format!(
         "instance {instance} of cluster {}, incarnation {incarnation}, listens on {}",

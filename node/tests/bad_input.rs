@@ -371,6 +371,7 @@ fn hello(to: u16) -> Hello {
         expected: [Sequence(1); Lane::COUNT],
         credits: [0; Lane::COUNT],
         features: Features::NONE,
+        pause_max_ms: 0,
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, net::UnixListener},
     path::{Path, PathBuf},
 };
 use support::{
@@ -416,6 +416,32 @@ fn what_keeps_a_configuration_from_running_is_to_be_changed() {
         assert_tells(&one(&diagnosis, subject), Level::Change, words);
     }
     assert_eq!(diagnosis.changes, 4, "{diagnosis:#?}");
+}
+
+#[test]
+fn a_status_socket_that_could_not_be_made_is_to_be_changed() {
+    let (folder, path, base) = config("");
+    let judged = |socket: &Path| {
+        let more = format!("{}status_socket = {socket:?}\n", base.more);
+        fs::write(&path, Config { more, ..base.clone() }.text()).expect("written");
+        diagnose(Host::good().path(), Some(&path))
+    };
+    let socket = folder.path().join("node.sock");
+    let free = judged(&socket);
+    assert_tells(&one(&free, "status_socket"), Level::Ok, &["can be made"]);
+    assert_eq!((free.changes, socket.exists()), (0, false), "{free:#?}");
+    let _node = UnixListener::bind(&socket).expect("a socket");
+    let long = folder.path().join("x".repeat(96));
+    for (socket, subject, words) in [
+        (socket, "status_socket", &["a process listens", "unless that is this very instance"][..]),
+        (folder.path().join("no/node.sock"), "status_socket", &["No such file", "make the folder"]),
+        (path.clone(), "status_socket", &["a regular file", "name another path"]),
+        (long, "configuration file", &["status_socket", "at most 96 bytes"]),
+    ] {
+        let diagnosis = judged(&socket);
+        assert_tells(&one(&diagnosis, subject), Level::Change, words);
+        assert_eq!(diagnosis.changes, 1, "{diagnosis:#?}");
+    }
 }
 
 #[test]

@@ -3,12 +3,14 @@
 
 mod support;
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs,
     io::{Read, Write},
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
+        process::ExitStatusExt,
     },
     path::{Path, PathBuf},
     thread,
@@ -82,8 +84,8 @@ fn a_running_node_says_what_messages_with_each_peer_go_over_and_why() {
         node.line("what messages go over", |line| line.contains("go over TCP: configured"));
     }
     for (at, reasons, none, end) in [
-        (0, "tcp_reasons_theirs", "tcp_reasons", "the other end"),
-        (1, "tcp_reasons", "tcp_reasons_theirs", "this end"),
+        (0, "tcp_reasons_theirs", "tcp_reasons", "the other's"),
+        (1, "tcp_reasons", "tcp_reasons_theirs", "this end's"),
     ] {
         let other = 1 - at;
         let json = pair.status(at, &["--json"]).succeeded().stdout;
@@ -108,7 +110,8 @@ fn a_running_node_says_what_messages_with_each_peer_go_over_and_why() {
             format!("instance {at} of cluster {}", Config::CLUSTER),
             format!("listens on {listen}"),
             format!("instance {other}: TCP\n  links up 1, down 0"),
-            format!("  TCP because of {end}: configured "),
+            " in all, one for each try of verbs and each fall: ".to_owned(),
+            format!("{end} configured "),
         ] {
             assert!(text.contains(&words), "'{words}' in: {text}");
         }
@@ -153,6 +156,32 @@ fn the_socket_is_its_users_alone_and_a_node_that_was_killed_leaves_one_that_is_r
     assert!(text.starts_with("instance 0 of cluster"), "{text}");
     let now = fs::read_dir(pair.folder.path()).expect("a folder").count();
     assert_eq!(now, beside.len(), "nothing is left beside it");
+}
+
+#[test]
+fn a_node_that_a_signal_ends_takes_its_socket_with_it_and_no_other() {
+    let pair = Pair::new();
+    let socket = pair.path(0, "sock");
+    for signal in [Signal::TERM, Signal::INT] {
+        let node = pair.run(0);
+        assert!(pair.status(0, &[]).succeeded().stdout.starts_with("instance 0"));
+        assert!(socket.exists());
+        let ended = signalled(node, signal);
+        assert_eq!(ended.status.signal(), Some(signal.as_raw()), "as without a handler");
+        assert!(!socket.exists(), "{signal:?}");
+    }
+    // What somebody else has put in its place is theirs.
+    let node = pair.run(0);
+    fs::remove_file(&socket).expect("removed");
+    let _other = UnixListener::bind(&socket).expect("a socket");
+    signalled(node, Signal::TERM);
+    assert!(socket.exists());
+}
+
+fn signalled(node: Process, signal: Signal) -> Ended {
+    let id = i32::try_from(node.id()).ok().and_then(Pid::from_raw).expect("a process");
+    kill_process(id, signal).expect("it runs");
+    node.end()
 }
 
 #[test]

@@ -25,8 +25,8 @@ pub const BODY_BYTES_MAX: usize = 80;
 /// Header and padded body before a frame: two cache lines.
 pub const FRAME_OFFSET_BYTES: usize = HEADER_BYTES + BODY_BYTES_MAX;
 
-/// Message type. Numbers are given out in [`crate::catalog`]; transport gives meaning to none but
-/// [`MessageKind::ACK_ONLY`] and [`MessageKind::LINK`].
+/// Message type. Numbers are given out in [`crate::catalog`]; those of messages are 1 to 65531. The
+/// transport keeps 0 and 65532 to 65535 for itself ([`MessageKind::is_reserved`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageKind(pub u16);
 
@@ -37,10 +37,19 @@ impl MessageKind {
     /// sequence, acknowledgement and credits.
     pub const LINK: Self = Self(u16::MAX);
 
-    /// True for the kinds that the transport keeps for itself: their messages have no sequence.
+    /// True for the kinds that the transport keeps for itself, and that no message to send may have:
+    /// 0 ([`MessageKind::ACK_ONLY`]), 65532 to 65534 (one-sided reads, [`MessageKind::is_of_reads`])
+    /// and 65535 ([`MessageKind::LINK`]).
     #[inline]
     #[must_use]
     pub const fn is_reserved(self) -> bool {
+        self.has_no_sequence() || self.is_of_reads()
+    }
+
+    /// True for the reserved kinds 0 and 65535, whose messages have no sequence.
+    #[inline]
+    #[must_use]
+    pub const fn has_no_sequence(self) -> bool {
         self.0 == Self::ACK_ONLY.0 || self.0 == Self::LINK.0
     }
 }
@@ -327,7 +336,7 @@ impl SessionHeader {
         let (flags, body_len, sequence) = (words.flags(), words.body_len(), words.0[2]);
         let (frame, has_page_crc) = (flags & FLAG_FRAME != 0, flags & FLAG_PAGE_CRC != 0);
         let (reserved, ack_only) =
-            (words.kind().is_reserved(), words.kind() == MessageKind::ACK_ONLY);
+            (words.kind().has_no_sequence(), words.kind() == MessageKind::ACK_ONLY);
         let Ok(len) = u8::try_from(body_len) else { return Err(words.complaint()) };
         let right = words.version() == HEADER_VERSION
             && flags & !(FLAG_FRAME | FLAG_PAGE_CRC) == 0
@@ -440,7 +449,7 @@ impl Words {
             return field("session header body length", body_len.into(), "0 to 80");
         }
         let sequence = self.0[2];
-        if self.kind().is_reserved() != (sequence == 0) {
+        if self.kind().has_no_sequence() != (sequence == 0) {
             let expected = "0 in an acknowledgement or about the link, 1 or more in a message";
             return field("session header sequence", sequence, expected);
         }

@@ -39,11 +39,12 @@ pub use tag::{BufferTag, Fork};
 /// Version of the session and handshake wire format spoken by this build.
 ///
 /// Version 3 states features in the hello ([`hello::Features`]) and has one-sided reads; nothing of
-/// them is said to an end of version 2.
-pub const PROTOCOL_VERSION: u16 = 3;
+/// them is said to an end of version 2. Version 4 states how long a pause an end bears
+/// ([`hello::Hello::pause_max_ms`]); nothing of it is said to an end of version 3 or 2.
+pub const PROTOCOL_VERSION: u16 = 4;
 
-/// Oldest version this build still speaks: N speaks to N-1. Version 1, whose handshake proved
-/// nothing, is spoken no more.
+/// Oldest version this build still speaks: N speaks to N-1 at least, and version 2 differs from 3 only by
+/// what is left unsaid. Version 1, whose handshake proved nothing, is spoken no more.
 pub const PROTOCOL_VERSION_MIN: u16 = 2;
 
 /// What can be wrong with bytes that came from outside.

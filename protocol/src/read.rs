@@ -45,8 +45,7 @@ impl MessageKind {
     /// Answers why there is none.
     pub const READ_REFUSED: Self = Self(65_532);
 
-    /// True for the kinds of one-sided reads, which are the transport's as the reserved ones are, but
-    /// have a sequence.
+    /// True for the reserved kinds of one-sided reads, 65532 to 65534, whose messages have a sequence.
     #[inline]
     #[must_use]
     pub const fn is_of_reads(self) -> bool {
@@ -182,7 +181,7 @@ mod tests {
             ReadMessage::Refused { token, why: ReadRefusal::OutOfBounds { frames: 64 } },
         ] {
             let (kind, body) = message.encode();
-            assert!(kind.is_of_reads() && !kind.is_reserved());
+            assert!(kind.is_of_reads() && kind.is_reserved() && !kind.has_no_sequence());
             assert_eq!(ReadMessage::decode(kind, body.as_slice()), Ok(message));
             let longer = [body.as_slice(), &[0]].concat();
             for bytes in [&longer[..], &longer[..15], &[]] {

@@ -56,6 +56,12 @@ pub struct ReadCounters {
     pub refused: Counter,
     /// Questions of the peer's that were answered, with a page or a refusal.
     pub answered: Counter,
+    /// Of those, pages that had to wait because no frame of the arena was free.
+    pub waited_for_frames: Counter,
+    /// Reads that ended at their deadline.
+    pub timed_out: Counter,
+    /// Pages and refusals that came after the deadline, and were discarded.
+    pub late: Counter,
 }
 
 /// Counts of one peer.

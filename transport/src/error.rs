@@ -204,7 +204,8 @@ pub enum LinkError {
     /// Nothing was heard of the peer.
     #[error(
         "nothing was heard for {silent_ms} ms, expected a keepalive within {limit_ms} ms: its host \
-         is down, cut off or stopped"
+         is down, cut off or stopped; or its build is older and its `keepalive` longer than that: \
+         make it at most half of the `peer_timeout` here"
     )]
     Silent {
         /// How long it has been silent.

@@ -6,7 +6,7 @@ use pagewire_protocol::{Body, Epoch, InstanceId, Lane, MessageKind};
 /// A message to send.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// Its type; none of those that [`MessageKind::is_reserved`] names.
+    /// Its type, 1 to 65531: none of those that [`MessageKind::is_reserved`] names.
     pub kind: MessageKind,
     /// Epoch it belongs to.
     pub epoch: Epoch,
@@ -53,9 +53,10 @@ pub enum SendError {
     NoCredit(Message),
     /// The lane needs a frame and there is none, or the other way round; or the kind is reserved.
     #[error(
-        "the message is of kind {} and has {} frame, expected a kind other than {} and a frame on \
-         the lanes of pages and bulk only: send it on a lane that fits",
-        .0.kind.0, if .0.frame.is_some() { "a" } else { "no" }, MessageKind::ACK_ONLY.0
+        "the message is of kind {} and has {} frame, expected a kind of 1 to 65531 (0 and 65532 to \
+         65535 are reserved) and a frame on the lanes of pages and bulk only: choose another kind, \
+         or a lane that fits",
+        .0.kind.0, if .0.frame.is_some() { "a" } else { "no" }
     )]
     WrongLane(Message),
     /// There is no session with that instance.

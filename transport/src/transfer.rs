@@ -94,10 +94,31 @@ pub enum TransferError {
         id: TransferId,
     },
     /// The kind of its messages is reserved.
-    #[error("transfer {id} has messages of kind 0, expected another: 0 are acknowledgements")]
+    #[error(
+        "transfer {id} has messages of kind {found}, expected 1 to 65531: 0 and 65532 to 65535 are \
+         reserved; choose another kind"
+    )]
     Kind {
         /// The transfer.
         id: TransferId,
+        /// The kind.
+        found: MessageKind,
+    },
+    /// The frame that was to be sent is of another arena, with pages of another size. It was not
+    /// sent, and the transfer goes on with the next one that fits.
+    #[error(
+        "frame {index} of transfer {id} has {found_bytes} bytes, expected {expected_bytes}: take it \
+         from the endpoint's own arena"
+    )]
+    FrameSize {
+        /// The transfer.
+        id: TransferId,
+        /// Number of the frame, from 0.
+        index: u64,
+        /// Bytes of the frame.
+        found_bytes: usize,
+        /// Bytes of a page at the endpoint.
+        expected_bytes: usize,
     },
     /// It was laid out for pages of another size.
     #[error(
@@ -302,7 +323,7 @@ impl Transfer {
         page_size: PageSize,
     ) -> Result<Self, TransferError> {
         if kind.is_reserved() {
-            return Err(TransferError::Kind { id });
+            return Err(TransferError::Kind { id, found: kind });
         }
         let page_bytes = page_size.bytes_u32();
         let Some(before_last) = total_bytes.checked_sub(1) else {
@@ -333,8 +354,9 @@ impl Transfer {
     ///
     /// # Errors
     /// [`TransferError::NoSession`] before it has begun, [`TransferError::SessionEnded`] after,
-    /// [`TransferError::Receiver`] for another `peer` than at first, and
-    /// [`TransferError::PageSize`] for an endpoint with pages of another size.
+    /// [`TransferError::Receiver`] for another `peer` than at first,
+    /// [`TransferError::PageSize`] for an endpoint with pages of another size, and
+    /// [`TransferError::FrameSize`] for such a frame.
     pub fn pump(
         &mut self,
         endpoint: &mut Endpoint,
@@ -359,9 +381,8 @@ impl Transfer {
                 Message { frame: Some(frame), ..Message::new(self.kind, self.head.body()) };
             match endpoint.send(peer, Lane::Bulk, message) {
                 Ok(()) => {}
-                // There is room, and the message has what the lane wants.
                 Err(SendError::NoCredit(_)) => break,
-                Err(_) => return Err(self.broken_off(peer)),
+                Err(error) => return Err(self.not_sent(peer, &error)),
             }
             self.to = Some((peer, receiver));
             self.head.index += 1;
@@ -400,6 +421,20 @@ impl Transfer {
             Some((_, receiver)) if now == Some(receiver) => Ok(receiver),
             // All of it went to the session, which handed back what did not arrive.
             Some(_) => Err(self.broken_off(peer)),
+        }
+    }
+
+    /// In the words of a transfer, why its next frame was not taken.
+    fn not_sent(&self, peer: InstanceId, error: &SendError) -> TransferError {
+        let (id, index) = (self.id(), self.head.index);
+        match *error {
+            SendError::WrongPageSize { found_bytes, expected_bytes, .. } => {
+                TransferError::FrameSize { id, index, found_bytes, expected_bytes }
+            }
+            // Every message has a frame, as the lane wants: it is the kind.
+            SendError::WrongLane(_) => TransferError::Kind { id, found: self.kind },
+            SendError::NoSession(_) if self.to.is_none() => TransferError::NoSession { peer },
+            SendError::NoSession(_) | SendError::NoCredit(_) => self.broken_off(peer),
         }
     }
 

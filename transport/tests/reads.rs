@@ -13,7 +13,7 @@ use pagewire_transport::{
     EndpointConfig, Event, Frame, Message, ReadDone, ReadError, ReadId, ReadRefused, SendError,
     TransportError, endpoint::REGIONS_MAX,
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 const REGION: RegionId = RegionId(7);
 /// Frames of the region: the first of the owner's arena, which it keeps.
@@ -33,17 +33,25 @@ struct Pair {
 
 impl Pair {
     fn unlinked() -> Self {
-        let mut nodes = vec![with_reads(1, true), with_reads(2, true)];
+        Self::of(with_reads(1, true))
+    }
+
+    fn of(asker: Node) -> Self {
+        let mut nodes = vec![asker, with_reads(2, true)];
         let pages = open(&mut nodes[1], PAGES);
         Self { nodes, pages }
     }
 
     fn new() -> Self {
-        let mut pair = Self::unlinked();
+        Self::unlinked().linked()
+    }
+
+    fn linked(mut self) -> Self {
+        let pair = &mut self;
         introduce(&mut pair.nodes, 0, 1);
         link_all(&mut pair.nodes);
         pair.until_keys();
-        pair
+        self
     }
 
     /// Over verbs: until reads need no question. Those that are asked before are told apart.
@@ -305,6 +313,20 @@ fn an_owner_without_a_free_frame_answers_when_it_has_one() {
     let read = pair.nodes[0].endpoint.read_page(OWNER, REGION, 4).expect("room");
     common::turns(&mut pair.nodes, 2000);
     assert!(!pair.nodes[0].has_event(|event| matches!(event, Event::Read(_))));
+    // A refusal needs no frame, and does not wait behind the page.
+    let beyond = pair.nodes[0].endpoint.read_page(OWNER, REGION, PAGES).expect("room");
+    let mut ended = BTreeMap::new();
+    pump(&mut pair.nodes, "it is refused", |nodes| {
+        collect(nodes, &mut ended);
+        ended.contains_key(&beyond)
+    });
+    let [refused]: [ReadDone; 1] =
+        ended.into_values().collect::<Vec<_>>().try_into().expect("only that one");
+    let why = ReadError::OutOfBounds { offset_frames: PAGES, frames: PAGES };
+    assert_eq!(refused.outcome.expect_err("out of bounds"), why);
+    let counters = pair.nodes[1].endpoint.peer_counters(InstanceId(1)).expect("a peer");
+    assert_eq!(counters.reads.waited_for_frames.get(), 1, "once, however often it was tried");
+    assert_eq!(counters.reads.answered.get(), 1);
     drop(held);
     let mut ended = BTreeMap::new();
     pump(&mut pair.nodes, "it is answered", |nodes| {
@@ -312,6 +334,39 @@ fn an_owner_without_a_free_frame_answers_when_it_has_one() {
         ended.contains_key(&read)
     });
     assert_pages(ended.into_values().collect(), &[4]);
+}
+
+#[test]
+fn a_read_without_an_answer_ends_at_its_deadline_and_the_late_page_is_discarded() {
+    if verbs().is_some() {
+        // As above.
+        return;
+    }
+    let read_timeout = Duration::from_millis(50);
+    let config = EndpointConfig { one_sided_reads: true, read_timeout, ..config(1) };
+    let mut pair = Pair::of(Node::new(config, FRAMES)).linked();
+    let arena = pair.nodes[1].endpoint.arena().clone();
+    let held: Vec<_> = std::iter::from_fn(|| arena.take()).collect();
+    let [done]: [ReadDone; 1] = pair.read_all(&[4]).try_into().expect("one");
+    let error = done.outcome.expect_err("there is no frame for the page");
+    assert!(matches!(error, ReadError::TimedOut { limit_ms: 50, .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("within 50 ms") && text.contains("the owner"), "{text}");
+    let counts = |pair: &Pair| {
+        let of_peer = &pair.nodes[0].endpoint.peer_counters(OWNER).expect("a peer");
+        (of_peer.reads.timed_out.get(), of_peer.reads.late.get())
+    };
+    assert_eq!(counts(&pair), (1, 0));
+    assert_eq!(pair.nodes[0].endpoint.read_room(OWNER), READS_MAX - 1, "the owner has it still");
+    drop(held);
+    pump(&mut pair.nodes, "the late page is discarded", |nodes| {
+        nodes[0].endpoint.read_room(OWNER) == READS_MAX
+    });
+    assert_eq!(counts(&pair), (1, 1));
+    assert!(!pair.nodes[0].has_event(|event| matches!(event, Event::Read(_))), "it ended once");
+    settle_kept(&mut pair);
+    let counters = pair.nodes[0].endpoint.peer_counters(OWNER).expect("a peer");
+    assert_eq!(counters.links_down.get(), 0, "a late page is no offence");
 }
 
 #[test]

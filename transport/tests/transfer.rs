@@ -8,7 +8,7 @@ use common::{
 };
 use pagewire_protocol::{Body, Epoch, Incarnation, InstanceId, Lane, MessageKind, PageSize};
 use pagewire_transport::{
-    Arena, Event, Received,
+    Arena, ArenaConfig, Event, Frame, Received,
     transfer::{Assembly, Part, PartHead, Progress, Transfer, TransferError, TransferId},
 };
 use std::time::Instant;
@@ -281,14 +281,51 @@ fn a_transfer_does_not_go_on_with_another_life_or_another_instance() {
 }
 
 #[test]
-fn a_transfer_in_pages_of_another_size_or_of_acknowledgements_does_not_begin() {
+fn a_transfer_in_pages_of_another_size_or_of_a_reserved_kind_does_not_begin() {
     let mut nodes = cluster(2);
     let mut other = Transfer::new(KIND, ID, 40_000, PageSize::K32).unwrap();
     let pumped = other.pump(&mut nodes[0].endpoint, RECEIVER, page);
     let (found, expected) = (PageSize::K32, PageSize::K8);
     assert_eq!(pumped, Err(TransferError::PageSize { id: ID, found, expected }));
-    let reserved = Transfer::new(MessageKind::ACK_ONLY, ID, 1, PageSize::K8);
-    assert_eq!(reserved.err(), Some(TransferError::Kind { id: ID }));
+    for found in [0, 65_532, 65_533, 65_534, 65_535].map(MessageKind) {
+        let reserved = Transfer::new(found, ID, 1, PageSize::K8).unwrap_err();
+        assert_eq!(reserved, TransferError::Kind { id: ID, found });
+        let text = reserved.to_string();
+        assert!(text.contains(&format!("kind {found}, expected 1 to 65531")), "{text}");
+    }
+    for kind in [1, 65_531].map(MessageKind) {
+        Transfer::new(kind, ID, 1, PageSize::K8).unwrap();
+    }
+}
+
+#[test]
+fn a_frame_of_another_arena_is_told_as_such_and_the_transfer_goes_on_with_one_that_fits() {
+    let mut nodes = cluster(2);
+    let config = ArenaConfig { page_size: PageSize::K4, ..ArenaConfig::new(4) };
+    let foreign = Arena::new(&config).unwrap();
+    let mut sending = transfer(ID, 2 * PAGE_BYTES);
+    let pumped = sending.pump(&mut nodes[0].endpoint, RECEIVER, |arena, index| match index {
+        0 => page(arena, 0),
+        _ => foreign.take().map(Frame::freeze),
+    });
+    let (found_bytes, expected_bytes) = (4096, 8192);
+    let wrong = TransferError::FrameSize { id: ID, index: 1, found_bytes, expected_bytes };
+    assert_eq!(pumped, Err(wrong));
+    assert_eq!(foreign.free_frames(), 4, "the frame that was not sent is free again");
+    assert_eq!(sending.progress(), Progress::Going { sent: 1, count: 2 });
+    assert_eq!(sending.pump(&mut nodes[0].endpoint, RECEIVER, page), Ok(Progress::Sent));
+    let (mut assembly, mut got) = (Assembly::new(SENDER, ID), Vec::new());
+    pump(&mut nodes, "both frames are there", |nodes| {
+        for received in std::mem::take(&mut nodes[1].received) {
+            let Part::Frame { index, frame, .. } = assembly.take(received).unwrap() else {
+                panic!("ended early");
+            };
+            assert_filled(&frame, index);
+            got.push(index);
+        }
+        assembly.is_complete()
+    });
+    assert_eq!(got, [0, 1]);
 }
 
 #[test]

@@ -238,6 +238,12 @@ fn what_is_not_used_as_it_is_written_is_told() {
     assert_eq!(warnings("cache_pages = 4000\nshards = 2\npoller_cores = [0, 1]\n"), [""; 0]);
     let room = parse(GOOD).unwrap().cache_room();
     assert_eq!(warnings(&format!("cache_pages = {room}\n")), [""; 0]);
+    for (transport, expected) in [("tcp", 1), ("auto", 0), ("verbs", 0)] {
+        let told = warnings(&format!("transport = \"{transport}\"\nrdma_device = \"mlx5_0\"\n"));
+        assert_eq!(told.len(), expected, "{told:?}");
+        assert!(told.iter().all(|text| text.contains("rdma_device") && text.contains("take them")));
+    }
+    assert_eq!(warnings("transport = \"tcp\"\n"), [""; 0]);
     for shards in [1, 3] {
         let config = |more: &str| parse(&format!("{GOOD}shards = {shards}\n{more}")).unwrap();
         let room = config("").cache_room();

@@ -1,6 +1,7 @@
 //! What of a configuration is taken, but not used as it is written.
 
 use super::{CACHE_PAGES_MIN, NodeConfig, file::ARENA_MB};
+use pagewire_transport::{LinkPolicy, Overrides};
 use std::collections::BTreeMap;
 
 impl NodeConfig {
@@ -9,7 +10,18 @@ impl NodeConfig {
         let cache = self.cache_excess().map(|excess| {
             format!("cache_pages is {}, {}: {}", excess.found, excess.used(), excess.change())
         });
-        cache.into_iter().chain(self.spare_cores()).chain(self.shared_cores()).collect()
+        let rest =
+            self.spare_cores().into_iter().chain(self.idle_rdma()).chain(self.shared_cores());
+        cache.into_iter().chain(rest).collect()
+    }
+
+    /// What is named of RDMA devices, where none is used.
+    fn idle_rdma(&self) -> Option<String> {
+        (self.transport == LinkPolicy::Tcp && self.rdma != Overrides::default()).then(|| {
+            "transport is \"tcp\", so rdma_device, rdma_port and rdma_gid_index are not used: take them \
+             out, or set transport to \"auto\" or \"verbs\""
+                .to_owned()
+        })
     }
 
     /// Pages that the instance has room for in its cache, in all shards together.

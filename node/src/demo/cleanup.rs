@@ -8,6 +8,7 @@
 //! between them: whoever clears away keeps it until the process has ended, so that the coordinator
 //! can neither start another instance nor complain of those that were stopped.
 
+use crate::signals::is_ignored;
 use std::{
     fs, io,
     io::IsTerminal,
@@ -127,14 +128,6 @@ fn remove(path: &Path) {
 pub fn survive_file_size_limit() -> io::Result<()> {
     // Any handler will do: the write that it interrupts fails with EFBIG.
     signal_hook::flag::register(libc::SIGXFSZ, Arc::default()).map(drop)
-}
-
-/// True when this process was started with `signal` ignored.
-fn is_ignored(signal: i32) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    mask & (1 << (signal - 1)) != 0
 }
 
 /// A file or folder that does not outlive this value.

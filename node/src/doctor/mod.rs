@@ -29,11 +29,13 @@ mod finding;
 mod gather;
 mod judge;
 mod plan;
+mod socket;
 
 pub use finding::{Finding, Level};
 pub use gather::gather;
 pub use judge::judge;
 pub use plan::{KeyFile, Plan, StorageUse, Trial};
+pub use socket::{SocketPlace, SocketProblem};
 
 use serde::Serialize;
 use std::{

@@ -4,6 +4,7 @@
 //! sockets that are closed again. A cluster key is taken in as a start would, so that both say the
 //! same, and forgotten at once.
 
+use super::socket::SocketPlace;
 use crate::{NodeConfig, config::CacheExcess};
 use pagewire_protocol::PageSize;
 use pagewire_transport::{ClusterKey, LinkPolicy, Overrides};
@@ -67,6 +68,8 @@ pub enum Trial {
         listen_error: Option<(SocketAddr, io::ErrorKind, String)>,
         /// The cluster key's file, if the configuration names one.
         key: Option<KeyFile>,
+        /// The socket for `pagewire status`, if the configuration names one.
+        socket: Option<Box<SocketPlace>>,
     },
 }
 
@@ -150,6 +153,10 @@ impl Plan {
                 listen: config.listen,
                 listen_error: listen_error(&config),
                 key: config.cluster_key.as_deref().map(KeyFile::try_out),
+                socket: config
+                    .status_socket
+                    .as_deref()
+                    .map(|at| Box::new(SocketPlace::try_out(at))),
             },
         };
         Self { trial: Some(trial), ..Self::of(&config) }

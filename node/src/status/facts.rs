@@ -63,7 +63,9 @@ pub struct PeerStatus {
     pub moves_to_verbs: u64,
     /// Times that they fell back.
     pub falls_to_tcp: u64,
-    /// How often verbs was not used for a reason of this end's, by the reason's name.
+    /// How often verbs was not used, or was given up, for a reason of this end's, by the reason's name:
+    /// each try counts, and each fall, however few links there were. Verbs is tried again on the same
+    /// link after 1 s, and after ever longer up to 60 s.
     pub tcp_reasons: BTreeMap<String, u64>,
     /// The same for reasons of the other end's.
     pub tcp_reasons_theirs: BTreeMap<String, u64>,

@@ -12,7 +12,7 @@
 //! [`Query::parse`](protocol::Query::parse) and to what [`Answers`] is implemented for, and gives the
 //! question fields of its own. Fields of answers are added, not renamed.
 //!
-//! Rooms: `place` where the socket is, `protocol` the two lines, `server` and `client` the two ends,
+//! Rooms: `place` where the socket is, `protocol` the two lines, `server` and `client` the two ends, `socket_file` the file between them,
 //! `facts` what a node says, `members` what it knows of all, `page` what the master of a page says,
 //! `text` the same for people, `command` the command.
 //!
@@ -28,6 +28,7 @@ pub mod page;
 pub mod place;
 pub mod protocol;
 pub mod server;
+mod socket_file;
 mod text;
 
 pub use command::{StatusOptions, run};
@@ -37,3 +38,5 @@ pub use members::MemberStatus;
 pub use page::{PageOptions, PageStatus};
 pub use place::Places;
 pub use server::{Answers, Server};
+pub use socket_file::SocketFile;
+pub(crate) use socket_file::{InTheWay, in_the_way};

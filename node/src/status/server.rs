@@ -1,24 +1,29 @@
-//! The node's end: a thread that answers one question at a time.
+//! The node's end: a thread that listens, and one for each question, [`CONVERSATIONS_MAX`] at most.
+//! So whoever connects and says nothing holds up nobody else; it is given up after [`PATIENCE`].
 //!
 //! The socket is made under another name, closed to others, and then renamed: whoever finds it finds
 //! it complete and with mode 0600. A socket that an earlier node left is replaced; one that somebody
 //! listens on is not. When the server goes it takes away the socket that it made, and no other.
 
-use super::{StatusError, place::Places, protocol};
-use crate::file_kind;
+use super::{
+    StatusError,
+    place::Places,
+    protocol,
+    socket_file::{self, InTheWay, SocketFile},
+};
 use serde_json::Value;
 use std::{
     fmt, fs,
     io::{self, ErrorKind, Read, Write},
     os::unix::{
-        fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        fs::PermissionsExt,
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
     process,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -28,6 +33,9 @@ use std::{
 pub const QUESTION_MAX_BYTES: usize = 4096;
 /// How long a question may take to come, and its answer to be taken.
 pub const PATIENCE: Duration = Duration::from_secs(1);
+/// Questions that are listened to and answered at the same time. Who comes beyond them is told so at
+/// once.
+pub const CONVERSATIONS_MAX: usize = 16;
 /// Pause after a connection that could not be accepted: out of file descriptors, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -43,9 +51,7 @@ pub trait Answers: Send + fmt::Debug {
 /// A thread that answers; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Server {
-    path: PathBuf,
-    /// Device and inode of the socket.
-    identity: (u64, u64),
+    file: SocketFile,
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -64,7 +70,14 @@ impl Server {
                       user's alone: set status_socket"
                     .to_owned(),
         })?;
-        make_way(&path)?;
+        match socket_file::in_the_way(&path) {
+            None => {}
+            Some(InTheWay::NoSocket(found)) => return Err(StatusError::NoSocket { path, found }),
+            Some(other) => {
+                let problem = format!("{}; {}", other.found(), other.change());
+                return Err(StatusError::Listen { path, problem });
+            }
+        }
         let refused = |error: io::Error| {
             let advice = match error.kind() {
                 ErrorKind::NotFound => "; make the folder, or set status_socket to another path",
@@ -72,71 +85,41 @@ impl Server {
             };
             StatusError::Listen { path: path.clone(), problem: format!("{error}{advice}") }
         };
-        let (listener, identity) = listen(&path).map_err(refused)?;
+        let (listener, file) = listen(&path).map_err(refused)?;
         let stopping = Arc::new(AtomicBool::new(false));
         let serve = {
             let stopping = Arc::clone(&stopping);
-            move || serve(&listener, &answers, &stopping)
+            move || serve(&listener, answers, &stopping, PATIENCE)
         };
         let thread = thread::Builder::new().name("status".to_owned()).spawn(serve);
-        Ok(Self { identity, stopping, thread: Some(thread.map_err(refused)?), path })
+        Ok(Self { file, stopping, thread: Some(thread.map_err(refused)?) })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
+    }
+
+    /// The socket, for whoever takes it away when the process is ended without dropping this.
+    #[must_use]
+    pub fn file(&self) -> &SocketFile {
+        &self.file
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
-        let is_ours = identity(&self.path).is_ok_and(|found| found == self.identity);
         // Wakes it, if it can still be reached.
-        if is_ours && UnixStream::connect(&self.path).is_ok() {
+        if self.file.is_there() && UnixStream::connect(self.path()).is_ok() {
             let _ = self.thread.take().map(JoinHandle::join);
         }
-        if is_ours {
-            let _ = fs::remove_file(&self.path);
-        }
+        self.file.remove();
     }
 }
 
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let about = fs::symlink_metadata(path)?;
-    Ok((about.dev(), about.ino()))
-}
-
-/// Sees to it that nothing is at `path`, or a socket that nobody listens on.
-fn make_way(path: &Path) -> Result<(), StatusError> {
-    let listen = |problem: String| Err(StatusError::Listen { path: path.to_owned(), problem });
-    let kind = match fs::symlink_metadata(path) {
-        Ok(about) => about.file_type(),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return listen(format!("{error}; check the path")),
-    };
-    if !kind.is_socket() {
-        let found = match kind.is_file() {
-            true => "a regular file",
-            false if kind.is_symlink() => "a symbolic link",
-            false => file_kind::in_words(kind),
-        };
-        return Err(StatusError::NoSocket { path: path.to_owned(), found });
-    }
-    match UnixStream::connect(path) {
-        Ok(_) => listen(
-            "another process listens there, expected none: end it, or set status_socket to a path \
-             of this instance's own"
-                .to_owned(),
-        ),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => listen(format!("{error}; remove what is there, or set status_socket")),
-    }
-}
-
-fn listen(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
+fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let mut making = path.as_os_str().to_owned();
     making.push(format!(".{}", process::id()));
     let making = PathBuf::from(making);
@@ -145,12 +128,12 @@ fn listen(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     let listener = UnixListener::bind(&making)?;
     let finish = || {
         fs::set_permissions(&making, fs::Permissions::from_mode(0o600))?;
-        let identity = identity(&making)?;
+        let file = SocketFile::new(path, &fs::symlink_metadata(&making)?);
         fs::rename(&making, path)?;
-        Ok(identity)
+        Ok(file)
     };
     match finish() {
-        Ok(identity) => Ok((listener, identity)),
+        Ok(file) => Ok((listener, file)),
         Err(error) => {
             let _ = fs::remove_file(&making);
             Err(error)
@@ -158,31 +141,76 @@ fn listen(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     }
 }
 
-fn serve(listener: &UnixListener, answers: &impl Answers, stopping: &AtomicBool) {
-    while !stopping.load(Ordering::Acquire) {
-        match listener.accept() {
+fn serve(
+    listener: &UnixListener,
+    answers: impl Answers,
+    stopping: &AtomicBool,
+    patience: Duration,
+) {
+    let (answers, open) = (Mutex::new(answers), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        while !stopping.load(Ordering::Acquire) {
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::warn!("a question about the status cannot be taken: {error}");
+                    thread::park_timeout(ACCEPT_PAUSE);
+                    continue;
+                }
+            };
             // Whoever has gone needs no answer.
-            Ok((stream, _)) => drop(converse(stream, answers)),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => {
+            if open.load(Ordering::Acquire) == CONVERSATIONS_MAX {
+                let busy = format!(
+                    "found {CONVERSATIONS_MAX} other connections that ask, expected fewer: end those \
+                     that say nothing, or ask again in {} s",
+                    patience.as_secs()
+                );
+                drop(say(stream, &Err(busy), patience));
+                continue;
+            }
+            open.fetch_add(1, Ordering::AcqRel);
+            let converse = || {
+                drop(converse(stream, &answers, patience));
+                open.fetch_sub(1, Ordering::AcqRel);
+            };
+            let thread = thread::Builder::new().name("status-answer".to_owned());
+            if let Err(error) = thread.spawn_scoped(scope, converse) {
+                open.fetch_sub(1, Ordering::AcqRel);
                 tracing::warn!("a question about the status cannot be taken: {error}");
-                thread::park_timeout(ACCEPT_PAUSE);
             }
         }
-    }
+    });
 }
 
-fn converse(mut stream: UnixStream, answers: &impl Answers) -> io::Result<()> {
-    let answer = read_question(&mut stream)?
-        .and_then(|line| protocol::Query::parse(&line))
-        .and_then(|query| answers.answer(&query));
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(protocol::answer_line(&answer).as_bytes())
+fn converse(
+    mut stream: UnixStream,
+    answers: &Mutex<impl Answers>,
+    patience: Duration,
+) -> io::Result<()> {
+    let question = read_question(&mut stream, patience)?;
+    let answer = question.and_then(|line| protocol::Query::parse(&line)).and_then(|query| {
+        // Held for the answer only, not while somebody is waited for.
+        answers.lock().unwrap_or_else(PoisonError::into_inner).answer(&query)
+    });
+    say(stream, &answer, patience)
+}
+
+fn say(
+    mut stream: UnixStream,
+    answer: &Result<Value, String>,
+    patience: Duration,
+) -> io::Result<()> {
+    stream.set_write_timeout(Some(patience))?;
+    stream.write_all(protocol::answer_line(answer).as_bytes())
 }
 
 /// One line, or what is wrong with it, in words.
-fn read_question(stream: &mut UnixStream) -> io::Result<Result<Vec<u8>, String>> {
-    let deadline = Instant::now() + PATIENCE;
+fn read_question(
+    stream: &mut UnixStream,
+    patience: Duration,
+) -> io::Result<Result<Vec<u8>, String>> {
+    let deadline = Instant::now() + patience;
     let mut line = Vec::new();
     let mut buffer = [0; QUESTION_MAX_BYTES];
     loop {
@@ -197,7 +225,7 @@ fn read_question(stream: &mut UnixStream) -> io::Result<Result<Vec<u8>, String>>
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            let limit_s = PATIENCE.as_secs();
+            let limit_s = patience.as_secs();
             return Ok(Err(format!("found no whole line within {limit_s} s, expected one")));
         }
         stream.set_read_timeout(Some(left))?;
@@ -208,5 +236,64 @@ fn read_question(stream: &mut UnixStream) -> io::Result<Result<Vec<u8>, String>>
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+
+    #[derive(Debug)]
+    struct Empty;
+
+    impl Answers for Empty {
+        fn answer(&self, _: &protocol::Query) -> Result<Value, String> {
+            Err("nothing to tell".to_owned())
+        }
+    }
+
+    /// The line that is said to whoever connects and says this.
+    fn said(path: &Path, question: &[u8]) -> String {
+        let mut stream = UnixStream::connect(path).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time-out");
+        stream.write_all(question).expect("room in the socket");
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).expect("an answer");
+        line
+    }
+
+    /// Has the server end, also when the test has failed.
+    struct Stop<'a>(&'a AtomicBool, &'a Path);
+
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Release);
+            drop(UnixStream::connect(self.1));
+        }
+    }
+
+    #[test]
+    fn connections_that_say_nothing_hold_up_nobody_and_there_are_only_so_many() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let stopping = AtomicBool::new(false);
+        // Nobody who says nothing is given up while the test runs.
+        let patience = Duration::from_secs(3600);
+        thread::scope(|scope| {
+            scope.spawn(|| serve(&listener, Empty, &stopping, patience));
+            let _stop = Stop(&stopping, &path);
+            let connect = |_| UnixStream::connect(&path).expect("it listens");
+            let mut silent: Vec<_> = (1..CONVERSATIONS_MAX).map(connect).collect();
+            let answer = said(&path, b"what is this?\n");
+            assert!(!answer.is_empty() && !answer.contains("other connections"), "{answer}");
+            // The place of the one that was answered may be free only a moment later.
+            while silent.len() < 2 * CONVERSATIONS_MAX {
+                silent.push(connect(0));
+            }
+            let answer = said(&path, b"");
+            assert!(answer.contains("found 16 other connections"), "{answer}");
+        });
     }
 }

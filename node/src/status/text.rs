@@ -70,13 +70,24 @@ fn peer(out: &mut String, peer: &PeerStatus) {
         "  messages sent {} (again {}), received {}; pages {} bytes",
         peer.messages_sent, peer.messages_sent_again, peer.messages_received, peer.page_bytes
     );
-    for (end, counts) in
-        [("this end", &peer.tcp_reasons), ("the other end", &peer.tcp_reasons_theirs)]
-    {
-        if !counts.is_empty() {
-            let _ = writeln!(out, "  TCP because of {end}: {}", reasons(counts));
-        }
+    why_tcp(out, peer);
+}
+
+/// Every try of verbs is counted, and every fall from it: so there may be more of them than links, and
+/// they grow while a link stays.
+fn why_tcp(out: &mut String, peer: &PeerStatus) {
+    let ends = [("this end's", &peer.tcp_reasons), ("the other's", &peer.tcp_reasons_theirs)];
+    let sum: u64 = ends.iter().flat_map(|(_, counts)| counts.values()).sum();
+    if sum == 0 {
+        return;
     }
+    let said = ends.iter().filter(|(_, counts)| !counts.is_empty());
+    let said: Vec<_> = said.map(|(end, counts)| format!("{end} {}", reasons(counts))).collect();
+    let _ = writeln!(
+        out,
+        "  reasons for TCP, {sum} in all, one for each try of verbs and each fall: {}",
+        said.join("; ")
+    );
 }
 
 /// One word where all shards agree.
@@ -144,8 +155,8 @@ listens on 10.0.0.1:7400, 10.0.0.1:7401, transport = \"auto\"
 instance 1: verbs
   links up 2, down 1; moved to verbs 4, fell to TCP 3
   messages sent 100 (again 7), received 90; pages 8192 bytes
-  TCP because of this end: failed 3
-  TCP because of the other end: no-port 5
+  reasons for TCP, 8 in all, one for each try of verbs and each fall: this end's failed 3; the other's \
+no-port 5
 instance 2: no link
   links up 0, down 0; moved to verbs 0, fell to TCP 0
   messages sent 0 (again 0), received 0; pages 0 bytes

@@ -18,6 +18,8 @@ use crate::{DecodeError, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 
 /// Bytes of a hello and its proof.
 pub const PROVEN_BYTES: usize = HELLO_BYTES + PROOF_BYTES;
+/// First version whose hello says how long a pause its sender bears.
+const PAUSE_SINCE_VERSION: u16 = 4;
 const _: () = assert!(PROVEN_BYTES == 160 && INTRO_BYTES == 48);
 
 /// Why a handshake went no further.
@@ -179,13 +181,19 @@ impl Common {
         }
         let hello = Hello::decode(&bytes)?;
         let sayable = self.as_said(&hello);
+        let field = |what, found: u16, expected| {
+            Err(DecodeError::Field { what, found: found.into(), expected }.into())
+        };
         let expected = "0 between ends of which one speaks version 2 only";
-        let field = |what, found| Err(DecodeError::Field { what, found, expected }.into());
         if hello.features != sayable.features {
-            return field("hello features", hello.features.to_wire().into());
+            return field("hello features", hello.features.to_wire(), expected);
         }
         if hello.view_mark != sayable.view_mark {
-            return field("hello view mark", hello.view_mark.into());
+            return field("hello view mark", hello.view_mark, expected);
+        }
+        if hello.pause_max_ms != sayable.pause_max_ms {
+            let expected = "0 between ends of which one speaks no version after 3";
+            return field("hello longest pause", hello.pause_max_ms, expected);
         }
         Ok(hello)
     }
@@ -198,13 +206,17 @@ impl Common {
 
     /// What of `hello` the version that both speak can state.
     fn as_said(&self, hello: &Hello) -> Hello {
-        match self.version() >= Features::SINCE_VERSION {
-            true => *hello,
-            false => Hello { features: Features::NONE, view_mark: 0, ..*hello },
+        let mut said = *hello;
+        if self.version() < Features::SINCE_VERSION {
+            (said.features, said.view_mark) = (Features::NONE, 0);
         }
+        if self.version() < PAUSE_SINCE_VERSION {
+            said.pause_max_ms = 0;
+        }
+        said
     }
 
-    /// Our hello with its proof; features and view mark only where the other end knows of them.
+    /// Our hello with its proof; features, view mark and pause only where the other end knows of them.
     fn prove(&mut self, hello: &Hello, key: ProofKey<'_>, label: Label) -> [u8; PROVEN_BYTES] {
         let mut bytes = [0; PROVEN_BYTES];
         let (statement, proof) = bytes.split_at_mut(HELLO_BYTES);

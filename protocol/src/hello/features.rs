@@ -8,7 +8,7 @@ use std::ops::BitOr;
 
 /// Features by bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Features(u32);
+pub struct Features(u16);
 
 impl Features {
     /// None.
@@ -26,11 +26,11 @@ impl Features {
         self.0 & wanted.0 == wanted.0
     }
 
-    pub(super) fn to_wire(self) -> u32 {
+    pub(super) fn to_wire(self) -> u16 {
         self.0
     }
 
-    pub(super) fn from_wire(bits: u32) -> Result<Self, DecodeError> {
+    pub(super) fn from_wire(bits: u16) -> Result<Self, DecodeError> {
         if bits & !Self::ALL.0 != 0 {
             let expected = "bit 0 (one-sided reads) only";
             return Err(DecodeError::Field {

@@ -4,7 +4,7 @@
 //!   0 tag "PWHELLO2"          8 shard, shards         12 lane class   13 status    14 view mark
 //!  16 cluster id             24 instance, to         28 page size    32 incarnation
 //!  40 link nonce             48 view hash            56 expected[5]  96 credits[5]
-//! 116 process id            124 features
+//! 116 process id            124 features        126 pause_max_ms
 //! ```
 //! No checksum: the proof that follows covers every bit.
 
@@ -58,6 +58,10 @@ pub struct Hello {
     pub credits: [u32; Lane::COUNT],
     /// What it can do beyond its version, and wants to. Counts as `expected` does.
     pub features: Features,
+    /// Longest pause, in milliseconds, that the other end should leave between two things it says: this
+    /// end's patience with a silent link allows no longer one. 65,535 stands for more, too; 0: not said.
+    /// Counts as `expected` does.
+    pub pause_max_ms: u16,
 }
 
 /// The number of a view in the 16 bits that a hello has for it: never 0, the same for the same
@@ -98,7 +102,8 @@ struct WireHello {
     expected: [U64; Lane::COUNT],
     credits: [U32; Lane::COUNT],
     process: U64,
-    features: U32,
+    features: U16,
+    pause_max_ms: U16,
 }
 const _: () = assert!(size_of::<WireHello>() == HELLO_BYTES);
 
@@ -123,7 +128,8 @@ impl Hello {
             expected: self.expected.map(|s| U64::new(s.0)),
             credits: self.credits.map(U32::new),
             process: U64::new(self.process.0),
-            features: U32::new(self.features.to_wire()),
+            features: U16::new(self.features.to_wire()),
+            pause_max_ms: U16::new(self.pause_max_ms),
         };
         let mut bytes = [0; HELLO_BYTES];
         bytes.copy_from_slice(wire.as_bytes());
@@ -168,6 +174,7 @@ impl Hello {
             expected: wire.expected.map(|s| Sequence(s.get())),
             credits: wire.credits.map(U32::get),
             features: Features::from_wire(wire.features.get())?,
+            pause_max_ms: wire.pause_max_ms.get(),
         })
     }
 }
@@ -195,6 +202,7 @@ pub(super) mod tests {
             expected: [1, 2, 3, 4, 5].map(Sequence),
             credits: [10, 20, 30, 40, 50],
             features: Features::READS,
+            pause_max_ms: 333,
         }
     }
 

@@ -74,10 +74,13 @@ pub struct EndpointConfig {
     pub peers_may_return: bool,
     /// A connection whose handshake takes longer is dropped.
     pub handshake_timeout: Duration,
-    /// A link that has nothing to say says so this often.
+    /// A link that has nothing to say says so this often; more often, down to every 10 ms, to a peer
+    /// whose `peer_timeout` wants it.
     pub keepalive: Duration,
     /// A link on which nothing was heard for so long is taken down. Several times
-    /// [`EndpointConfig::keepalive`], and longer than the owner may go without polling.
+    /// [`EndpointConfig::keepalive`], and longer than the owner may go without polling. Peers are told
+    /// a third of it with each link, and keep to it, whatever their own `keepalive`; one of protocol
+    /// version 3 or 2 is not, and must have a `keepalive` of at most half of it.
     pub peer_timeout: Duration,
     /// A session that has had no link for so long ends, and what was not acknowledged is handed
     /// back; the two incarnations do not speak again. When a cut outlasts it on both sides, one of
@@ -98,6 +101,9 @@ pub struct EndpointConfig {
     /// One-sided reads ([`super::Endpoint::read_page`]), with peers that have turned them on, too. Such
     /// peers can read every region that [`super::Endpoint::open_region`] opens.
     pub one_sided_reads: bool,
+    /// A one-sided read that has brought no page after so long ends with
+    /// [`ReadError::TimedOut`](crate::ReadError::TimedOut).
+    pub read_timeout: Duration,
     /// Seed of the jitter between dials; without one, from the system. For tests that repeat a run.
     pub jitter_seed: Option<u64>,
 }
@@ -106,7 +112,7 @@ impl EndpointConfig {
     /// A configuration with defaults: the incarnation is the time of day in microseconds, page CRCs
     /// are on, the handshake may take 5 s, a keepalive goes out every second, a link may be silent
     /// for 10 s, and a session waits for a new link for 60 s; there is no cluster key and one shard,
-    /// and one-sided reads are off.
+    /// and one-sided reads are off; where they are turned on, one may take 10 s.
     #[must_use]
     pub fn new(cluster: ClusterId, instance: InstanceId, listen: SocketAddr) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -131,6 +137,7 @@ impl EndpointConfig {
             links: LinkPolicy::Auto,
             verbs: Overrides::default(),
             one_sided_reads: false,
+            read_timeout: Duration::from_secs(10),
             jitter_seed: None,
         }
     }
@@ -138,7 +145,11 @@ impl EndpointConfig {
     /// Refuses what cannot work, before anybody waits for it in vain.
     pub(super) fn check(&self) -> Result<(), TransportError> {
         let refuse = |what, found, expected| Err(TransportError::Config { what, found, expected });
-        let times = [("handshake_timeout", self.handshake_timeout), ("keepalive", self.keepalive)];
+        let times = [
+            ("handshake_timeout", self.handshake_timeout),
+            ("keepalive", self.keepalive),
+            ("read_timeout", self.read_timeout),
+        ];
         for (what, time) in times {
             if time < Duration::from_millis(1) || time > TIME_MAX {
                 return refuse(what, format!("{time:?}"), "1 ms to 1 day");
@@ -160,6 +171,24 @@ impl EndpointConfig {
             return refuse("shards", "0".into(), "at least 1");
         }
         Ok(())
+    }
+
+    /// What a peer is told of [`EndpointConfig::peer_timeout`], in milliseconds: pauses of a third of it
+    /// leave room for one late keepalive and for the time that it travels.
+    pub(super) fn pause_max_ms(&self) -> u16 {
+        let pause_ms = (self.peer_timeout / 3).as_millis().max(1);
+        u16::try_from(pause_ms).unwrap_or(u16::MAX)
+    }
+
+    /// How often to say something to a peer that has stated that it bears pauses of `pause_max_ms`
+    /// (0: it has not): as often as configured or as that wants, but for no peer's sake more often
+    /// than every 10 ms.
+    pub(super) fn keepalive_for(&self, pause_max_ms: u16) -> Duration {
+        const FASTEST: Duration = Duration::from_millis(10);
+        match Duration::from_millis(pause_max_ms.into()) {
+            Duration::ZERO => self.keepalive,
+            wanted => self.keepalive.min(wanted.max(FASTEST)),
+        }
     }
 
     pub(super) fn proof_key(&self) -> ProofKey<'_> {
@@ -199,6 +228,7 @@ mod tests {
         let bad = [
             (EndpointConfig { keepalive: ms(0), ..good.clone() }, "keepalive is 0ns"),
             (EndpointConfig { handshake_timeout: ms(0), ..good.clone() }, "handshake_timeout"),
+            (EndpointConfig { read_timeout: ms(0), ..good.clone() }, "read_timeout is 0ns"),
             (EndpointConfig { handshake_timeout: Duration::MAX, ..good.clone() }, "1 ms to 1 day"),
             (EndpointConfig { peer_timeout: ms(1999), ..good.clone() }, "twice `keepalive`"),
             (EndpointConfig { credits: one_lane_without, ..good.clone() }, "0 for Si"),
@@ -210,6 +240,27 @@ mod tests {
             assert!(text.contains(part), "{text:?} lacks {part:?}");
         }
         assert_eq!(LaneCredits([u32::MAX; 5]).frames_per_peer(), u32::MAX);
+    }
+
+    #[test]
+    fn a_peer_with_less_patience_hears_more_often_but_not_more_than_every_10_ms() {
+        let base = EndpointConfig::new(ClusterId(1), InstanceId(1), "127.0.0.1:0".parse().unwrap());
+        let ms = Duration::from_millis;
+        let of = |keepalive, timeout| EndpointConfig {
+            keepalive: ms(keepalive),
+            peer_timeout: ms(timeout),
+            ..base.clone()
+        };
+        let stated = |timeout| of(1, timeout).pause_max_ms();
+        assert_eq!([2, 3, 300, 10_000].map(stated), [1, 1, 100, 3333]);
+        assert_eq!(stated(86_400_000), u16::MAX);
+        let slow = of(60_000, 120_000);
+        let pauses = [(0, 60_000), (1, 10), (10, 10), (100, 100), (u16::MAX, 60_000)];
+        for (pause_max_ms, keepalive) in pauses {
+            assert_eq!(slow.keepalive_for(pause_max_ms), ms(keepalive), "{pause_max_ms}");
+        }
+        assert_eq!(of(5, 10).keepalive_for(1), ms(5), "as configured");
+        assert_eq!(of(5, 10).keepalive_for(3000), ms(5), "as configured");
     }
 
     #[test]

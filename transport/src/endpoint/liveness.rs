@@ -1,7 +1,8 @@
 //! Whether a peer still lives, and how long its session waits for it.
 //!
-//! Each side says something at least every [`EndpointConfig::keepalive`]: an acknowledgement of the
-//! control lane, when it has nothing else to say. A link on which nothing was heard for
+//! Each side says something at least every [`EndpointConfig::keepalive`], and at least as often as the
+//! other has stated in its hello that its patience wants: an acknowledgement of the control lane, when
+//! it has nothing else to say. A link on which nothing was heard for
 //! [`EndpointConfig::peer_timeout`] is taken down, however much was said on it. So a cut without FIN
 //! is found by both sides, and a cut in one direction as well: who hears nothing closes, and what
 //! that side says still arrives. When one connection of a link dies alone, the other is still heard:
@@ -25,13 +26,18 @@ pub(super) struct Liveness {
     heard_at: Instant,
     said_bytes: u64,
     said_at: Instant,
+    /// How often the link's other end has to hear something.
+    keepalive: Duration,
     /// Since when there has been no link.
     pub(super) down_since: Option<Instant>,
 }
 
 impl Liveness {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { heard_bytes: 0, heard_at: now, said_bytes: 0, said_at: now, down_since: None }
+    /// Of a link that begins `now`, on which something is to be said every `keepalive`.
+    pub(super) fn new(now: Instant, keepalive: Duration) -> Self {
+        let (heard_bytes, said_bytes) = (0, 0);
+        let (heard_at, said_at) = (now, now);
+        Self { heard_bytes, heard_at, said_bytes, said_at, keepalive, down_since: None }
     }
 
     /// Takes note of what the link has moved so far.
@@ -62,10 +68,10 @@ enum Due {
 fn judge(
     liveness: &Liveness,
     linked: bool,
-    limits: (Duration, Duration, Option<Duration>),
+    (peer_timeout, expiry): (Duration, Option<Duration>),
     now: Instant,
 ) -> Due {
-    let (keepalive, peer_timeout, expiry) = limits;
+    let keepalive = liveness.keepalive;
     let since = |then: Instant| now.saturating_duration_since(then);
     if linked {
         let (silent, quiet) = (since(liveness.heard_at), since(liveness.said_at));
@@ -92,7 +98,7 @@ impl Endpoint {
             return Due::In(Duration::MAX);
         }
         let config = &self.config;
-        let limits = (config.keepalive, config.peer_timeout, config.session_expiry);
+        let limits = (config.peer_timeout, config.session_expiry);
         judge(&peer.liveness, peer.link.is_some(), limits, now)
     }
 
@@ -102,11 +108,13 @@ impl Endpoint {
             Due::In(wait) => wait,
             _ => Duration::ZERO,
         });
-        due.min().unwrap_or(Duration::MAX)
+        let read = self.next_read_deadline().map(|at| at.saturating_duration_since(now));
+        due.chain(read).min().unwrap_or(Duration::MAX)
     }
 
-    /// Sends keepalives, takes silent links down, ends sessions that have expired.
+    /// Ends reads at their deadline, sends keepalives, takes silent links down, ends sessions that have expired.
     pub(super) fn check_liveness(&mut self, now: Instant) {
+        self.expire_reads(now);
         for slot in 0..self.peers.len() {
             let peer = &mut self.peers[slot];
             if let Some(link) = &mut peer.link {
@@ -170,13 +178,13 @@ mod tests {
     const EXPIRY: Duration = Duration::from_secs(20);
 
     fn at(liveness: &Liveness, linked: bool, now: Instant) -> Due {
-        judge(liveness, linked, (KEEPALIVE, TIMEOUT, Some(EXPIRY)), now)
+        judge(liveness, linked, (TIMEOUT, Some(EXPIRY)), now)
     }
 
     #[test]
     fn a_quiet_link_gets_a_keepalive_each_interval_and_a_busy_one_none() {
         let start = Instant::now();
-        let mut liveness = Liveness::new(start);
+        let mut liveness = Liveness::new(start, KEEPALIVE);
         assert_eq!(at(&liveness, true, start), Due::In(KEEPALIVE));
         assert_eq!(at(&liveness, true, start + KEEPALIVE), Due::Keepalive);
         liveness.look((0, 128), start + KEEPALIVE);
@@ -186,7 +194,7 @@ mod tests {
     #[test]
     fn a_link_is_silent_when_nothing_was_heard_for_the_timeout_however_much_was_said() {
         let start = Instant::now();
-        let mut liveness = Liveness::new(start);
+        let mut liveness = Liveness::new(start, KEEPALIVE);
         for second in 1..5 {
             let now = start + Duration::from_secs(second);
             liveness.look((0, second * 128), now);
@@ -202,12 +210,12 @@ mod tests {
     fn a_session_expires_only_without_a_link_and_only_if_configured() {
         let start = Instant::now();
         let late = start + EXPIRY;
-        let mut liveness = Liveness::new(start);
+        let mut liveness = Liveness::new(start, KEEPALIVE);
         assert_eq!(at(&liveness, false, late), Due::In(Duration::MAX));
         liveness.down_since = Some(start);
         assert_eq!(at(&liveness, false, late), Due::Expired);
         assert_eq!(at(&liveness, false, start), Due::In(EXPIRY));
-        let never = judge(&liveness, false, (KEEPALIVE, TIMEOUT, None), late);
+        let never = judge(&liveness, false, (TIMEOUT, None), late);
         assert_eq!(never, Due::In(Duration::MAX));
     }
 }

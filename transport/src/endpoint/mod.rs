@@ -198,7 +198,8 @@ impl Endpoint {
     /// Makes `peer` known; from now on the two try to reach each other.
     ///
     /// # Errors
-    /// [`TransportError::Peer`] when it is this instance itself or known already,
+    /// [`TransportError::Peer`] when it is this instance itself or known already, or the address is
+    /// none to dial (port 0, 0.0.0.0 or ::),
     /// [`TransportError::FramesForPeers`] when the arena has too few frames to receive from it, too.
     pub fn add_peer(
         &mut self,
@@ -208,6 +209,12 @@ impl Endpoint {
         let refused = |problem| Err(TransportError::Peer { peer, address, problem });
         if peer == self.config.instance {
             return refused("has the id of this very instance; give each instance its own");
+        }
+        if address.port() == 0 || address.ip().is_unspecified() {
+            return refused(
+                "is no address to dial, expected a host's and a port of 1 to 65535; give the one \
+                 that the peer listens on",
+            );
         }
         if self.slot(peer).is_some() {
             return refused("is configured twice; name each peer once");

@@ -115,7 +115,7 @@ impl Peer {
             admitted: None,
             is_vacant: false,
             dial_at: Instant::now() + wait,
-            liveness: Liveness::new(Instant::now()),
+            liveness: Liveness::new(Instant::now(), Duration::MAX),
             sampler: Sampler::default(),
             backoff: Backoff::new(seed),
             counters,
@@ -292,8 +292,9 @@ impl Peer {
         self.dial_at = now + self.backoff.next_pause();
     }
 
-    pub(super) fn connected(&mut self) {
-        self.liveness = Liveness::new(Instant::now());
+    /// There is a link; its other end has to hear something every `keepalive`.
+    pub(super) fn connected(&mut self, keepalive: Duration) {
+        self.liveness = Liveness::new(Instant::now(), keepalive);
         self.backoff.reset();
     }
 }

@@ -234,7 +234,7 @@ impl Session {
     #[inline]
     pub fn submit(&mut self, lane: Lane, message: Message) -> Result<(), Rejected> {
         let wrong =
-            message.frame.is_some() != lane.class().has_frame() || message.kind.is_reserved();
+            message.frame.is_some() != lane.class().has_frame() || message.kind.has_no_sequence();
         if wrong {
             return Err(Rejected::WrongLane(message));
         }

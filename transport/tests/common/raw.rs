@@ -44,6 +44,7 @@ pub(crate) fn hello(from: u16, to: u16, class: LaneClass) -> Hello {
         expected: [Sequence(1); Lane::COUNT],
         credits: CREDITS.0,
         features: Features::NONE,
+        pause_max_ms: 0,
     }
 }
 

@@ -5,6 +5,7 @@ use crate::doctor::{
     facts::HostFacts,
     finding::Finding,
     plan::{KeyFile, Plan, StorageUse, Trial},
+    socket::{SocketPlace, SocketProblem},
 };
 use std::{collections::BTreeSet, io, net::SocketAddr, path::Path};
 
@@ -17,7 +18,7 @@ pub(super) fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
             let finding = Finding::new(AREA, "configuration file").found(problem);
             vec![finding.expected("a file that `pagewire node` takes").change_if(true, "mend it")]
         }
-        Some(Trial::Tried { storage, storage_use, listen, listen_error, key }) => {
+        Some(Trial::Tried { storage, storage_use, listen, listen_error, key, socket }) => {
             let mut findings = vec![
                 judge_storage(storage, storage_use),
                 judge_listen(*listen, plan.shards, listen_error.as_ref()),
@@ -26,6 +27,7 @@ pub(super) fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
                 pollers(facts, plan),
             ];
             findings.extend(key.as_ref().map(judge_key));
+            findings.extend(socket.as_deref().map(judge_socket));
             findings
         }
     }
@@ -156,5 +158,23 @@ fn judge_key(key: &KeyFile) -> Finding {
     match &key.refused {
         None => finding.found("such a file"),
         Some((found, change)) => finding.found(found).change_if(true, change),
+    }
+}
+
+fn judge_socket(socket: &SocketPlace) -> Finding {
+    let finding = Finding::new(AREA, format!("status_socket {}", socket.path.display()))
+        .expected("a folder where this user may make a socket, and no other process on it");
+    match &socket.problem {
+        None => finding.found("can be made"),
+        Some(SocketProblem::Folder(why)) => finding
+            .found(format!("its folder cannot be written to: {why}"))
+            .change_if(true, "make the folder and let this user write there, or set status_socket"),
+        Some(SocketProblem::Listener) => finding.found("a process listens there").change_if(
+            true,
+            "end it, unless that is this very instance; or set status_socket to a path of its own",
+        ),
+        Some(SocketProblem::InTheWay(found, change)) => {
+            finding.found(found).change_if(true, *change)
+        }
     }
 }

@@ -171,6 +171,32 @@ fn features_are_stated_only_where_both_ends_have_a_version_with_them() {
 }
 
 #[test]
+fn the_longest_pause_is_stated_only_where_both_ends_have_version_4() {
+    assert_eq!(sample().pause_max_ms, 333);
+    for (versions, said) in [([4, 4], 333), ([3, 4], 0), ([4, 3], 0), ([2, 4], 0), ([4, 2], 0)] {
+        for learned in features_learned(versions, false) {
+            assert_eq!(learned.unwrap().pause_max_ms, said, "{versions:?}");
+        }
+    }
+    // A dialler that says it although the other end speaks version 3.
+    let bytes = |acceptor: &mut Acceptor| {
+        let mut dialler = Dialler::new(true, Nonce([1; 32]));
+        let opening = dialler.opening();
+        let Ok(AcceptorStep::Reply(reply)) = give_acceptor(acceptor, &opening, KEY) else {
+            panic!("a reply")
+        };
+        assert_eq!(give_dialler(&mut dialler, &reply, KEY), Ok(DiallerStep::Speak));
+        dialler.0.theirs = dialler.0.theirs.map(|intro| Intro { version_max: 4, ..intro });
+        dialler.speak(&sample(), KEY)
+    };
+    let mut acceptor = Acceptor::new(true, Nonce([2; 32]));
+    acceptor.0.ours.version_max = 3;
+    let third = bytes(&mut acceptor);
+    let text = give_acceptor(&mut acceptor, &third, KEY).unwrap_err().to_string();
+    assert!(text.contains("hello longest pause") && text.contains("333"), "{text}");
+}
+
+#[test]
 fn the_secret_depends_on_the_key_and_the_nonces() {
     let secret = |key: ProofKey<'_>| shake([key, key], |_, _| {}).secrets.unwrap()[0];
     assert_ne!(secret(KEY), secret(ProofKey::NONE));

@@ -60,7 +60,9 @@ impl Endpoint {
                 Err(e) => {
                     // Out of file descriptors, say: the connection waits, others go on. There will
                     // be no further event for it.
-                    self.complain(format_args!("a connection cannot be accepted: {e}"));
+                    let words = explain::out_of_descriptors(&e, self.peers.len());
+                    let words = words.unwrap_or_else(|| e.to_string());
+                    self.complain(format_args!("a connection cannot be accepted: {words}"));
                     self.accept_again = true;
                     return;
                 }

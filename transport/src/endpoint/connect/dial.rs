@@ -45,7 +45,13 @@ impl Endpoint {
                 let (is_connected, said, posted) = (false, None, None);
                 forming.dial = Some(Dial { class, stream, shake, is_connected, said, posted });
             }
-            Err(error) => self.forming_failed(slot, &error.into()),
+            Err(error) => {
+                let id = self.peers[slot].id;
+                if let Some(words) = explain::out_of_descriptors(&error, self.peers.len()) {
+                    self.complain(format_args!("no link with instance {id}: {words}"));
+                }
+                self.forming_failed(slot, &error.into());
+            }
         }
     }
 

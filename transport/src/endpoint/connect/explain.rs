@@ -1,10 +1,42 @@
 //! What the operator reads of a refusal: what was found, what was expected, what to do.
 
+use super::MAX_INCOMING;
+use crate::link::tcp::CONNECTIONS;
 use pagewire_protocol::{
     PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
     hello::{Hello, Refusal, Rejection},
 };
-use std::fmt::Display;
+use rustix::{
+    io::Errno,
+    process::{Resource, getrlimit},
+};
+use std::{fmt::Display, io};
+
+/// Of a connection that this process has no file descriptor for, to one of `peers` or from somebody;
+/// `None`: it failed for another reason.
+pub(super) fn out_of_descriptors(error: &io::Error, peers: usize) -> Option<String> {
+    let (found, change) = match Errno::from_io_error(error)? {
+        Errno::MFILE => {
+            let limit = getrlimit(Resource::Nofile).current;
+            let limit = limit.map_or("no".to_owned(), |limit| limit.to_string());
+            (
+                format!("all file descriptors of this process are in use (limit {limit})"),
+                "raise the limit: `ulimit -n` before the start, or LimitNOFILE in the unit",
+            )
+        }
+        Errno::NFILE => (
+            "the host has no file descriptor left".to_owned(),
+            "raise fs.file-max with sysctl, or end what has so many files open",
+        ),
+        _ => return None,
+    };
+    let each = CONNECTIONS.len();
+    let needed = 2 * each * peers + MAX_INCOMING;
+    Some(format!(
+        "{found}, expected room for {needed} connections beside all other files: {each} for each of \
+         {peers} peers, as many for links that take their place, {MAX_INCOMING} in handshake; {change}"
+    ))
+}
 
 /// Of a refusal before the proof. `who` is the other side; `refused_us` tells who refused.
 pub(super) fn unproven(rejection: &Rejection, who: impl Display, refused_us: bool) -> String {
@@ -19,6 +51,19 @@ pub(super) fn unproven(rejection: &Rejection, who: impl Display, refused_us: boo
             format!(
                 "{who} has {theirs} cluster key, this one has {ours}: give all instances the same \
                  cluster key file, or none of them"
+            )
+        }
+        // Neither end has a key: the proof is a check of the bytes only.
+        _ if !rejection.has_key => {
+            let (finder, sender) = if refused_us {
+                ("the other end", "this end")
+            } else {
+                ("this end", "the other end")
+            };
+            format!(
+                "handshake with {who}: {finder} got other bytes than {sender} sent: no cluster key is \
+                 configured, so it is not that; find out what changes bytes on the way, and run the \
+                 same build on both"
             )
         }
         _ if refused_us => format!(
@@ -62,7 +107,8 @@ pub(super) fn proven(refusal: Refusal, theirs: &Hello, ours: &Hello, refused_us:
             let twice = if refused_us { mine } else { id };
             format!(
                 "instance id {twice} is in use by another living process, expected one process \
-                 per id: stop one of them or give it an id of its own"
+                 per id: stop one of them or give it an id of its own; if it is the same one \
+                 restarted, give each life a greater incarnation than the one before"
             )
         }
         Refusal::PageSize => format!(
@@ -98,9 +144,45 @@ pub(super) fn proven(refusal: Refusal, theirs: &Hello, ours: &Hello, refused_us:
             let over = if refused_us { ours } else { theirs };
             format!(
                 "incarnation {} of instance {} is over: a later one was seen, or its session was \
-                 ended or has expired; restart the process",
+                 ended or has expired; restart the process with a greater one (by default it is \
+                 the time of day: see that the host's clock has not gone back)",
                 over.incarnation, over.instance
             )
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_handshake_is_put_down_to_the_cluster_key_only_where_there_is_one() {
+        for refused_us in [false, true] {
+            let told = |has_key| {
+                let rejection = Rejection { refusal: Refusal::Proof, versions: (2, 2), has_key };
+                unproven(&rejection, "10.0.0.2:7400", refused_us)
+            };
+            assert!(told(true).contains("the same cluster key file"), "{}", told(true));
+            let text = told(false);
+            assert!(
+                !text.contains("key file") && text.contains("changes bytes on the way"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_descriptors_left_is_told_with_the_limit_the_need_and_the_setting() {
+        let told = |code: Errno| out_of_descriptors(&code.into(), 3);
+        let text = told(Errno::MFILE).expect("it is about descriptors");
+        for part in ["(limit ", "room for 76 connections", "3 peers", "`ulimit -n`", "LimitNOFILE"]
+        {
+            assert!(text.contains(part), "'{part}' in: {text}");
+        }
+        let text = told(Errno::NFILE).expect("it is about descriptors");
+        assert!(text.contains("the host has no") && text.contains("fs.file-max"), "{text}");
+        assert_eq!(told(Errno::CONNREFUSED), None);
+        assert_eq!(out_of_descriptors(&io::ErrorKind::TimedOut.into(), 3), None);
     }
 }

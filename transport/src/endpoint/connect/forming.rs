@@ -103,7 +103,7 @@ impl Endpoint {
         }
         peer.link = Some(DualLink::new(link));
         (peer.incarnation, peer.process) = (Some(theirs.incarnation), Some(theirs.process));
-        peer.connected();
+        peer.connected(self.config.keepalive_for(theirs.pause_max_ms));
         peer.counters.links_up.add(1);
         self.agree_on_reads(slot, theirs.features.has(Features::READS));
         self.begin_on_tcp(slot);

@@ -228,6 +228,7 @@ impl Endpoint {
             expected: [Sequence(0); Lane::COUNT],
             credits: [0; Lane::COUNT],
             features: if self.config.one_sided_reads { Features::READS } else { Features::NONE },
+            pause_max_ms: self.config.pause_max_ms(),
         }
     }
 

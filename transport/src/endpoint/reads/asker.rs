@@ -3,6 +3,7 @@
 use super::ReadId;
 use crate::error::LinkError;
 use pagewire_protocol::{DecodeError, RegionId, read::READS_MAX};
+use std::time::Instant;
 
 /// How far a read is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,25 +24,35 @@ struct Read {
     region: RegionId,
     offset_frames: u32,
     stage: Stage,
+    /// When the caller is told that there is no page.
+    deadline: Instant,
 }
 
 /// The reads of one peer's regions, in the order in which they were begun.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     reads: Vec<Read>,
+    /// Those whose deadline has passed, while owner or device still has them. They count as reads
+    /// under way, because for the other end they are.
+    late: Vec<(ReadId, Stage)>,
 }
 
 impl Asked {
     pub(super) fn room(&self) -> usize {
-        READS_MAX - self.reads.len()
+        READS_MAX.saturating_sub(self.reads.len() + self.late.len())
     }
 
     /// One more; false: there is no room.
-    pub(super) fn begin(&mut self, id: ReadId, region: RegionId, offset_frames: u32) -> bool {
+    pub(super) fn begin(
+        &mut self,
+        id: ReadId,
+        (region, offset_frames): (RegionId, u32),
+        deadline: Instant,
+    ) -> bool {
         if self.room() == 0 {
             return false;
         }
-        self.reads.push(Read { id, region, offset_frames, stage: Stage::Waiting });
+        self.reads.push(Read { id, region, offset_frames, stage: Stage::Waiting, deadline });
         true
     }
 
@@ -84,6 +95,40 @@ impl Asked {
     /// The device could not do it.
     pub(super) fn lost(&mut self, id: ReadId) {
         self.step(id, Stage::Posted, Stage::Waiting);
+        self.late_ended(id);
+    }
+
+    /// The earliest deadline of those that have not ended.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let under_way = self.reads.iter().filter(|read| read.stage != Stage::Ended);
+        under_way.map(|read| read.deadline).min()
+    }
+
+    /// A read whose deadline has passed, which then has ended, and what it waited for.
+    pub(super) fn expire(
+        &mut self,
+        now: Instant,
+    ) -> Option<(ReadId, (RegionId, u32), &'static str)> {
+        let is_due = |read: &&mut Read| read.stage != Stage::Ended && read.deadline <= now;
+        let read = self.reads.iter_mut().find(is_due)?;
+        let waited_for = match read.stage {
+            Stage::Waiting => "a link, for credit or for a free frame at this end",
+            Stage::Posted => "the RDMA device",
+            Stage::Asked | Stage::Ended => {
+                "the owner, which was asked and has no free frame, does not poll or is cut off"
+            }
+        };
+        if read.stage != Stage::Waiting {
+            self.late.push((read.id, read.stage));
+        }
+        read.stage = Stage::Ended;
+        Some((read.id, (read.region, read.offset_frames), waited_for))
+    }
+
+    /// What comes for this read comes after its deadline; false: it does not.
+    pub(super) fn late_ended(&mut self, id: ReadId) -> bool {
+        let at = self.late.iter().position(|(late, _)| *late == id);
+        at.map(|at| self.late.swap_remove(at)).is_some()
     }
 
     /// The device does none of what it had.
@@ -91,6 +136,7 @@ impl Asked {
         for read in self.reads.iter_mut().filter(|read| read.stage == Stage::Posted) {
             read.stage = Stage::Waiting;
         }
+        self.late.retain(|(_, stage)| *stage != Stage::Posted);
     }
 
     /// Its event was taken: there is room for another.
@@ -123,7 +169,7 @@ mod tests {
     fn with(reads: u64) -> Asked {
         let mut asked = Asked::default();
         for id in 0..reads {
-            assert!(asked.begin(ReadId(id), REGION, 7));
+            assert!(asked.begin(ReadId(id), (REGION, 7), Instant::now()));
         }
         asked
     }
@@ -149,14 +195,14 @@ mod tests {
     #[test]
     fn a_read_counts_until_its_event_is_taken() {
         let mut asked = with(READS_MAX as u64);
-        assert!(!asked.begin(ReadId(99), REGION, 0));
+        assert!(!asked.begin(ReadId(99), (REGION, 0), Instant::now()));
         asked.taken(ReadId(5));
         assert_eq!(asked.room(), 0, "it has not ended");
         asked.asked(ReadId(5));
         asked.answered(ReadId(5));
         assert_eq!(asked.room(), 0, "its event waits");
         asked.taken(ReadId(5));
-        assert!(asked.begin(ReadId(99), REGION, 0));
+        assert!(asked.begin(ReadId(99), (REGION, 0), Instant::now()));
     }
 
     #[test]
@@ -168,5 +214,27 @@ mod tests {
         asked.answered(ReadId(3));
         let ended: Vec<_> = std::iter::from_fn(|| asked.end_any()).map(|(id, ..)| id.0).collect();
         assert_eq!(ended, [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_read_past_its_deadline_counts_until_what_is_late_has_come_or_cannot_come() {
+        let start = Instant::now();
+        let mut asked = Asked::default();
+        for id in 0..3 {
+            assert!(asked.begin(ReadId(id), (REGION, 7), start));
+        }
+        asked.posted(ReadId(1));
+        asked.asked(ReadId(2));
+        assert_eq!(asked.next_deadline(), Some(start));
+        let expired: Vec<_> = std::iter::from_fn(|| asked.expire(start)).collect();
+        assert_eq!(expired.iter().map(|(id, ..)| id.0).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!((asked.next_deadline(), asked.end_any()), (None, None), "each ends once");
+        (0..3).for_each(|id| asked.taken(ReadId(id)));
+        assert_eq!(asked.room(), READS_MAX - 2, "device and owner have one each");
+        assert_eq!(asked.answered(ReadId(2)), None);
+        asked.posted_are_lost();
+        assert_eq!(asked.room(), READS_MAX - 1);
+        assert!(asked.late_ended(ReadId(2)) && !asked.late_ended(ReadId(2)));
+        assert_eq!(asked.room(), READS_MAX);
     }
 }

@@ -44,6 +44,17 @@ pub enum ReadError {
         /// Frames of the region.
         frames: u32,
     },
+    /// The deadline came first ([`EndpointConfig::read_timeout`](crate::EndpointConfig)).
+    #[error(
+        "no page within {limit_ms} ms: waited for {waited_for}; have frames given back where none is \
+         free, then read again, or raise `read_timeout`"
+    )]
+    TimedOut {
+        /// The limit.
+        limit_ms: u128,
+        /// What the page was waited for at the end.
+        waited_for: &'static str,
+    },
     /// The session ended first.
     #[error(
         "the session with the owner ended before the page was there: nothing is known of the page; \

@@ -13,7 +13,8 @@
 //! ```
 //! A read that was asked for survives any number of links, because the session does; one that was
 //! posted and lost is asked for anew, which is harmless. So each read ends exactly once: with the
-//! page, with the owner's refusal, or with its session.
+//! page, with the owner's refusal, at its deadline ([`EndpointConfig::read_timeout`]) or with its
+//! session. What comes after the deadline is discarded and counted; until then it is a read under way.
 //!
 //! A read may be **torn**: the owner may write the page meanwhile, and neither device nor kernel
 //! waits. It gives no right to the page and is no grant: whoever reads checks version and checksum,
@@ -21,11 +22,14 @@
 //!
 //! Bounds: [`READS_MAX`] reads of a peer at either end, each with one frame at most. A read counts
 //! until its event is taken. The owner copies a page for each answer and keeps it until that is
-//! acknowledged; answers wait for frames and for the bulk lane's credit.
+//! acknowledged; answers wait for frames and for the bulk lane's credit, refusals for neither.
 //!
 //! [`EndpointConfig::one_sided_reads`]: super::EndpointConfig::one_sided_reads
+//! [`EndpointConfig::read_timeout`]: super::EndpointConfig::read_timeout
 
+mod answers;
 mod asker;
+mod deadline;
 mod error;
 mod owner;
 
@@ -42,9 +46,9 @@ use asker::Asked;
 use owner::Owed;
 use pagewire_protocol::{
     Body, DecodeError, Epoch, InstanceId, Lane, LaneClass, LinkControl, LinkKind, MessageKind,
-    ReadMessage, ReadRefusal, RegionId, SessionHeader, link_control::RegionMemory, read::READS_MAX,
+    ReadMessage, RegionId, SessionHeader, link_control::RegionMemory, read::READS_MAX,
 };
-use std::{collections::VecDeque, ops::Range};
+use std::{collections::VecDeque, ops::Range, time::Instant};
 
 /// Regions that an endpoint opens at most, and that it takes keys of from a peer.
 pub const REGIONS_MAX: usize = 64;
@@ -200,7 +204,8 @@ impl Endpoint {
         }
         let reads = of_peer.reads.as_mut().ok_or(ReadRefused::OffAtPeer)?;
         let read = ReadId(self.regions.reads);
-        if !reads.asked.begin(read, region, offset_frames) {
+        let deadline = Instant::now() + self.config.read_timeout;
+        if !reads.asked.begin(read, (region, offset_frames), deadline) {
             return Err(ReadRefused::TooMany);
         }
         self.regions.reads += 1;
@@ -277,7 +282,7 @@ impl Endpoint {
                         self.read_ended(slot, ReadId(token), (region, offset), Ok(frame));
                         Ok(())
                     }
-                    _ => Err(asker::not_asked(token)),
+                    _ => self.late_answer(slot, token),
                 },
                 ReadMessage::Refused { token, why } => match reads.asked.answered(ReadId(token)) {
                     Some((region, offset)) => {
@@ -286,7 +291,7 @@ impl Endpoint {
                         self.read_ended(slot, ReadId(token), (region, offset), Err(why));
                         Ok(())
                     }
-                    None => Err(asker::not_asked(token)),
+                    None => self.late_answer(slot, token),
                 },
             };
             if let Err(error) = taken {
@@ -320,7 +325,9 @@ impl Endpoint {
             let read = ReadId(done.token);
             match done.frame {
                 Some(frame) => {
-                    if let Some(what) = reads.asked.completed(read) {
+                    if reads.asked.late_ended(read) {
+                        peer.counters.reads.late.add(1);
+                    } else if let Some(what) = reads.asked.completed(read) {
                         self.read_ended(slot, read, what, Ok(frame));
                     }
                 }
@@ -374,46 +381,6 @@ impl Endpoint {
             reads.asked.asked(read);
             peer.counters.reads.asked.add(1);
             peer.pump(Lane::Requests, Urgency::Now);
-        }
-    }
-
-    /// Answers what the peer has asked for, as far as there are frames and credit.
-    fn answer_reads(&mut self, slot: usize) {
-        loop {
-            let peer = &mut self.peers[slot];
-            let (Some(reads), Some(session)) = (&mut peer.reads, &mut peer.session) else { return };
-            let Some(question) = reads.owed.first() else { return };
-            let judged = owner::judge(self.regions.get(question.region), question);
-            let (lane, answer) = match judged {
-                Err(why) => {
-                    let refused = ReadMessage::Refused { token: question.token, why };
-                    (Lane::Control, message(&refused, None))
-                }
-                Ok(number) => {
-                    if session.room(Lane::Bulk) == 0 {
-                        return;
-                    }
-                    let Some(mut frame) = self.arena.take() else {
-                        reads.short_of_frames = true;
-                        return;
-                    };
-                    let token = question.token;
-                    match self.arena.copy_torn(number, &mut frame) {
-                        Ok(()) => (Lane::Bulk, message(&ReadMessage::Page { token }, Some(frame))),
-                        Err(error) => {
-                            tracing::error!("frame {number} cannot be copied: {error}");
-                            let why = ReadRefusal::UnknownRegion;
-                            (Lane::Control, message(&ReadMessage::Refused { token, why }, None))
-                        }
-                    }
-                }
-            };
-            if session.submit(lane, answer).is_err() {
-                return;
-            }
-            reads.owed.answered();
-            peer.counters.reads.answered.add(1);
-            peer.pump(lane, Urgency::Now);
         }
     }
 

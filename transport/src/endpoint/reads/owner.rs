@@ -17,6 +17,8 @@ pub(super) struct Question {
 #[derive(Debug, Default)]
 pub(super) struct Owed {
     questions: VecDeque<Question>,
+    /// The question that was last found to wait for a frame.
+    without_frame: Option<u64>,
 }
 
 impl Owed {
@@ -40,9 +42,28 @@ impl Owed {
         self.questions.front()
     }
 
-    /// The first is.
-    pub(super) fn answered(&mut self) {
-        self.questions.pop_front();
+    /// The oldest that gets a refusal, and which.
+    pub(super) fn first_refused<'a>(
+        &self,
+        frames_of: impl Fn(RegionId) -> Option<&'a Range<u32>>,
+    ) -> Option<(u64, ReadRefusal)> {
+        let refused = |question: &Question| {
+            let why = judge(frames_of(question.region), question).err()?;
+            Some((question.token, why))
+        };
+        self.questions.iter().find_map(refused)
+    }
+
+    /// No frame is free for this answer; false: that is known already.
+    pub(super) fn waits_for_frame(&mut self, token: u64) -> bool {
+        self.without_frame.replace(token) != Some(token)
+    }
+
+    /// This one is.
+    pub(super) fn answered(&mut self, token: u64) {
+        if let Some(at) = self.questions.iter().position(|question| question.token == token) {
+            self.questions.remove(at);
+        }
     }
 }
 
@@ -81,7 +102,7 @@ mod tests {
         }
         let text = owed.push(99, RegionId(0), 0).unwrap_err().to_string();
         assert!(text.contains("33, expected 32 at most"), "{text}");
-        owed.answered();
+        owed.answered(0);
         owed.push(99, RegionId(0), 0).unwrap();
     }
 }

@@ -15,8 +15,8 @@
 //! Receives: those of the small queue pair are enough for the credits of its lanes, and for every
 //! acknowledgement that can be on its way alone: one needs a message to acknowledge or a receive to
 //! tell of, so there are at most twice as many as all credits. There are
-//! [`SMALL_RECEIVES_UNPOSTED_MAX`] more, so that those that are used are posted again by
-//! [`SMALL_RECEIVES_SPARE`], and nobody waits for that. The
+//! `SMALL_RECEIVES_UNPOSTED_MAX` more, so that those that are used are posted again by
+//! `SMALL_RECEIVES_SPARE`, and nobody waits for that. The
 //! queue pair never waits for a receive (RNR).
 //!
 //! Work per message: one work request; all that leave in one turn share a doorbell for each class;
