@@ -14,8 +14,8 @@ use pagewire_protocol::{Lsn, Mode};
 
 /// Threads of one instance are numbered below this.
 pub(super) const THREADS_MAX: u64 = 32;
-/// Longest that a thread may wait for a guard, in steps.
-pub(super) const WAIT_STEPS_MAX: u64 = 20_000;
+/// Longest that a thread may wait for a guard, in steps and for each instance that there is.
+pub(super) const WAIT_STEPS_PER_INSTANCE_MAX: u64 = 5_000;
 /// Steps of a stream of guards before the probe joins it.
 pub(super) const STREAM_STEPS: u64 = 100;
 
