@@ -192,12 +192,16 @@ impl Holdings {
                 h.flush = pagewire_protocol::Lsn::ZERO;
                 out.effect(Effect::Reinstate { tag, grant: transit.grant, dirty });
             }
-            Some(transit) => arrived(h, tag, &transit, out),
-            None if dirty && h.mode == Mode::S && !h.dirty => {
-                (h.dirty, h.unsaved) = (true, false);
-                out.effect(Effect::MarkDirty { tag });
+            transit => {
+                if let Some(transit) = transit {
+                    arrived(h, tag, &transit, out);
+                }
+                // The duty is of the copy that is held, not of one that was in transit.
+                if dirty && h.mode == Mode::S && !h.dirty {
+                    (h.dirty, h.unsaved) = (true, false);
+                    out.effect(Effect::MarkDirty { tag });
+                }
             }
-            None => {}
         }
         out.send(from, tag, Pcm::Assigned { grant });
         if comes_back || released {

@@ -236,3 +236,43 @@ fn whoever_is_told_the_duty_to_write_has_it() {
     let view = grd.holding(&tag()).unwrap();
     assert!(view.dirty && !view.unsaved);
 }
+
+#[test]
+fn the_duty_that_is_assigned_is_of_the_copy_that_is_held_beside_one_in_transit() {
+    let mut grd = holder(Mode::X, true, false);
+    run(&mut grd, ship(Mode::X));
+    let effects = run(&mut grd, drained(Mode::N, 8, 0));
+    assert!(has(&effects, |e| matches!(e, Effect::Ship { .. })), "{effects:?}");
+    // Whoever has it shares it again, and dies with the duty before it claims the first copy.
+    run(
+        &mut grd,
+        Event::Acquire { tag: tag(), mode: Mode::S, waiter: WaiterId(2), recovery: false },
+    );
+    let again = match response(5, Mode::S, false, true) {
+        Pcm::Response { verdict, mode, grant, acks, dirty, unsaved, past, writer, .. } => {
+            let (request, version) = (request(1, 2), Lsn(9));
+            Pcm::Response {
+                request,
+                verdict,
+                mode,
+                grant,
+                version,
+                acks,
+                dirty,
+                unsaved,
+                past,
+                writer,
+            }
+        }
+        other => other,
+    };
+    run(&mut grd, message(0, again));
+    let held = grd.holding(&tag()).unwrap();
+    assert!(held.in_transit && held.mode == Mode::S && !held.dirty, "{held:?}");
+    let assign = Pcm::Assign { mode: Mode::S, grant: GrantNumber(6), dirty: true };
+    let effects = run(&mut grd, message(0, assign));
+    assert!(has(&effects, |e| matches!(e, Effect::ToPastImage { .. })), "{effects:?}");
+    assert!(has(&effects, |e| matches!(e, Effect::MarkDirty { .. })), "{effects:?}");
+    let held = grd.holding(&tag()).unwrap();
+    assert!(held.dirty && !held.unsaved && !held.in_transit, "{held:?}");
+}
