@@ -106,6 +106,19 @@ pub enum StoreError {
         /// Least version that must be there.
         expected: Lsn,
     },
+    /// What was read has a version that no page can have.
+    #[error(
+        "page file {}, block {block}, has version {found}, expected at most {}: the page is not one \
+         of this cluster's, restore it", path.display(), page::VERSION_MAX
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The block, counted from the relation's start.
+        block: u32,
+        /// Version on storage.
+        found: Lsn,
+    },
 }
 
 /// A segment file of a relation.
@@ -213,6 +226,9 @@ impl Store {
         page::verify_checksum(into, tag.block)
             .map_err(|source| StoreError::Damaged { path: path(), source })?;
         let found = page::lsn(into);
+        if found > page::VERSION_MAX {
+            return Err(StoreError::Version { path: path(), block: tag.block, found });
+        }
         if found < at_least {
             let block = tag.block;
             return Err(StoreError::Stale { path: path(), block, found, expected: at_least });

@@ -143,6 +143,10 @@ pub fn lsn(page: &[u8]) -> Lsn {
     Lsn::from_page_bytes(bytes)
 }
 
+/// Greatest version that a page can have: a cluster's clock goes on from the greatest that it has seen,
+/// and at a thousand million changes a second takes 292 years to get here.
+pub const VERSION_MAX: Lsn = Lsn(1 << 63);
+
 /// Sets `pd_lsn`.
 ///
 /// # Panics

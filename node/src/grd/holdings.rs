@@ -42,6 +42,7 @@ use super::{
 use crate::planted;
 use pagewire_protocol::{BufferTag, Lsn, Mode, Pcm, RequestId};
 use report::Telling;
+use revocations::is_over;
 use state::{Activity, Holding, Purpose, Waiter};
 
 /// All that one instance holds.
@@ -183,6 +184,7 @@ impl Holdings {
         if h.activity != Activity::Idle {
             return;
         }
+        h.revocation.take_if(|revocation| is_over(revocation, out));
         if let Some(to) = owed(h, &self.pool).filter(|_| h.revocation.is_some()) {
             lower(h, tag, to, Purpose::Waiters, out);
         } else if let Some(revocation) = h.revocation {
@@ -261,6 +263,7 @@ impl Holdings {
         let version = h.version;
         let not_durable = h.dirty && h.flush > durable && !planted::is("write_before_flush");
         let must_write = h.dirty && !planted::is("evict_what_is_dirty");
+        h.revocation.take_if(|revocation| is_over(revocation, out));
         if let Some(needed) = owed(h, &self.pool) {
             if to <= needed {
                 self.complete_waiters(tag, to, out);

@@ -86,6 +86,9 @@ impl Copies {
     /// count as asked for from now on.
     pub(super) fn want(&mut self, count: usize) -> Vec<BufferTag> {
         let mut wanted = Vec::new();
+        if self.wanted.len() == self.past.len() {
+            return wanted;
+        }
         for _ in 0..self.order.len() {
             if wanted.len() == count {
                 break;

@@ -293,14 +293,11 @@ impl Line {
     fn command(&self, command: Command) {
         let me = thread::current().id();
         let mut commands = self.commands.borrow_mut();
-        let mut next = Some(command);
         if self.waiter.get() != Some(me) {
             self.waiter.set(Some(me));
             push(&mut commands, Command::Waiter(thread::current()), &self.shared.waker);
         }
-        if let Some(command) = next.take() {
-            push(&mut commands, command, &self.shared.waker);
-        }
+        push(&mut commands, command, &self.shared.waker);
         self.shared.waker.wake();
     }
 

@@ -32,12 +32,17 @@ impl Node {
         view: &Arc<View>,
         addresses: &[(InstanceId, SocketAddr)],
     ) -> Result<(), NodeError> {
-        let mut asked = Vec::with_capacity(self.shards.len());
-        for (shard, number) in self.shards.iter().zip(0..) {
-            let of_shard = |&(id, first): &(InstanceId, SocketAddr)| {
+        // All of them before any shard hears of the view: it is in force in all or in none.
+        let of_shard = |number| {
+            let of_peer = |&(id, first): &(InstanceId, SocketAddr)| {
                 shards::address(first, number).map(|address| (id, address))
             };
-            let addresses: Vec<_> = addresses.iter().map(of_shard).collect::<Result<_, _>>()?;
+            addresses.iter().map(of_peer).collect::<Result<Vec<_>, _>>()
+        };
+        let of_shards: Vec<_> =
+            self.shards.iter().zip(0..).map(|(_, n)| of_shard(n)).collect::<Result<_, _>>()?;
+        let mut asked = Vec::with_capacity(self.shards.len());
+        for (shard, addresses) in self.shards.iter().zip(of_shards) {
             asked.push(shard.ask(|reply| Control::View(Arc::clone(view), addresses, reply))?);
         }
         for answer in asked {

@@ -250,10 +250,13 @@ impl Pool {
     /// The next page to give up: one that `may_go`, not pinned, and not used since the sweep last
     /// passed it.
     pub(super) fn victim(&mut self, may_go: impl Fn(&BufferTag) -> bool) -> Option<BufferTag> {
+        if self.evicting == self.pages.len() {
+            return None;
+        }
         // Two rounds: the first may only clear marks.
         for _ in 0..2 * self.slots.len() {
             let at = self.hand;
-            self.hand = (self.hand + 1) % self.slots.len();
+            self.hand = if at + 1 < self.slots.len() { at + 1 } else { 0 };
             let Slot { tag: Some(tag), evicting: false, draining: None } = self.slots[at] else {
                 continue;
             };

@@ -401,7 +401,10 @@ impl Shard {
     pub fn wait(&mut self, timeout: Duration, work_waits: impl FnOnce() -> bool) -> bool {
         let (handles, io, redo, later) = (&self.handles, &self.io, &self.redo, &self.later);
         // Nothing wakes the shard for what it only looks for now and then.
-        let looks = self.leaving.is_some() || self.has_more || !self.guides.is_empty();
+        let looks = self.leaving.is_some()
+            || self.has_more
+            || !self.guides.is_empty()
+            || !self.waiting.is_empty();
         let timeout = if looks { timeout.min(LOOK_AGAIN) } else { timeout };
         let events = self.endpoint.wait(timeout, || {
             io.has_done()

@@ -160,8 +160,11 @@ impl Shards {
 
     /// Makes a peer known whose first shard listens on `first`.
     pub(super) fn add_peer(&mut self, id: InstanceId, first: SocketAddr) -> Result<(), NodeError> {
-        for (shard, number) in self.0.iter_mut().zip(0..) {
-            shard.add_peer(id, address(first, number)?)?;
+        let count = self.0.len();
+        let addresses: Vec<_> =
+            (0..).take(count).map(|number| address(first, number)).collect::<Result<_, _>>()?;
+        for (shard, address) in self.0.iter_mut().zip(addresses) {
+            shard.add_peer(id, address)?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     grd::{event::Effect, out::Out},
     planted,
+    view::Standing,
 };
 use pagewire_protocol::{BufferTag, GrantNumber, Mode, Pcm, RequestId, pcm::Verdict};
 
@@ -21,8 +22,10 @@ impl Holdings {
             }
             _ => return,
         };
-        if self.holdings.get(&tag).is_some_and(|h| revocation.grant < h.fence) {
-            // It was held up, and the page has been repaired since.
+        if is_over(&revocation, out)
+            || self.holdings.get(&tag).is_some_and(|h| revocation.grant < h.fence)
+        {
+            // It was held up, and the page is being repaired, or has been since.
             out.fenced.late += 1;
             return;
         }
@@ -164,6 +167,13 @@ impl Holdings {
         arrived(h, tag, &transit, out);
         self.step(tag, out);
     }
+}
+
+/// Whoever the revocation is for has died: the master repairs the page when it hears of that. A page
+/// that is shipped to it would be nobody's to write, once its redo has been applied.
+pub(super) fn is_over(revocation: &Revocation, out: &Out<'_>) -> bool {
+    let RequestId { instance, incarnation, .. } = revocation.request;
+    out.view.standing(instance, incarnation) == Standing::Past
 }
 
 /// The copy in transit is one no more.

@@ -2,9 +2,10 @@
 
 use crate::grd::{
     Effect, Event, Grd, WaiterId,
-    tests::{grd, message, request, run, tag},
+    tests::{grd, message, request, run, tag, view},
 };
-use pagewire_protocol::{GrantNumber, InstanceId, Lsn, Mode, Pcm, pcm::Verdict};
+use pagewire_protocol::{GrantNumber, InstanceId, Lsn, Mode, Pcm, RequestId, pcm::Verdict};
+use std::sync::Arc;
 
 fn response(grant: u64, mode: Mode, dirty: bool, unsaved: bool) -> Pcm {
     Pcm::Response {
@@ -275,4 +276,31 @@ fn the_duty_that_is_assigned_is_of_the_copy_that_is_held_beside_one_in_transit()
     assert!(has(&effects, |e| matches!(e, Effect::MarkDirty { .. })), "{effects:?}");
     let held = grd.holding(&tag()).unwrap();
     assert!(held.dirty && !held.unsaved && !held.in_transit, "{held:?}");
+}
+
+#[test]
+fn nothing_is_given_up_for_one_that_has_died() {
+    let first = view();
+    let dead = first.member(InstanceId(2)).unwrap().life();
+    let request = RequestId { instance: dead.0, incarnation: dead.1, sequence: 1 };
+    let left = first.members().iter().copied().filter(|member| member.id != dead.0);
+    let without = Arc::new(first.next(left.collect(), vec![dead]).unwrap());
+    let (grant, revokes) = (GrantNumber(4), GrantNumber(3));
+    let ship = |want| message(0, Pcm::Ship { request, want, grant, revokes, acks: 0, past: false });
+    let invalidate = message(0, Pcm::Invalidate { request, grant, revokes });
+    // What comes after the view.
+    let mut grd = holder(Mode::X, true, false);
+    run(&mut grd, Event::View(Arc::clone(&without)));
+    for late in [ship(Mode::X), ship(Mode::S), invalidate] {
+        assert_eq!(run(&mut grd, late), []);
+    }
+    assert_eq!(grd.holding(&tag()).unwrap().mode, Mode::X);
+    // What was being served when the view came.
+    let mut grd = holder(Mode::X, true, false);
+    let effects = run(&mut grd, ship(Mode::X));
+    assert!(has(&effects, |e| matches!(e, Effect::Lower { to: Mode::N, .. })), "{effects:?}");
+    run(&mut grd, Event::View(without));
+    let effects = run(&mut grd, drained(Mode::N, 8, 0));
+    assert_eq!(effects, [Effect::Open { tag: tag(), mode: Mode::X }]);
+    assert!(grd.holding(&tag()).unwrap().dirty);
 }

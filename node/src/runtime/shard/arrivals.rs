@@ -101,6 +101,16 @@ impl Shard {
             tracing::warn!("instance {from} sent PCM message {kind} with a page it must not have");
             return;
         }
+        if let Some(frame) = &frame
+            && page::lsn(frame) > page::VERSION_MAX
+        {
+            self.counters.bad_messages.add(1);
+            let (found, most) = (page::lsn(frame), page::VERSION_MAX);
+            tracing::warn!(
+                "instance {from} sent {tag} in version {found}, expected at most {most}"
+            );
+            return;
+        }
         let incarnation = self.life_of(from);
         let input = Input::Message { from, incarnation, epoch, tag, message };
         self.inputs.push_back(Arrival { input, page: frame });
