@@ -295,7 +295,8 @@ impl Cluster {
         let reading = frame.reading && !self.membership.disturbed;
         ensure!(!reading, "a request is over while its page is being read");
         // It was granted, not refused: then it is of use to its first waiter.
-        let granted = mode.is_some_and(|mode| mode >= want);
+        // A copy that came back from transit and is being given up already is no grant of it.
+        let granted = mode.is_some_and(|mode| mode >= want) && frame.lowering.is_none();
         // Whoever applies redo comes before its first waiter.
         let redo = self.redo.as_ref().is_some_and(|redo| redo.is_at_work(place.node, place.page));
         let owed = first.filter(|&(_, mode)| granted && !redo && mode <= want);
