@@ -128,6 +128,13 @@ impl Endpoint {
                     // Once an interval, even while the link takes no bytes.
                     peer.liveness.said_at = now;
                     peer.keep_alive(me);
+                    // It leaves now and is noted now: at the next look it would pass for something said
+                    // then, and every second keepalive be left out.
+                    self.flush_peer(slot);
+                    let peer = &mut self.peers[slot];
+                    if let Some(link) = &mut peer.link {
+                        peer.liveness.look(link.tcp_mut().traffic_bytes(), now);
+                    }
                 }
                 Due::Silent(silent) => {
                     let (silent_ms, limit_ms) =
