@@ -409,23 +409,12 @@ fn redo_asks_the_master_about_a_copy_that_storage_may_lack_while_pins_are_draine
 #[test]
 fn a_page_that_comes_while_an_earlier_one_is_compared_is_compared_anew() {
     let mut holder = grd(1);
-    let past = |grant| match response(1, 1, Verdict::Page, Mode::X, grant) {
-        Pcm::Response { request, verdict, mode, grant, version, acks, dirty, writer, .. } => {
-            let (unsaved, past) = (false, true);
-            Pcm::Response {
-                request,
-                verdict,
-                mode,
-                grant,
-                version,
-                acks,
-                dirty,
-                unsaved,
-                past,
-                writer,
-            }
+    let past = |grant| {
+        let mut response = response(1, 1, Verdict::Page, Mode::X, grant);
+        if let Pcm::Response { unsaved, past, .. } = &mut response {
+            (*unsaved, *past) = (false, true);
         }
-        other => other,
+        response
     };
     let newest = Effect::ReadNewer { tag: tag(), at_least: Lsn::ZERO };
     run(&mut holder, wants(tag(), Mode::X, 1, false));

@@ -7,7 +7,7 @@ use crate::{
     counters::VerbsCounters,
     link::verbs::{
         AsyncEvent, Choice, Context, MemoryRegion, Overrides, ProtectionDomain, ReadRegion,
-        VerbsError, VerbsLink, device::open_all, link::LinkRoom, pick,
+        VerbsError, VerbsLink, device::open_others, link::LinkRoom, pick,
     },
 };
 use mio::{Interest, Registry, unix::SourceFd};
@@ -106,11 +106,8 @@ impl Devices {
 
     /// Opens the devices that are not open: also those that were removed and have come back.
     fn open(&mut self, registry: &Registry) -> Result<(), VerbsError> {
-        let is_open = |open: &[Device], name: &str| open.iter().any(|d| d.context.name() == name);
-        for context in open_all()? {
-            if is_open(&self.open, context.name()) {
-                continue;
-            }
+        let is_open = |name: &str| self.open.iter().any(|d| d.context.name() == name);
+        for context in open_others(is_open)? {
             let fd = context.async_events_fd().as_raw_fd();
             registry.register(&mut SourceFd(&fd), DEVICE, Interest::READABLE).map_err(
                 |source| VerbsError::Query {

@@ -249,24 +249,10 @@ fn the_duty_that_is_assigned_is_of_the_copy_that_is_held_beside_one_in_transit()
         &mut grd,
         Event::Acquire { tag: tag(), mode: Mode::S, waiter: WaiterId(2), recovery: false },
     );
-    let again = match response(5, Mode::S, false, true) {
-        Pcm::Response { verdict, mode, grant, acks, dirty, unsaved, past, writer, .. } => {
-            let (request, version) = (request(1, 2), Lsn(9));
-            Pcm::Response {
-                request,
-                verdict,
-                mode,
-                grant,
-                version,
-                acks,
-                dirty,
-                unsaved,
-                past,
-                writer,
-            }
-        }
-        other => other,
-    };
+    let mut again = response(5, Mode::S, false, true);
+    if let Pcm::Response { request: of, version, .. } = &mut again {
+        (*of, *version) = (request(1, 2), Lsn(9));
+    }
     run(&mut grd, message(0, again));
     let held = grd.holding(&tag()).unwrap();
     assert!(held.in_transit && held.mode == Mode::S && !held.dirty, "{held:?}");

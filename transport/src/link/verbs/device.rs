@@ -48,9 +48,17 @@ pub fn device_names() -> Result<Vec<String>, VerbsError> {
 /// # Errors
 /// As [`device_names`]; [`VerbsError::Open`] or [`VerbsError::Query`] when no device works.
 pub fn open_all() -> Result<Vec<Arc<Context>>, VerbsError> {
+    open_others(|_| false)
+}
+
+/// As [`open_all`], without those that `is_open` already.
+///
+/// # Errors
+/// As [`open_all`].
+pub fn open_others(is_open: impl Fn(&str) -> bool) -> Result<Vec<Arc<Context>>, VerbsError> {
     let mut opened = Vec::new();
     let mut failed = None;
-    for name in device_names()? {
+    for name in device_names()?.into_iter().filter(|name| !is_open(name)) {
         match Context::open(&name) {
             Ok(context) => opened.push(context),
             Err(error) => {
