@@ -7,6 +7,7 @@ use mio::net::TcpStream;
 use pagewire_fuzz::{Input, PAGE_BYTES, arena, header};
 use pagewire_protocol::{
     Body, DecodeError, InstanceId, Lane, LaneClass, LinkControl, SessionHeader, crc32c,
+    header::Slot,
 };
 use pagewire_transport::{
     Arena, Frame,
@@ -50,7 +51,7 @@ impl Sink for Checker<'_> {
     fn message(
         &mut self,
         header: &SessionHeader,
-        body: Body,
+        slot: &Slot,
         frame: Option<Frame>,
     ) -> Result<Option<Frame>, LinkError> {
         assert_eq!(header.frame, frame.is_some());
@@ -58,6 +59,7 @@ impl Sink for Checker<'_> {
             &mut self.wires[usize::from(header.lane.class() == LaneClass::Bulk && header.frame)];
         match wire.expected.pop_front() {
             Some(written) => {
+                let body = Body::of_slot(slot, header.body_len);
                 assert_eq!((*header, body), (written.header, written.body));
                 if let (Some(frame), Some(fill)) = (&frame, written.page) {
                     assert!(frame.iter().all(|&byte| byte == fill), "another page");

@@ -25,6 +25,9 @@ pub const BODY_BYTES_MAX: usize = 80;
 /// Header and padded body before a frame: two cache lines.
 pub const FRAME_OFFSET_BYTES: usize = HEADER_BYTES + BODY_BYTES_MAX;
 
+/// Header and padded body, as they travel before a frame and on TCP.
+pub type Slot = [u8; FRAME_OFFSET_BYTES];
+
 /// Message type. Numbers are given out in [`crate::catalog`]; those of messages are 1 to 65531. The
 /// transport keeps 0 and 65532 to 65535 for itself ([`MessageKind::is_reserved`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -168,10 +171,17 @@ impl Body {
     /// that it has `len` bytes.
     #[inline]
     #[must_use]
-    pub fn of_slot(slot: &[u8; FRAME_OFFSET_BYTES], len: u8) -> Self {
-        let mut body = Self { len: len.min(80), ..Self::EMPTY };
-        body.bytes.copy_from_slice(&slot[HEADER_BYTES..]);
+    pub fn of_slot(slot: &Slot, len: u8) -> Self {
+        let mut body = Self::EMPTY;
+        body.set_from_slot(slot, len);
         body
+    }
+
+    /// As [`Body::of_slot`], where the body is to lie.
+    #[inline]
+    pub fn set_from_slot(&mut self, slot: &Slot, len: u8) {
+        self.len = len.min(80);
+        self.bytes.copy_from_slice(&slot[HEADER_BYTES..]);
     }
 
     /// The bytes.
@@ -238,15 +248,15 @@ impl SessionHeader {
     /// Header and body as they travel: 128 bytes, zeros behind the body. The CRC covers all of them,
     /// its own field as zero.
     #[must_use]
-    pub fn encode_slot(&self, body: &Body, with_crc: bool) -> [u8; FRAME_OFFSET_BYTES] {
+    pub fn encode_slot(&self, body: &Body, with_crc: bool) -> Slot {
         let mut slot = [0; FRAME_OFFSET_BYTES];
         self.encode_into(&mut slot, body, with_crc);
         slot
     }
 
     /// As [`SessionHeader::encode_slot`], where the bytes are to leave from.
-    #[inline]
-    pub fn encode_into(&self, slot: &mut [u8; FRAME_OFFSET_BYTES], body: &Body, with_crc: bool) {
+    #[inline(always)] // The header stays in registers.
+    pub fn encode_into(&self, slot: &mut Slot, body: &Body, with_crc: bool) {
         debug_assert_eq!(self.body_len, body.len);
         let flags =
             u16::from(self.frame) * FLAG_FRAME + u16::from(self.page_crc.is_some()) * FLAG_PAGE_CRC;
@@ -287,34 +297,29 @@ impl SessionHeader {
     ///
     /// # Errors
     /// [`DecodeError`] when a field or the padding holds what no sender writes, or the CRC is wrong.
-    #[inline]
-    pub fn decode_slot(slot: &mut [u8; FRAME_OFFSET_BYTES]) -> Result<Self, DecodeError> {
-        const ZEROS: [u8; BODY_BYTES_MAX] = [0; BODY_BYTES_MAX];
-        let header = Self::decode(slot)?;
+    #[inline(always)] // The header stays in registers.
+    pub fn decode_slot(slot: &mut Slot) -> Result<Self, DecodeError> {
+        let header = Self::of_words(&Words::of(header_of(slot)))?;
         let found = take_crc(slot);
         let computed = crc32c(&[slot]);
         if found != computed {
             return Err(wrong_crc(found, computed));
         }
-        let len = usize::from(header.body_len);
-        let padding = &slot[HEADER_BYTES + len..];
-        if *padding != ZEROS[len..] {
-            return Err(wrong_padding(padding));
-        }
+        check_padding(slot, header.body_len)?;
         Ok(header)
     }
 
     /// Reads a slot that has no CRC, because what carried it checks its bytes itself (verbs): every
-    /// field, the padding, and that the CRC's place is zero. The body is [`Body::of_slot`].
+    /// field, the padding, and that the CRC's place is zero. The first `len_bytes` of it have come,
+    /// those behind are zeros. The body is [`Body::of_slot`].
     ///
     /// # Errors
     /// [`DecodeError`] when a field or the padding holds what no sender writes.
-    #[inline]
-    pub fn decode_slot_without_crc(slot: &[u8; FRAME_OFFSET_BYTES]) -> Result<Self, DecodeError> {
-        let header = Self::decode(slot)?;
-        let padding = &slot[HEADER_BYTES + usize::from(header.body_len)..];
-        if padding.iter().any(|byte| *byte != 0) {
-            return Err(wrong_padding(padding));
+    #[inline(always)] // The header stays in registers.
+    pub fn decode_slot_without_crc(slot: &Slot, len_bytes: usize) -> Result<Self, DecodeError> {
+        let header = Self::of_words(&Words::of(header_of(slot)))?;
+        if len_bytes > HEADER_BYTES + usize::from(header.body_len) {
+            check_padding(slot, header.body_len)?;
         }
         if slot[CRC_AT..HEADER_BYTES] != [0; 4] {
             let (what, found) = ("CRC of a header that has none", slot[CRC_AT].into());
@@ -328,9 +333,13 @@ impl SessionHeader {
     ///
     /// # Errors
     /// [`DecodeError`] when bytes are missing or a field holds what no sender writes.
-    #[inline]
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let Some(words) = Words::of(bytes) else { return Err(header_length(bytes.len())) };
+        let Some(header) = bytes.first_chunk() else { return Err(header_length(bytes.len())) };
+        Self::of_words(&Words::of(header))
+    }
+
+    #[inline(always)] // The header stays in registers.
+    fn of_words(words: &Words) -> Result<Self, DecodeError> {
         // All at once first: the rule is that everything is right.
         let Some(lane) = Lane::from_wire(words.lane()) else { return Err(words.complaint()) };
         let (flags, body_len, sequence) = (words.flags(), words.body_len(), words.0[2]);
@@ -370,14 +379,10 @@ impl SessionHeader {
 struct Words([u64; HEADER_BYTES / 8]);
 
 impl Words {
-    #[inline]
-    fn of(bytes: &[u8]) -> Option<Self> {
-        let (words, _) = bytes.get(..HEADER_BYTES)?.as_chunks::<8>();
-        let mut all = [0; HEADER_BYTES / 8];
-        for (word, bytes) in all.iter_mut().zip(words) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-        Some(Self(all))
+    #[inline(always)] // As the header.
+    fn of(header: &[u8; HEADER_BYTES]) -> Self {
+        let (words, _) = header.as_chunks::<8>();
+        Self(std::array::from_fn(|at| u64::from_le_bytes(words[at])))
     }
 
     fn version(&self) -> u8 {
@@ -481,14 +486,32 @@ fn wrong_crc(found: u32, computed: u32) -> DecodeError {
     DecodeError::Crc { what: "session header", found, computed }
 }
 
+/// Behind a body of `body_len` bytes, at most 80, there are zeros up to the end of the slot.
+#[inline]
+fn check_padding(slot: &Slot, body_len: u8) -> Result<(), DecodeError> {
+    const ZEROS: [u8; BODY_BYTES_MAX] = [0; BODY_BYTES_MAX];
+    let len = usize::from(body_len);
+    let is_zero = slot[HEADER_BYTES..].get(len..) == ZEROS.get(len..);
+    if is_zero { Ok(()) } else { Err(wrong_padding(slot, body_len)) }
+}
+
 #[cold]
-fn wrong_padding(padding: &[u8]) -> DecodeError {
-    let found = padding.iter().copied().find(|byte| *byte != 0).unwrap_or(0).into();
+fn wrong_padding(slot: &Slot, body_len: u8) -> DecodeError {
+    let mut padding = slot.iter().skip(HEADER_BYTES + usize::from(body_len));
+    let found = padding.find(|byte| **byte != 0).copied().unwrap_or(0).into();
     DecodeError::Field { what: "padding behind a body", found, expected: "0" }
 }
 
+#[inline(always)] // Nothing is left of it.
+fn header_of(slot: &Slot) -> &[u8; HEADER_BYTES] {
+    match slot.first_chunk() {
+        Some(header) => header,
+        None => const { &[0; HEADER_BYTES] },
+    }
+}
+
 /// Takes the CRC out of a slot and leaves zeros there, as they were when it was computed.
-fn take_crc(slot: &mut [u8; FRAME_OFFSET_BYTES]) -> u32 {
+fn take_crc(slot: &mut Slot) -> u32 {
     let mut crc = [0; 4];
     crc.copy_from_slice(&slot[CRC_AT..HEADER_BYTES]);
     slot[CRC_AT..HEADER_BYTES].fill(0);

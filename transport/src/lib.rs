@@ -82,6 +82,7 @@ pub mod planted;
 #[cfg(not(feature = "planted"))]
 mod planted;
 pub mod poller;
+mod ring;
 pub mod session;
 pub mod transfer;
 

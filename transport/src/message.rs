@@ -1,6 +1,6 @@
 //! Messages as the layer above gives and gets them.
 
-use crate::{Frame, SharedFrame};
+use crate::{Frame, SharedFrame, ring::Vacant};
 use pagewire_protocol::{Body, Epoch, InstanceId, Lane, MessageKind};
 
 /// A message to send.
@@ -21,6 +21,12 @@ impl Message {
     #[must_use]
     pub fn new(kind: MessageKind, body: Body) -> Self {
         Self { kind, epoch: Epoch(0), body, frame: None }
+    }
+}
+
+impl Vacant for Message {
+    fn vacant() -> Self {
+        Self::new(MessageKind::ACK_ONLY, Body::EMPTY)
     }
 }
 

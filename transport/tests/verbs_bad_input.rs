@@ -12,7 +12,7 @@ use common::{
 };
 use pagewire_protocol::{
     Body, InstanceId, Lane, LinkControl, LinkKind, RegionId, Sequence, SessionHeader, TcpReason,
-    header::BODY_BYTES_MAX,
+    header::{BODY_BYTES_MAX, Slot},
     hello::{Features, ProofKey},
     link_control::Statement,
 };
@@ -72,7 +72,7 @@ impl Sink for Nothing {
     fn message(
         &mut self,
         _header: &SessionHeader,
-        _body: Body,
+        _slot: &Slot,
         frame: Option<Frame>,
     ) -> Result<Option<Frame>, LinkError> {
         Ok(frame)

@@ -11,7 +11,7 @@ use crate::{
     link::Sink,
     session::{Disposition, Session},
 };
-use pagewire_protocol::{Body, InstanceId, LinkControl, SessionHeader};
+use pagewire_protocol::{Body, InstanceId, LinkControl, SessionHeader, header::Slot};
 use std::collections::VecDeque;
 
 /// Takes what a link hands over: the session judges it, the queue gets what is to be delivered.
@@ -29,11 +29,11 @@ pub(super) struct Arrivals<'a> {
 }
 
 impl Sink for Arrivals<'_> {
-    #[inline]
+    #[inline(always)] // The header stays in registers on its way from the slot to the queue.
     fn message(
         &mut self,
         header: &SessionHeader,
-        body: Body,
+        slot: &Slot,
         frame: Option<Frame>,
     ) -> Result<Option<Frame>, LinkError> {
         let disposition = self.session.receive(header)?;
@@ -50,9 +50,10 @@ impl Sink for Arrivals<'_> {
                     let Some(of_peer) = &mut self.reads else {
                         return Err(reads::not_agreed(header.kind));
                     };
-                    of_peer.take(header, &body, frame)?;
+                    let body = Body::of_slot(slot, header.body_len);
+                    of_peer.take(header.lane, header.kind, &body, frame)?;
                 } else {
-                    self.events.push_message(self.from, header, body, frame);
+                    self.events.push_message(self.from, header, slot, frame);
                 }
                 Ok(None)
             }

@@ -1,7 +1,7 @@
 //! Events on their way to the owner, in the order in which they happened.
 //!
-//! Messages have a queue of their own: they are written and read field by field, which costs less
-//! than moving an [`Event`] in and out as a whole, the other kinds are rare.
+//! Messages have a queue of their own: they are written and read in place, field by field, which costs
+//! less than moving an [`Event`] in and out as a whole; the other kinds are rare.
 //!
 //! ```text
 //!   messages   m0 m1 m2 m3 m4 ...
@@ -9,21 +9,33 @@
 //! ```
 
 use super::event::Event;
-use crate::{Frame, Received};
-use pagewire_protocol::{Body, InstanceId, Lane, SessionHeader};
+use crate::{
+    Frame, Received,
+    ring::{Ring, Vacant},
+};
+use pagewire_protocol::{Body, Epoch, InstanceId, Lane, MessageKind, SessionHeader, header::Slot};
 use std::collections::VecDeque;
 
 #[derive(Debug)]
 struct Arrived {
     from: InstanceId,
-    header: SessionHeader,
+    lane: Lane,
+    kind: MessageKind,
+    epoch: Epoch,
     body: Body,
     frame: Option<Frame>,
 }
 
+impl Vacant for Arrived {
+    fn vacant() -> Self {
+        let (from, kind) = (InstanceId(0), MessageKind::ACK_ONLY);
+        Self { from, lane: Lane::Control, kind, epoch: Epoch(0), body: Body::EMPTY, frame: None }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct EventQueue {
-    messages: VecDeque<Arrived>,
+    messages: Ring<Arrived>,
     /// Messages that were ever taken.
     taken: u64,
     others: VecDeque<(u64, Event)>,
@@ -32,7 +44,7 @@ pub(super) struct EventQueue {
 impl EventQueue {
     pub(super) fn with_capacity(messages: usize) -> Self {
         Self {
-            messages: VecDeque::with_capacity(messages),
+            messages: Ring::with_capacity(messages),
             taken: 0,
             others: VecDeque::with_capacity(16),
         }
@@ -48,35 +60,59 @@ impl EventQueue {
         self.others.push_back((self.taken + self.messages.len() as u64, event));
     }
 
-    /// Appends a message.
-    #[inline]
+    /// Appends a message, its body as it lies in `slot`.
+    #[inline(always)] // With the header in registers and the body where it arrived.
     pub(super) fn push_message(
         &mut self,
         from: InstanceId,
         header: &SessionHeader,
-        body: Body,
+        slot: &Slot,
         frame: Option<Frame>,
     ) {
-        self.messages.push_back(Arrived { from, header: *header, body, frame });
+        let place = self.messages.push();
+        place.from = from;
+        place.lane = header.lane;
+        place.kind = header.kind;
+        place.epoch = header.epoch;
+        place.body.set_from_slot(slot, header.body_len);
+        place.frame = frame;
     }
 
+    /// There are events that are no messages.
     #[inline]
-    pub(super) fn pop_front(&mut self) -> Option<Event> {
-        if !self.others.is_empty() && self.others.front().is_some_and(|(at, _)| *at <= self.taken) {
+    pub(super) fn has_others(&self) -> bool {
+        !self.others.is_empty()
+    }
+
+    /// The next event, if it is none that [`EventQueue::next_message`] knows.
+    #[inline]
+    pub(super) fn pop_other(&mut self) -> Option<Event> {
+        if self.others.front().is_some_and(|(at, _)| *at <= self.taken) {
             return self.others.pop_front().map(|(_, event)| event);
         }
-        let Arrived { from, header, body, frame } = self.messages.front_mut()?;
-        let received = Received {
-            from: *from,
-            lane: header.lane,
-            kind: header.kind,
-            epoch: header.epoch,
-            body: *body,
-            frame: frame.take(),
-        };
-        self.messages.pop_front();
+        None
+    }
+
+    /// Sender and lane of the message that [`EventQueue::pop_message`] takes.
+    #[inline]
+    pub(super) fn next_message(&mut self) -> Option<(InstanceId, Lane)> {
+        self.messages.front_mut().map(|arrived| (arrived.from, arrived.lane))
+    }
+
+    /// The next message; what comes before it is taken.
+    #[inline(always)] // So that it is written where the caller's caller wants it.
+    pub(super) fn pop_message(&mut self) -> Option<Event> {
+        self.messages.forget_front();
         self.taken += 1;
-        Some(Event::Message(received))
+        let arrived = self.messages.forgotten_mut();
+        Some(Event::Message(Received {
+            from: arrived.from,
+            lane: arrived.lane,
+            kind: arrived.kind,
+            epoch: arrived.epoch,
+            body: arrived.body,
+            frame: arrived.frame.take(),
+        }))
     }
 
     /// Events that are no messages.
@@ -104,6 +140,6 @@ impl EventQueue {
 
     /// Lanes of the messages of `peer` that are not taken yet.
     pub(super) fn lanes_from(&self, peer: InstanceId) -> impl Iterator<Item = Lane> {
-        self.messages.iter().filter(move |arrived| arrived.from == peer).map(|a| a.header.lane)
+        self.messages.iter().filter(move |arrived| arrived.from == peer).map(|a| a.lane)
     }
 }

@@ -130,7 +130,7 @@ impl Endpoint {
                     peer.keep_alive(me);
                     // It leaves now and is noted now: at the next look it would pass for something said
                     // then, and every second keepalive be left out.
-                    self.flush_peer(slot);
+                    self.flush();
                     let peer = &mut self.peers[slot];
                     if let Some(link) = &mut peer.link {
                         peer.liveness.look(link.tcp_mut().traffic_bytes(), now);

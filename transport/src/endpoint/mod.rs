@@ -341,31 +341,43 @@ impl Endpoint {
 
     /// Hands everything queued to the kernel without waiting for the next poll.
     pub fn flush(&mut self) {
+        self.flush_all();
+    }
+
+    #[inline]
+    fn flush_all(&mut self) {
         for slot in 0..self.peers.len() {
-            let peer = &self.peers[slot];
-            if peer.link.as_ref().is_some_and(Link::has_output) {
-                self.flush_peer(slot);
+            let peer = &mut self.peers[slot];
+            let Some(link) = &mut peer.link else { continue };
+            if link.has_output() {
+                let flushed = link.flush();
+                if flushed.is_err() || peer.blocked {
+                    self.flushed_not_all(slot, flushed);
+                }
             }
         }
     }
 
-    fn flush_peer(&mut self, slot: usize) {
-        let peer = &mut self.peers[slot];
-        while let Some(link) = &mut peer.link {
-            if let Err(reason) = link.flush() {
-                self.link_failed(slot, reason);
-                break;
+    /// The link has failed, or it had turned messages away.
+    #[cold]
+    fn flushed_not_all(&mut self, slot: usize, mut flushed: Result<(), LinkError>) {
+        loop {
+            if let Err(reason) = flushed {
+                return self.link_failed(slot, reason);
             }
+            let peer = &mut self.peers[slot];
             if !peer.blocked || !peer.unblock() {
-                break;
+                return;
             }
+            let Some(link) = &mut peer.link else { return };
+            flushed = link.flush();
         }
     }
 
     /// One turn: sends what is queued, reads what has come. True when there are events to take.
     #[inline]
     pub fn poll(&mut self) -> bool {
-        self.flush();
+        self.flush_all();
         if self.owing {
             self.post_in_turn();
             self.flush();
@@ -458,12 +470,22 @@ impl Endpoint {
     /// The next event. A message's receive is posted again as it is taken.
     #[inline]
     pub fn next_event(&mut self) -> Option<Event> {
-        let event = self.events.pop_front()?;
-        if let Event::Message(received) = &event
-            && let Some(slot) = self.slot(received.from)
+        if self.events.has_others()
+            && let Some(event) = self.next_other()
         {
-            self.consumed(slot, received.lane);
-        } else if let Event::Read(done) = &event {
+            return Some(event);
+        }
+        let (from, lane) = self.events.next_message()?;
+        if let Some(slot) = self.slot(from) {
+            self.consumed(slot, lane);
+        }
+        self.events.pop_message()
+    }
+
+    #[inline(never)] // Rare, and it would be moved once more with every message.
+    fn next_other(&mut self) -> Option<Event> {
+        let event = self.events.pop_other()?;
+        if let Event::Read(done) = &event {
             self.read_taken(done);
         }
         Some(event)

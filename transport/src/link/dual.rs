@@ -10,7 +10,7 @@ use crate::{Frame, SharedFrame, error::LinkError};
 use mio::{Registry, Token};
 use pagewire_protocol::{
     Body, Epoch, InstanceId, Lane, LaneClass, LinkControl, LinkKind, MessageKind, Sequence,
-    SessionHeader,
+    SessionHeader, header::Slot,
 };
 
 /// See the module.
@@ -109,7 +109,7 @@ impl Link for DualLink {
         }
     }
 
-    #[inline]
+    #[inline(always)] // As the writer.
     fn send(
         &mut self,
         header: &SessionHeader,
@@ -185,7 +185,7 @@ impl<S: Sink> Sink for ControlOnly<'_, S> {
     fn message(
         &mut self,
         header: &SessionHeader,
-        _body: Body,
+        _slot: &Slot,
         frame: Option<Frame>,
     ) -> Result<Option<Frame>, LinkError> {
         if header.kind == MessageKind::ACK_ONLY {

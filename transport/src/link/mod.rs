@@ -14,19 +14,19 @@ pub mod tcp;
 pub mod verbs;
 
 use crate::{Frame, SharedFrame, error::LinkError};
-use pagewire_protocol::{Body, LaneClass, LinkControl, SessionHeader};
+use pagewire_protocol::{Body, LaneClass, LinkControl, SessionHeader, header::Slot};
 
 /// Where a link puts what has arrived: the session and the queue behind it.
 pub trait Sink {
-    /// A message has arrived, its header checked and, where it has one, its CRC. Returns the frame
-    /// when the message is not wanted; it is then posted again.
+    /// A message has arrived, its header checked and, where it has one, its CRC; its body is still in
+    /// `slot`. Returns the frame when the message is not wanted; it is then posted again.
     ///
     /// # Errors
     /// [`LinkError`] when no correct peer sends this: the link is dead.
     fn message(
         &mut self,
         header: &SessionHeader,
-        body: Body,
+        slot: &Slot,
         frame: Option<Frame>,
     ) -> Result<Option<Frame>, LinkError>;
 

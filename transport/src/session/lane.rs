@@ -1,9 +1,8 @@
 //! One lane of a session, both directions.
 
 use super::{AckDue, Disposition, LaneNumbers, Violation};
-use crate::{Message, planted};
+use crate::{Message, planted, ring::Ring};
 use pagewire_protocol::{Lane, Sequence};
-use std::collections::VecDeque;
 
 /// Messages that a lane retains at most, whatever number of receives the peer states.
 const WINDOW_MAX: usize = 4096;
@@ -12,7 +11,7 @@ const WINDOW_MAX: usize = 4096;
 pub(super) struct LaneState {
     // Sending.
     /// Unacknowledged messages, the oldest first; its sequence is `acked + 1`.
-    pub(super) retained: VecDeque<Message>,
+    pub(super) retained: Ring<Message>,
     window: usize,
     pub(super) acked: Sequence,
     /// Sequence that goes on the link next.
@@ -37,7 +36,7 @@ impl LaneState {
     pub(super) fn new(window: u32) -> Self {
         let window = usize::try_from(window).unwrap_or(usize::MAX).min(WINDOW_MAX);
         Self {
-            retained: VecDeque::with_capacity(window),
+            retained: Ring::with_capacity(window),
             window,
             acked: Sequence(0),
             cursor: Sequence(1),
@@ -142,13 +141,18 @@ impl LaneState {
         let credit = usize::try_from(self.credit_left()).unwrap_or(usize::MAX).min(WINDOW_MAX);
         if credit > self.window {
             self.window = credit;
-            self.retained.reserve(credit.saturating_sub(self.retained.len()));
+            self.retained.reserve(credit);
         }
     }
 
     #[inline]
     fn forget_up_to(&mut self, ack: Sequence) {
-        while self.acked < ack && self.retained.pop_front().is_some() {
+        while self.acked < ack
+            && let Some(oldest) = self.retained.front_mut()
+        {
+            // The page may be changed or used again from now on.
+            oldest.frame = None;
+            self.retained.forget_front();
             self.acked = self.acked.next();
             if planted::is("session_keep_acknowledged") && self.acked.0.is_multiple_of(16) {
                 break;
@@ -178,7 +182,11 @@ impl LaneState {
         if self.room(linked) == 0 && !planted::is("session_ignore_credit") {
             return Err(message);
         }
-        self.retained.push_back(message);
+        // Field by field: it is not moved over the stack.
+        let Message { kind, epoch, body, frame } = message;
+        let place = self.retained.push();
+        place.body = body;
+        (place.kind, place.epoch, place.frame) = (kind, epoch, frame);
         self.check();
         Ok(())
     }
@@ -209,7 +217,7 @@ impl LaneState {
         (self.told_ack, self.told_granted) = (self.last_received(), self.granted);
     }
 
-    #[inline]
+    #[inline(always)] // As `Session::receive`, whose part it is.
     pub(super) fn acknowledge(
         &mut self,
         lane: Lane,

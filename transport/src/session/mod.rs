@@ -297,7 +297,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Violation`]: close the link.
-    #[inline]
+    #[inline(always)] // The header is in registers.
     pub fn receive(&mut self, header: &SessionHeader) -> Result<Disposition, Violation> {
         if header.source != self.peer {
             return Err(Violation::Source { found: header.source, expected: self.peer });
@@ -372,7 +372,7 @@ impl Session {
     pub fn end(self) -> Vec<(Lane, Message)> {
         let lanes = Lane::ALL.into_iter().zip(self.lanes);
         let kept = lanes.flat_map(|(lane, state)| {
-            state.retained.into_iter().map(move |message| (lane, message))
+            state.retained.into_vec().into_iter().map(move |message| (lane, message))
         });
         // One-sided reads end by themselves; what they say is not the upper layer's.
         kept.filter(|(_, message)| !message.kind.is_of_reads()).collect()

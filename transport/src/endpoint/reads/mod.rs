@@ -46,7 +46,7 @@ use asker::Asked;
 use owner::Owed;
 use pagewire_protocol::{
     Body, DecodeError, Epoch, InstanceId, Lane, LaneClass, LinkControl, LinkKind, MessageKind,
-    ReadMessage, RegionId, SessionHeader, link_control::RegionMemory, read::READS_MAX,
+    ReadMessage, RegionId, link_control::RegionMemory, read::READS_MAX,
 };
 use std::{collections::VecDeque, ops::Range, time::Instant};
 
@@ -104,18 +104,19 @@ impl PeerReads {
     #[cold]
     pub(super) fn take(
         &mut self,
-        header: &SessionHeader,
+        lane: Lane,
+        kind: MessageKind,
         body: &Body,
         frame: Option<Frame>,
     ) -> Result<(), LinkError> {
-        let message = ReadMessage::decode(header.kind, body.as_slice())?;
+        let message = ReadMessage::decode(kind, body.as_slice())?;
         let expected = match message {
             ReadMessage::Ask { .. } => Lane::Requests,
             ReadMessage::Page { .. } => Lane::Bulk,
             ReadMessage::Refused { .. } => Lane::Control,
         };
-        if header.lane != expected {
-            let (what, found) = ("lane of a message about a read", header.lane as u64);
+        if lane != expected {
+            let (what, found) = ("lane of a message about a read", lane as u64);
             let expected = "1 for the question, 4 for the page, 0 for a refusal";
             return Err(DecodeError::Field { what, found, expected }.into());
         }

@@ -129,7 +129,7 @@ impl Connection {
 
     // ---- traffic -------------------------------------------------------------------------------
 
-    #[inline]
+    #[inline(always)] // As the writer.
     pub(super) fn send(
         &mut self,
         header: &SessionHeader,
@@ -179,6 +179,7 @@ impl Connection {
         }
     }
 
+    #[inline]
     fn read(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
         if self.reader.is_paused() {
             self.reader.parse(sink)?;
@@ -186,8 +187,30 @@ impl Connection {
                 return Ok(());
             }
         }
-        for _ in 0..READ_BATCH {
-            match self.reader.read(&self.stream) {
+        match self.reader.read(&self.stream) {
+            Err(Errno::AGAIN) => {
+                self.found_nothing();
+                Ok(())
+            }
+            read => self.take(read, sink),
+        }
+    }
+
+    #[inline]
+    fn found_nothing(&mut self) {
+        self.ready = false;
+        self.hot_turns_left = self.hot_turns_left.saturating_sub(1);
+    }
+
+    /// A read has brought something, or has failed: hands it over, and reads on while it is worth it.
+    #[inline(never)]
+    fn take(
+        &mut self,
+        mut read: Result<usize, Errno>,
+        sink: &mut impl Sink,
+    ) -> Result<(), LinkError> {
+        for reads in 1.. {
+            match read {
                 Ok(0) => return Err(LinkError::Closed),
                 Ok(_) => {
                     self.hot_turns_left = HOT_TURNS;
@@ -198,13 +221,16 @@ impl Connection {
                     }
                 }
                 Err(Errno::AGAIN) => {
-                    self.ready = false;
-                    self.hot_turns_left = self.hot_turns_left.saturating_sub(1);
+                    self.found_nothing();
                     return Ok(());
                 }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
+            if reads == READ_BATCH {
+                break;
+            }
+            read = self.reader.read(&self.stream);
         }
         Ok(())
     }

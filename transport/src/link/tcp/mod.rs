@@ -137,7 +137,7 @@ impl Link for TcpLink {
         self.connection(class).post_receive(frame);
     }
 
-    #[inline]
+    #[inline(always)] // As the writer.
     fn send(
         &mut self,
         header: &SessionHeader,

@@ -20,8 +20,8 @@
 use super::Sink;
 use crate::{Frame, error::LinkError};
 use pagewire_protocol::{
-    Body, DecodeError, LaneClass, LinkControl, MessageKind, SessionHeader, crc32c,
-    header::FRAME_OFFSET_BYTES,
+    Body, DecodeError, Lane, LaneClass, LinkControl, MessageKind, SessionHeader, crc32c,
+    header::{FRAME_OFFSET_BYTES, Slot},
 };
 use rustix::{
     io::{Errno, readv},
@@ -44,8 +44,9 @@ pub(super) struct Reader {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
-    /// Header and body of a page whose frame is not whole yet.
-    awaited: Option<(SessionHeader, Body)>,
+    /// Header of a page whose frame is not whole yet, and the slot that it came in.
+    awaited: Option<SessionHeader>,
+    awaited_slot: Slot,
     frame_got: usize,
     /// Messages without a frame since the last one with.
     small_run: u32,
@@ -72,6 +73,7 @@ impl Reader {
             start: 0,
             end: 0,
             awaited: None,
+            awaited_slot: [0; FRAME_OFFSET_BYTES],
             frame_got: 0,
             small_run: 1,
             filled_up: false,
@@ -126,58 +128,66 @@ impl Reader {
     }
 
     /// Reads once, to where it is guessed to belong.
-    #[inline]
+    #[inline(always)] // Mostly a system call that finds nothing.
     pub(super) fn read(&mut self, stream: impl AsFd) -> Result<usize, Errno> {
-        self.one_slot = false;
-        let (asked, got) = match &mut self.landing {
-            Some(frame) if self.awaited.is_some() => {
-                // `parse` has emptied the buffer into the frame.
-                debug_assert_eq!(self.start, self.end);
-                let rest = &mut frame[self.frame_got..];
-                let missing = rest.len();
-                let next = &mut self.buffer[..FRAME_OFFSET_BYTES];
-                let asked = missing + next.len();
-                let got = readv(stream, &mut [IoSliceMut::new(rest), IoSliceMut::new(next)])?;
-                self.frame_got += got.min(missing);
-                (self.start, self.end) = (0, got.saturating_sub(missing));
-                (asked, got)
-            }
-            Some(frame) if self.small_run == 0 => {
-                Self::compact(&mut self.buffer, &mut self.start, &mut self.end);
-                let (slot, behind) = self.buffer.split_at_mut(FRAME_OFFSET_BYTES);
-                let slot = &mut slot[self.end..];
-                let next = &mut behind[..FRAME_OFFSET_BYTES];
-                let (slot_missing, page_bytes) = (slot.len(), frame.len());
-                let asked = slot_missing + page_bytes + next.len();
-                let pieces =
-                    &mut [IoSliceMut::new(slot), IoSliceMut::new(frame), IoSliceMut::new(next)];
-                let got = readv(stream, pieces)?;
-                self.guessed_page(got, slot_missing);
-                (asked, got)
-            }
-            _ => {
-                Self::compact(&mut self.buffer, &mut self.start, &mut self.end);
-                let one_slot = self.small_run < SMALL_RUN;
-                let until = if one_slot { FRAME_OFFSET_BYTES } else { self.buffer.len() };
-                let rest = &mut self.buffer[self.end..until];
-                let asked = rest.len();
-                let (got, _) = recv(stream, rest, RecvFlags::empty())?;
-                self.end += got;
-                self.one_slot = one_slot;
-                (asked, got)
-            }
+        let expects_page = self.awaited.is_some() || self.small_run == 0;
+        let (asked, got) = if expects_page && self.landing.is_some() {
+            self.one_slot = false;
+            self.read_page(stream)?
+        } else {
+            self.compact();
+            let one_slot = self.small_run < SMALL_RUN;
+            let until = if one_slot { FRAME_OFFSET_BYTES } else { self.buffer.len() };
+            let rest = &mut self.buffer[self.end..until];
+            let asked = rest.len();
+            let (got, _) = recv(stream, rest, RecvFlags::empty())?;
+            self.end += got;
+            self.one_slot = one_slot;
+            (asked, got)
         };
         self.filled_up = got == asked;
         self.read_bytes = self.read_bytes.wrapping_add(got as u64);
         Ok(got)
     }
 
+    /// Reads into the landing frame, and the slots before and behind it. Returns how much it asked for
+    /// and how much came.
+    #[inline(never)] // Its lists would be on the stack of every read.
+    fn read_page(&mut self, stream: impl AsFd) -> Result<(usize, usize), Errno> {
+        let awaited = self.awaited.is_some();
+        if !awaited {
+            self.compact();
+        }
+        let Some(frame) = &mut self.landing else { return Err(Errno::AGAIN) };
+        if awaited {
+            // `parse` has emptied the buffer into the frame.
+            debug_assert_eq!(self.start, self.end);
+            let rest = &mut frame[self.frame_got..];
+            let missing = rest.len();
+            let next = &mut self.buffer[..FRAME_OFFSET_BYTES];
+            let asked = missing + next.len();
+            let got = readv(stream, &mut [IoSliceMut::new(rest), IoSliceMut::new(next)])?;
+            self.frame_got += got.min(missing);
+            (self.start, self.end) = (0, got.saturating_sub(missing));
+            return Ok((asked, got));
+        }
+        let (slot, behind) = self.buffer.split_at_mut(FRAME_OFFSET_BYTES);
+        let slot = &mut slot[self.end..];
+        let next = &mut behind[..FRAME_OFFSET_BYTES];
+        let (slot_missing, page_bytes) = (slot.len(), frame.len());
+        let asked = slot_missing + page_bytes + next.len();
+        let pieces = &mut [IoSliceMut::new(slot), IoSliceMut::new(frame), IoSliceMut::new(next)];
+        let got = readv(stream, pieces)?;
+        self.guessed_page(got, slot_missing);
+        Ok((asked, got))
+    }
+
     /// Puts what is left of the buffer at its start: less than a slot.
     #[inline]
-    fn compact(buffer: &mut [u8], start: &mut usize, end: &mut usize) {
-        if *start > 0 {
-            buffer.copy_within(*start..*end, 0);
-            (*start, *end) = (0, *end - *start);
+    fn compact(&mut self) {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
         }
     }
 
@@ -212,14 +222,14 @@ impl Reader {
     pub(super) fn parse(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
         self.paused = false;
         loop {
-            if let Some((header, body)) = self.awaited {
+            if let Some(header) = self.awaited {
                 if !self.complete_frame()? {
                     return Ok(());
                 }
                 let frame = std::mem::replace(&mut self.landing, self.posted.pop());
                 check_page_crc(&header, frame.as_ref())?;
                 (self.awaited, self.frame_got, self.small_run) = (None, 0, 0);
-                if let Some(unwanted) = sink.message(&header, body, frame)? {
+                if let Some(unwanted) = sink.message(&header, &self.awaited_slot, frame)? {
                     self.post(unwanted);
                 }
                 continue;
@@ -232,19 +242,19 @@ impl Reader {
                 return Ok(());
             };
             let header = SessionHeader::decode_slot(slot)?;
-            let body = Body::of_slot(slot, header.body_len);
+            check_connection(self.class, &header)?;
             self.start += FRAME_OFFSET_BYTES;
-            self.check_connection(&header)?;
             if header.frame {
-                self.awaited = Some((header, body));
-            } else if header.kind == MessageKind::LINK {
-                self.small_run = self.small_run.saturating_add(1);
-                self.paused = true;
-                return sink.control(LinkControl::decode(body.as_slice())?);
-            } else {
-                self.small_run = self.small_run.saturating_add(1);
-                sink.message(&header, body, None)?;
+                (self.awaited, self.awaited_slot) = (Some(header), *slot);
+                continue;
             }
+            self.small_run = self.small_run.saturating_add(1);
+            if header.kind == MessageKind::LINK {
+                self.paused = true;
+                let body = Body::of_slot(slot, header.body_len);
+                return sink.control(LinkControl::decode(body.as_slice())?);
+            }
+            sink.message(&header, slot, None)?;
         }
     }
 
@@ -266,25 +276,26 @@ impl Reader {
         }
         Ok(moved == missing)
     }
+}
 
-    fn check_connection(&self, header: &SessionHeader) -> Result<(), LinkError> {
-        let bulk = header.lane.class() == LaneClass::Bulk;
-        let fits = match self.class {
-            LaneClass::Bulk => bulk && header.frame,
-            _ => !bulk || header.kind == MessageKind::ACK_ONLY,
-        };
-        if fits { Ok(()) } else { Err(self.wrong_connection(header)) }
-    }
+#[inline]
+fn check_connection(class: LaneClass, header: &SessionHeader) -> Result<(), LinkError> {
+    let bulk = header.lane.class() == LaneClass::Bulk;
+    let fits = match class {
+        LaneClass::Bulk => bulk && header.frame,
+        _ => !bulk || header.kind == MessageKind::ACK_ONLY,
+    };
+    if fits { Ok(()) } else { Err(wrong_connection(class, header.lane)) }
+}
 
-    #[cold]
-    fn wrong_connection(&self, header: &SessionHeader) -> LinkError {
-        let expected = match self.class {
-            LaneClass::Bulk => "4 on this connection",
-            _ => "0 to 3 on this connection (or an acknowledgement)",
-        };
-        let (what, found) = ("session header lane", header.lane as u64);
-        DecodeError::Field { what, found, expected }.into()
-    }
+#[cold]
+fn wrong_connection(class: LaneClass, lane: Lane) -> LinkError {
+    let expected = match class {
+        LaneClass::Bulk => "4 on this connection",
+        _ => "0 to 3 on this connection (or an acknowledgement)",
+    };
+    let (what, found) = ("session header lane", lane as u64);
+    DecodeError::Field { what, found, expected }.into()
 }
 
 #[cold]

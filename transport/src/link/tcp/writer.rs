@@ -102,7 +102,7 @@ impl Writer {
     }
 
     /// Takes a message; false when there is no room.
-    #[inline]
+    #[inline(always)] // The header stays in registers.
     pub(super) fn push(
         &mut self,
         header: &SessionHeader,
@@ -115,8 +115,7 @@ impl Writer {
             return false;
         }
         if urgency == Urgency::WhenQuiet && frame.is_none() && self.later.len() < LATER_BYTES_MAX {
-            self.later.extend_from_slice(&header.encode_slot(body, true));
-            self.later_lanes[header.lane.index()] = true;
+            self.push_later(header, body);
             return true;
         }
         if !self.later.is_empty()
@@ -138,14 +137,25 @@ impl Writer {
         true
     }
 
+    #[inline(never)] // Rare beside the others, and it would be among them.
+    fn push_later(&mut self, header: &SessionHeader, body: &Body) {
+        self.later.extend_from_slice(&header.encode_slot(body, true));
+        self.later_lanes[header.lane.index()] = true;
+    }
+
     /// Moves what is left to the start of the buffer when its end is near: the buffer has room for
     /// all that may wait.
     #[inline]
     fn make_room(&mut self, wanted: usize) {
         if self.slots.len() - self.end < wanted {
-            self.slots.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
+            self.compact();
         }
+    }
+
+    #[cold]
+    fn compact(&mut self) {
+        self.slots.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
     }
 
     /// Writes until all is with the kernel or it takes no more.
@@ -178,7 +188,7 @@ impl Writer {
     }
 
     /// Writes up to `PIECES / 2` pages with the slots before, between and behind them.
-    #[inline]
+    #[inline(never)] // Its lists would be on the stack of every write.
     fn gather<const PIECES: usize>(&self, stream: impl AsFd) -> Result<usize, Errno> {
         let slots = &self.slots[self.start..self.end];
         let mut pieces = [IoSlice::new(&[]); PIECES];
@@ -202,13 +212,19 @@ impl Writer {
 
     /// The kernel has `count` more bytes.
     #[inline]
-    fn written(&mut self, mut count: usize) {
+    fn written(&mut self, count: usize) {
         self.written_bytes = self.written_bytes.wrapping_add(count as u64);
         if self.frames.is_empty() && count == self.end - self.start {
             self.position += count as u64;
             (self.start, self.end) = (0, 0);
             return;
         }
+        self.written_in_part(count);
+    }
+
+    /// The same with pages in the queue, or when it is not all.
+    #[inline(never)]
+    fn written_in_part(&mut self, mut count: usize) {
         loop {
             let first = self.frames.front().map(|queued| (queued.position, queued.frame.len()));
             let until = first

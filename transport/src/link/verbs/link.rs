@@ -28,7 +28,7 @@ pub use reads::DoneRead;
 
 use super::{
     Choice, CompletionBatch, CompletionChannel, CompletionQueue, MemoryRegion, QueuePair,
-    QueuePairAddress, QueuePairOptions, Sent, VerbsError,
+    QueuePairAddress, QueuePairOptions, VerbsError,
     choice::Mtu,
     completion::{BATCH_LEN, Work},
     queue_pair::Capacity,
@@ -41,7 +41,7 @@ use crate::{
 };
 use pagewire_protocol::{
     Body, DecodeError, Lane, LaneClass, MessageKind, SessionHeader,
-    header::{FRAME_OFFSET_BYTES, HEADER_BYTES},
+    header::{FRAME_OFFSET_BYTES, HEADER_BYTES, Slot},
     link_control::QueuePairs,
     read::READS_MAX,
 };
@@ -297,51 +297,44 @@ impl VerbsLink {
     /// are queued again. An error of one completion does not keep the others from being taken.
     #[inline]
     fn take_batch(&mut self, sink: &mut impl Sink, repost: bool) -> Result<(), LinkError> {
-        let mut result = Ok(());
+        let mut failed = None;
         let Self { batch, queue_pairs, queued_receives, used_receives, counters, reads, .. } = self;
         for completion in batch.drain() {
             counters.completions.add(1);
             let class = usize::from(completion.tag());
             let Some(queue_pair) = queue_pairs.get_mut(class) else { continue };
-            let ended = completion.result();
-            match completion.work() {
-                Work::Receive { .. } => {
-                    let took = take_receive(queue_pair, completion, ended.is_ok(), repost, sink);
-                    match took {
-                        Ok(Again::Later) => *used_receives += 1,
-                        Ok(Again::Queued) => {
-                            queued_receives[class] += 1;
-                            counters.receives.add(1);
-                        }
-                        Ok(Again::No) => {}
-                        Err(error) if result.is_ok() => result = Err(error),
-                        Err(_) => {}
+            let is_receive = matches!(completion.work(), Work::Receive { .. });
+            let ended = if is_receive && completion.is_success() {
+                take_receive(queue_pair, completion, repost, sink).map(|again| match again {
+                    Again::Later => *used_receives += 1,
+                    Again::Queued => {
+                        queued_receives[class] += 1;
+                        counters.receives.add(1);
                     }
-                }
-                _ => match queue_pair.take_sent(completion) {
-                    Ok(Sent { read: None, .. }) => {}
-                    Ok(Sent { read: Some(frame), .. }) => reads.ended(frame, ended.is_ok()),
-                    Err(error) if result.is_ok() => result = Err(error.into()),
-                    Err(_) => {}
-                },
-            }
-            if let (Err(error), true, true) = (ended, repost, result.is_ok()) {
-                result = Err(VerbsError::from(error).into());
+                    Again::No => {}
+                })
+            } else {
+                take_other(queue_pair, completion, repost, reads)
+            };
+            if let Err(error) = ended {
+                failed.get_or_insert(error);
             }
         }
-        result
+        failed.map_or(Ok(()), Err)
     }
 
     /// Queues the used receives of small messages again.
     fn requeue_used(&mut self) {
         let small = LaneClass::Small.index();
         let queue_pair = &mut self.queue_pairs[small];
-        for _ in 0..std::mem::take(&mut self.used_receives) {
-            let queued = queue_pair.queue_receive(None).is_ok();
-            debug_assert!(queued, "more receives than the queue has");
-            self.queued_receives[small] += u32::from(queued);
-            self.counters.receives.add(u64::from(queued));
+        let mut queued = 0;
+        while queued < self.used_receives && queue_pair.queue_message_receive() {
+            queued += 1;
         }
+        debug_assert_eq!(queued, self.used_receives, "more receives than the queue has");
+        self.used_receives = 0;
+        self.queued_receives[small] += queued;
+        self.counters.receives.add(queued.into());
     }
 
     /// Hands queued receives to the device, those of small messages when there are enough of them.
@@ -378,19 +371,36 @@ impl VerbsLink {
             || self.queued_receives.iter().zip(&RECEIVES_TO_POST).any(due)
     }
 
+    #[inline(always)] // The header stays in registers.
     fn queue(&mut self, header: &SessionHeader, body: &Body, frame: Option<&SharedFrame>) -> bool {
-        let class = if frame.is_some() { header.lane.class() } else { LaneClass::Small };
-        let queue_pair = &mut self.queue_pairs[class.index()];
-        let queued = queue_pair.queue_send(frame.cloned(), frame.is_some(), |slot| {
-            header.encode_into(slot, body, false);
-            HEADER_BYTES + body.as_slice().len()
-        });
-        if queued.is_ok() {
+        let (class, queued) = match frame {
+            None => (LaneClass::Small, self.queue_message(header, body)),
+            Some(frame) => (header.lane.class(), self.queue_page(header, body, frame)),
+        };
+        if queued {
             self.queued_sends[class.index()] = true;
             self.counters.sends.add(1);
         } else {
             self.full = true;
         }
+        queued
+    }
+
+    #[inline(always)] // As above.
+    fn queue_message(&mut self, header: &SessionHeader, body: &Body) -> bool {
+        self.queue_pairs[LaneClass::Small.index()].queue_message(|slot| {
+            header.encode_into(slot, body, false);
+            HEADER_BYTES + body.as_slice().len()
+        })
+    }
+
+    #[inline(never)] // A page costs more than the call.
+    fn queue_page(&mut self, header: &SessionHeader, body: &Body, frame: &SharedFrame) -> bool {
+        let queue_pair = &mut self.queue_pairs[header.lane.class().index()];
+        let queued = queue_pair.queue_send(Some(frame.clone()), true, |slot| {
+            header.encode_into(slot, body, false);
+            HEADER_BYTES + body.as_slice().len()
+        });
         queued.is_ok()
     }
 }
@@ -404,22 +414,39 @@ enum Again {
     Later,
 }
 
-/// Takes one receive.
+/// Takes what is no receive that has brought something: a send, a read, or work that failed. Failures
+/// count while the link is not being closed.
+#[inline(never)] // Beside each message, and rarer.
+fn take_other(
+    queue_pair: &mut QueuePair,
+    completion: super::Completion,
+    is_open: bool,
+    reads: &mut Reads,
+) -> Result<(), LinkError> {
+    let ended = completion.result();
+    if let Work::Receive { .. } = completion.work() {
+        queue_pair.take_receive(completion)?;
+    } else if let Some(frame) = queue_pair.take_sent(completion)?.read {
+        reads.ended(frame, ended.is_ok());
+    }
+    match ended {
+        Err(error) if is_open => Err(VerbsError::from(error).into()),
+        _ => Ok(()),
+    }
+}
+
+/// Takes one receive that has succeeded.
 #[inline]
 fn take_receive(
     queue_pair: &mut QueuePair,
     completion: super::Completion,
-    is_good: bool,
     repost: bool,
     sink: &mut impl Sink,
 ) -> Result<Again, LinkError> {
     let class = LaneClass::ALL[usize::from(completion.tag()).min(LaneClass::COUNT - 1)];
     let arrival = queue_pair.take_receive(completion)?;
-    let mut unwanted = None;
-    if is_good {
-        let (header, body) = judge(class, &arrival)?;
-        unwanted = sink.message(&header, body, arrival.frame)?;
-    }
+    let header = judge(class, &arrival)?;
+    let unwanted = sink.message(&header, arrival.message, arrival.frame)?;
     Ok(match unwanted {
         _ if !repost => Again::No,
         None if class == LaneClass::Small => Again::Later,
@@ -428,16 +455,13 @@ fn take_receive(
     })
 }
 
-/// Header and body of what has arrived on a queue pair of `class`, if a correct peer sent it.
-#[inline]
-fn judge(
-    class: LaneClass,
-    arrival: &super::Arrival<'_>,
-) -> Result<(SessionHeader, Body), LinkError> {
+/// The header of what has arrived on a queue pair of `class`, if a correct peer sent it.
+#[inline(always)] // The header stays in registers.
+fn judge(class: LaneClass, arrival: &super::Arrival<'_>) -> Result<SessionHeader, LinkError> {
     let field = |what, found: usize, expected| {
         Err(DecodeError::Field { what, found: found as u64, expected }.into())
     };
-    let header = SessionHeader::decode_slot_without_crc(arrival.message)?;
+    let header = SessionHeader::decode_slot_without_crc(arrival.message, arrival.message_bytes)?;
     let (message_bytes, frame_bytes) = match &arrival.frame {
         Some(frame) => (FRAME_OFFSET_BYTES, frame.len()),
         None => (HEADER_BYTES + usize::from(header.body_len), 0),
@@ -458,7 +482,7 @@ fn judge(
         let expected = "that of the queue pair it came on";
         return field("lane of a message over verbs", header.lane.index(), expected);
     }
-    Ok((header, Body::of_slot(arrival.message, header.body_len)))
+    Ok(header)
 }
 
 impl Link for VerbsLink {
@@ -570,7 +594,7 @@ impl Sink for Nobody {
     fn message(
         &mut self,
         _header: &SessionHeader,
-        _body: Body,
+        _slot: &Slot,
         _frame: Option<Frame>,
     ) -> Result<Option<Frame>, LinkError> {
         Ok(None)

@@ -84,6 +84,19 @@ impl ReceiveQueue {
         self.posted
     }
 
+    /// Appends a receive without a frame to the chain, if there is room; false: there is none. Of a
+    /// queue pair none of whose receives has one.
+    #[inline]
+    pub(super) fn queue_message(&mut self) -> bool {
+        let Some(slot) = self.free.pop() else { return false };
+        let index = slot as usize;
+        self.requests.update(index, |request| request.next = ptr::null_mut());
+        debug_assert!(self.places[index].frame.is_none());
+        self.places[index].state = State::Queued;
+        self.append(slot);
+        true
+    }
+
     /// Appends a receive to the chain. The caller has seen that there is room, and `segment` is of
     /// `frame`.
     pub(super) fn queue(&mut self, frame: Option<(Frame, abi::ibv_sge)>) {
@@ -104,10 +117,15 @@ impl ReceiveQueue {
             request.next = ptr::null_mut();
         });
         self.places[index] = Place { state: State::Queued, frame };
+        self.append(slot);
+    }
+
+    #[inline]
+    fn append(&mut self, slot: u32) {
         let first = match self.chain {
             None => slot,
             Some((first, last)) => {
-                let next = self.requests.at(index);
+                let next = self.requests.at(slot as usize);
                 self.requests.update(last as usize, |request| request.next = next);
                 first
             }

@@ -53,6 +53,8 @@ pub(super) struct SendQueue {
     chain: u32,
     tail: u32,
     since_signal: u32,
+    /// Requests of which one asks for a completion: half a ring.
+    signal_every: u32,
     slot_key: u32,
 }
 
@@ -96,6 +98,7 @@ impl SendQueue {
             chain: 0,
             tail: 0,
             since_signal: 0,
+            signal_every: (depth / 2).max(1),
             slot_key: slot_of(0).lkey,
         }
     }
@@ -119,11 +122,32 @@ impl SendQueue {
         count & (self.depth - 1)
     }
 
+    /// Appends a send of a message alone, in the slot that [`SendQueue::next_slot`] gave: what
+    /// [`SendQueue::queue`] does, without what only pages and reads need.
+    #[inline]
+    pub(super) fn queue_message(&mut self, message_bytes: u32, inline: bool, signalled: bool) {
+        let index = self.slot(self.head) as usize;
+        debug_assert!(matches!(self.held[index], Held::Nothing), "its last request is not taken");
+        let signalled = signalled || self.since_signal + 1 >= self.signal_every;
+        self.since_signal = if signalled { 0 } else { self.since_signal + 1 };
+        self.segments.update(2 * index, |segment| segment.length = message_bytes);
+        let sg_list = self.segments.at(2 * index);
+        self.requests.update(index, |place| {
+            place.next = ptr::null_mut();
+            place.sg_list = sg_list;
+            place.num_sge = i32::from(message_bytes > 0);
+            place.send_flags = u32::from(inline) * abi::IBV_SEND_INLINE
+                + u32::from(signalled) * abi::IBV_SEND_SIGNALED;
+            place.opcode = abi::IBV_WR_SEND;
+        });
+        self.append(index);
+    }
+
     /// Appends a request in the slot that [`SendQueue::next_slot`] gave.
     pub(super) fn queue(&mut self, request: &Request, held: Held) {
         let index = self.slot(self.head) as usize;
         let mut flags = 0;
-        let due = self.since_signal + 1 >= (self.depth / 2).max(1);
+        let due = self.since_signal + 1 >= self.signal_every;
         let (count, signalled) = match *request {
             Request::Send { message_bytes, page, inline, signalled } => {
                 if inline {
@@ -163,6 +187,12 @@ impl SendQueue {
             }
         });
         self.held[index] = held;
+        self.append(index);
+    }
+
+    /// Puts the request at the end of the chain.
+    #[inline]
+    fn append(&mut self, index: usize) {
         if self.head != self.chain {
             let next = self.requests.at(index);
             let last = self.slot(self.head.wrapping_sub(1)) as usize;

@@ -12,49 +12,57 @@ use std::{fmt, mem::zeroed};
 
 /// Work that is done, or has failed: the right to take back what it held, once. It is therefore
 /// neither copied nor made by anybody but the queue.
-#[derive(Debug)]
 pub struct Completion {
-    owner: Owner,
-    work: Work,
-    status: Status,
+    id: u64,
+    status: u32,
     bytes: u32,
     queue_pair: u32,
     vendor_error: u32,
 }
 
 impl Completion {
+    #[inline]
     fn decode(raw: &abi::ibv_wc) -> Self {
-        let (owner, work) = decode_work_id(raw.wr_id);
         Self {
-            owner,
-            work,
-            status: Status::from_raw(raw.status),
+            id: raw.wr_id,
+            status: raw.status,
             bytes: raw.byte_len,
             queue_pair: raw.qp_num,
             vendor_error: raw.vendor_err,
         }
     }
 
+    #[inline]
     pub(in crate::link::verbs) fn owner(&self) -> Owner {
-        self.owner
+        decode_work_id(self.id).0
     }
 
     /// The tag of its queue pair ([`QueuePairOptions`](crate::link::verbs::QueuePairOptions)).
+    #[inline]
     #[must_use]
     pub fn tag(&self) -> u16 {
-        self.owner.tag
+        self.owner().tag
     }
 
     /// Which work.
+    #[inline]
     #[must_use]
     pub fn work(&self) -> Work {
-        self.work
+        decode_work_id(self.id).1
     }
 
     /// How it went.
+    #[inline]
     #[must_use]
     pub fn status(&self) -> Status {
-        self.status
+        Status::from_raw(self.status)
+    }
+
+    /// Whether it went well.
+    #[inline]
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        self.status == abi::IBV_WC_SUCCESS
     }
 
     /// Bytes of the message that was received, or were read; of no meaning for sends and failures.
@@ -74,11 +82,11 @@ impl Completion {
     /// # Errors
     /// [`CompletionError`] unless the work succeeded.
     pub fn result(&self) -> Result<(), CompletionError> {
-        match self.status {
+        match self.status() {
             Status::Success => Ok(()),
             status => Err(CompletionError {
                 queue_pair: self.queue_pair,
-                work: self.work,
+                work: self.work(),
                 status,
                 vendor_error: self.vendor_error,
             }),
@@ -104,6 +112,19 @@ impl CompletionBatch {
     pub fn drain(&mut self) -> impl Iterator<Item = Completion> + '_ {
         let len = std::mem::take(&mut self.len);
         self.raw[..len].iter().map(Completion::decode)
+    }
+}
+
+impl fmt::Debug for Completion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Completion")
+            .field("owner", &self.owner())
+            .field("work", &self.work())
+            .field("status", &self.status())
+            .field("bytes", &self.bytes)
+            .field("queue_pair", &self.queue_pair)
+            .field("vendor_error", &self.vendor_error)
+            .finish()
     }
 }
 

@@ -65,6 +65,7 @@ pub(in crate::link::verbs) fn work_id(owner: Owner, work: Work) -> u64 {
 /// Bits of a slot's number: far more than a queue can have.
 const SLOT_MASK: u32 = (1 << 30) - 1;
 
+#[inline]
 pub(super) fn decode_work_id(id: u64) -> (Owner, Work) {
     let [t1, t0, s1, s0, w3, w2, w1, w0] = id.to_be_bytes();
     let word = u32::from_be_bytes([w3, w2, w1, w0]);

@@ -30,7 +30,7 @@ pub use parts::{
 use super::{
     abi,
     choice::Choice,
-    completion::{Completion, CompletionQueue, Owner, Status, Work},
+    completion::{Completion, CompletionQueue, Owner, Work},
     device::Context,
     domain::MemoryRegion,
     error::{VerbsError, check},
@@ -168,6 +168,14 @@ impl QueuePair {
         Some(abi::ibv_sge { addr: region.address_of(frame)?, length, lkey: region.local_key() })
     }
 
+    /// Queues a receive of a queue pair that carries no frames, as [`QueuePair::queue_receive`] does.
+    /// False: as many are posted as there is room for.
+    #[inline]
+    pub(in crate::link::verbs) fn queue_message_receive(&mut self) -> bool {
+        debug_assert!(!self.options.carries_frames);
+        self.memory.receives.queue_message()
+    }
+
     /// Queues a receive; [`QueuePair::post_receives`] hands it to the device. `frame`: for the page
     /// of the message, if and only if the queue pair carries frames.
     ///
@@ -219,6 +227,23 @@ impl QueuePair {
     #[cold]
     fn post_failed(&self, queue: &'static str, source: io::Error) -> VerbsError {
         VerbsError::Post { queue, queue_pair: self.number(), source }
+    }
+
+    /// Queues a message without a page, as [`QueuePair::queue_send`] does. False: as much is under way
+    /// as there is room for; `write` is then not called.
+    #[inline(always)] // The header is in registers.
+    pub(in crate::link::verbs) fn queue_message(
+        &mut self,
+        write: impl FnOnce(&mut [u8; SLOT_BYTES]) -> usize,
+    ) -> bool {
+        let slot = if self.is_draining { None } else { self.memory.sends.next_slot() };
+        let Some(slot) = slot else { return false };
+        // SAFETY: as in `queue_send`.
+        let bytes = unsafe { self.memory.slots.get_mut(self.options.capacity.receives + slot) };
+        let message_bytes = u32::try_from(write(bytes)).unwrap_or(u32::MAX).min(SLOT_BYTES_U32);
+        let inline = message_bytes <= self.inline_bytes_max;
+        self.memory.sends.queue_message(message_bytes, inline, false);
+        true
     }
 
     /// Queues a message; [`QueuePair::post_sends`] hands it to the device. `write` puts header and
@@ -321,9 +346,9 @@ impl QueuePair {
             _ => None,
         };
         let Some((slot, frame)) = taken else { return Err(self.unknown_work(&completion)) };
-        let bytes = match completion.status() {
-            Status::Success => usize::try_from(completion.bytes()).unwrap_or(0),
-            _ => 0,
+        let bytes = match completion.is_success() {
+            true => usize::try_from(completion.bytes()).unwrap_or(0),
+            false => 0,
         };
         let message_bytes = bytes.min(SLOT_BYTES);
         let frame_bytes = frame.as_ref().map_or(0, |f| (bytes - message_bytes).min(f.len()));
