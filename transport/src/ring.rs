@@ -60,29 +60,36 @@ impl<T: Vacant> Ring<T> {
         if index < self.len { self.places.get(self.place(index)) } else { None }
     }
 
+    /// Takes the first element out, as it lies there, to be looked at until the next is written.
     #[inline]
-    pub(crate) fn front_mut(&mut self) -> Option<&mut T> {
-        if self.len == 0 { None } else { self.places.get_mut(self.head) }
-    }
-
-    /// Forgets the first element, if there is one; it lies there still.
-    #[inline]
-    pub(crate) fn forget_front(&mut self) {
-        if self.len > 0 {
-            self.head = self.place(1);
-            self.len -= 1;
+    pub(crate) fn pop(&mut self) -> Option<&mut T> {
+        if self.len == 0 {
+            return None;
         }
+        let place = self.head;
+        self.forget(1);
+        self.places.get_mut(place)
     }
 
-    /// The place that was left last by [`Ring::forget_front`], with what lay there.
+    /// Forgets the first `count` elements, or all; they lie there still.
     #[inline]
-    pub(crate) fn forgotten_mut(&mut self) -> &mut T {
-        let place = self.head.wrapping_sub(1) & (self.places.len() - 1);
-        &mut self.places[place]
+    pub(crate) fn forget(&mut self, count: usize) {
+        if count < self.len {
+            self.head = self.place(count);
+            self.len -= count;
+        } else {
+            // Back to the places that are still in the cache.
+            (self.head, self.len) = (0, 0);
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         (0..self.len).filter_map(|index| self.get(index))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        let (before, from) = self.places.split_at_mut(self.head);
+        from.iter_mut().chain(before).take(self.len)
     }
 
     /// Keeps those for which `keep` is true, in their order.
@@ -143,7 +150,8 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Push(u16),
-        Forget,
+        Pop,
+        Forget(usize),
         Reserve(usize),
         Retain(u16),
     }
@@ -151,7 +159,8 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             6 => any::<u16>().prop_map(Step::Push),
-            5 => Just(Step::Forget),
+            4 => Just(Step::Pop),
+            1 => (0usize..9).prop_map(Step::Forget),
             1 => (0usize..70).prop_map(Step::Reserve),
             1 => (1u16..5).prop_map(Step::Retain),
         ]
@@ -167,9 +176,13 @@ mod tests {
                         *ring.push() = value;
                         queue.push_back(value);
                     }
-                    Step::Forget => {
-                        prop_assert_eq!(ring.front_mut().copied(), queue.pop_front());
-                        ring.forget_front();
+                    Step::Pop => {
+                        prop_assert_eq!(ring.get(0), queue.front());
+                        prop_assert_eq!(ring.pop().copied(), queue.pop_front());
+                    }
+                    Step::Forget(count) => {
+                        ring.forget(count);
+                        queue.drain(..count.min(queue.len()));
                     }
                     Step::Reserve(count) => ring.reserve(count),
                     Step::Retain(divisor) => {
@@ -179,6 +192,7 @@ mod tests {
                 }
                 prop_assert_eq!((ring.len(), ring.is_empty()), (queue.len(), queue.is_empty()));
                 prop_assert!(ring.iter().eq(&queue));
+                prop_assert!(ring.iter_mut().map(|value| &*value).eq(&queue));
                 prop_assert_eq!(ring.get(queue.len()), None);
             }
             prop_assert!(ring.into_vec() == Vec::from(queue));
@@ -195,8 +209,7 @@ mod tests {
         let mut ring = Ring::<Option<Rc<()>>>::with_capacity(2);
         let thing = Rc::new(());
         *ring.push() = Some(Rc::clone(&thing));
-        ring.front_mut().unwrap().take();
-        ring.forget_front();
+        ring.pop().unwrap().take();
         assert_eq!((ring.len(), Rc::strong_count(&thing)), (0, 1));
     }
 
@@ -208,7 +221,7 @@ mod tests {
                 while ring.len() < 100 {
                     *ring.push() = round;
                 }
-                (0..1 + round % 100).for_each(|_| ring.forget_front());
+                ring.forget(1 + usize::from(round % 100));
             }
         });
         assert_eq!(counted.count_total, 0);

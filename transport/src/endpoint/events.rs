@@ -95,16 +95,15 @@ impl EventQueue {
 
     /// Sender and lane of the message that [`EventQueue::pop_message`] takes.
     #[inline]
-    pub(super) fn next_message(&mut self) -> Option<(InstanceId, Lane)> {
-        self.messages.front_mut().map(|arrived| (arrived.from, arrived.lane))
+    pub(super) fn next_message(&self) -> Option<(InstanceId, Lane)> {
+        self.messages.get(0).map(|arrived| (arrived.from, arrived.lane))
     }
 
     /// The next message; what comes before it is taken.
     #[inline(always)] // So that it is written where the caller's caller wants it.
     pub(super) fn pop_message(&mut self) -> Option<Event> {
-        self.messages.forget_front();
+        let arrived = self.messages.pop()?;
         self.taken += 1;
-        let arrived = self.messages.forgotten_mut();
         Some(Event::Message(Received {
             from: arrived.from,
             lane: arrived.lane,

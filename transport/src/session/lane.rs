@@ -12,6 +12,8 @@ pub(super) struct LaneState {
     // Sending.
     /// Unacknowledged messages, the oldest first; its sequence is `acked + 1`.
     pub(super) retained: Ring<Message>,
+    /// Every message has a page, or none has.
+    carries_frames: bool,
     window: usize,
     pub(super) acked: Sequence,
     /// Sequence that goes on the link next.
@@ -33,10 +35,11 @@ pub(super) struct LaneState {
 }
 
 impl LaneState {
-    pub(super) fn new(window: u32) -> Self {
+    pub(super) fn new(lane: Lane, window: u32) -> Self {
         let window = usize::try_from(window).unwrap_or(usize::MAX).min(WINDOW_MAX);
         Self {
             retained: Ring::with_capacity(window),
+            carries_frames: lane.class().has_frame(),
             window,
             acked: Sequence(0),
             cursor: Sequence(1),
@@ -147,18 +150,26 @@ impl LaneState {
 
     #[inline]
     fn forget_up_to(&mut self, ack: Sequence) {
-        while self.acked < ack
-            && let Some(oldest) = self.retained.front_mut()
-        {
-            // The page may be changed or used again from now on.
-            oldest.frame = None;
-            self.retained.forget_front();
-            self.acked = self.acked.next();
-            if planted::is("session_keep_acknowledged") && self.acked.0.is_multiple_of(16) {
-                break;
-            }
+        let mut count = ack.0.saturating_sub(self.acked.0).min(self.retained.len() as u64);
+        if planted::is("session_keep_acknowledged") {
+            count = count.min(16 - self.acked.0 % 16);
+        }
+        if count > 0 {
+            self.forget(count);
         }
         self.cursor = self.cursor.max(self.acked.next());
+    }
+
+    fn forget(&mut self, count: u64) {
+        let kept = usize::try_from(count).unwrap_or(usize::MAX);
+        if self.carries_frames {
+            // The pages may be changed or used again from now on.
+            for oldest in self.retained.iter_mut().take(kept) {
+                oldest.frame = None;
+            }
+        }
+        self.retained.forget(kept);
+        self.acked = Sequence(self.acked.0 + count);
     }
 
     #[inline]

@@ -152,7 +152,12 @@ impl Session {
     /// lane retains at most: the credits the peer gives.
     #[must_use]
     pub fn new(me: InstanceId, peer: InstanceId, windows: [u32; Lane::COUNT]) -> Self {
-        Self { me, peer, lanes: windows.map(LaneState::new), linked: false }
+        Self {
+            me,
+            peer,
+            lanes: Lane::ALL.map(|lane| LaneState::new(lane, windows[lane.index()])),
+            linked: false,
+        }
     }
 
     fn lane(&mut self, lane: Lane) -> &mut LaneState {
