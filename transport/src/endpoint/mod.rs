@@ -328,7 +328,7 @@ impl Endpoint {
         let Some(session) = &mut peer.session else { return Err(SendError::NoSession(message)) };
         match session.submit(lane, message) {
             Ok(()) => {
-                peer.pump(lane, urgency);
+                peer.pump_submitted(lane, urgency);
                 Ok(())
             }
             Err(Rejected::NoCredit(message)) => {

@@ -122,9 +122,6 @@ impl Peer {
         }
     }
 
-    /// Moves messages of `lane` from the session to the link while both allow it. True if there
-    /// were any.
-    #[inline]
     /// Remembers which messages wait in the queue that came over a link that is no more: their receives
     /// are not posted again.
     pub(super) fn note_stale(&mut self, events: &EventQueue) {
@@ -134,7 +131,16 @@ impl Peer {
         }
     }
 
+    /// Moves messages of `lane` from the session to the link while both allow it. True if there
+    /// were any.
+    #[inline(never)]
     pub(super) fn pump(&mut self, lane: Lane, urgency: Urgency) -> bool {
+        self.pump_submitted(lane, urgency)
+    }
+
+    /// As [`Peer::pump`], where messages are submitted.
+    #[inline(always)]
+    pub(super) fn pump_submitted(&mut self, lane: Lane, urgency: Urgency) -> bool {
         let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return false };
         if self.held {
             return false;

@@ -153,7 +153,7 @@ impl Connection {
         !self.writer.is_empty()
     }
 
-    #[inline]
+    #[inline(always)] // As the writer.
     pub(super) fn flush(&mut self) -> Result<(), LinkError> {
         if self.writer.is_empty() {
             return Ok(());
@@ -164,9 +164,29 @@ impl Connection {
         self.writer.flush(&self.stream)
     }
 
-    #[inline]
+    #[inline(always)] // As the reader.
     pub(super) fn poll(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
         if self.wants_read() { self.read(sink) } else { Ok(()) }
+    }
+
+    /// As [`Connection::poll`], of a connection on which something is the exception.
+    #[inline]
+    pub(super) fn poll_idle(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
+        #[inline(never)]
+        fn read(connection: &mut Connection, sink: &mut impl Sink) -> Result<(), LinkError> {
+            connection.read(sink)
+        }
+        if self.wants_read() { read(self, sink) } else { Ok(()) }
+    }
+
+    /// As [`Connection::flush`], of such a connection.
+    #[inline]
+    pub(super) fn flush_idle(&mut self) -> Result<(), LinkError> {
+        #[inline(never)]
+        fn flush(connection: &mut Connection) -> Result<(), LinkError> {
+            connection.flush()
+        }
+        if self.has_output() { flush(self) } else { Ok(()) }
     }
 
     /// As [`Connection::poll`], but not blindly: once the poller has reported something.
@@ -179,13 +199,10 @@ impl Connection {
         }
     }
 
-    #[inline]
+    #[inline(always)] // As the reader.
     fn read(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
         if self.reader.is_paused() {
-            self.reader.parse(sink)?;
-            if self.reader.is_paused() {
-                return Ok(());
-            }
+            return self.resume(sink);
         }
         match self.reader.read(&self.stream) {
             Err(Errno::AGAIN) => {
@@ -194,6 +211,17 @@ impl Connection {
             }
             read => self.take(read, sink),
         }
+    }
+
+    /// Goes on behind what was said about the link, now that it is judged.
+    #[cold]
+    fn resume(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
+        self.reader.parse(sink)?;
+        if self.reader.is_paused() {
+            return Ok(());
+        }
+        let read = self.reader.read(&self.stream);
+        self.take(read, sink)
     }
 
     #[inline]

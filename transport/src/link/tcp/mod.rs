@@ -159,7 +159,7 @@ impl Link for TcpLink {
     #[inline]
     fn flush(&mut self) -> Result<(), LinkError> {
         self.main.flush()?;
-        self.bulk.flush()
+        self.bulk.flush_idle()
     }
 
     fn hurry(&mut self) {
@@ -174,7 +174,7 @@ impl Link for TcpLink {
     #[inline]
     fn poll(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
         self.main.poll(sink)?;
-        self.bulk.poll(sink)
+        self.bulk.poll_idle(sink)
     }
 
     #[inline]

@@ -159,10 +159,34 @@ impl Writer {
     }
 
     /// Writes until all is with the kernel or it takes no more.
-    #[inline]
+    #[inline(always)] // Mostly one system call with a few slots, or nothing.
     pub(super) fn flush(&mut self, stream: impl AsFd) -> Result<(), LinkError> {
+        if !self.writable || self.is_empty() {
+            return Ok(());
+        }
+        if !self.frames.is_empty() {
+            return self.write_on(None, stream);
+        }
+        let slots = &self.slots[self.start..self.end];
+        let written = send(&stream, slots, SendFlags::NOSIGNAL);
+        if written != Ok(slots.len()) {
+            return self.write_on(Some(written), stream);
+        }
+        self.written_all();
+        Ok(())
+    }
+
+    /// The same after a first write that was not all, or when there are pages.
+    #[inline(never)]
+    fn write_on(
+        &mut self,
+        first: Option<Result<usize, Errno>>,
+        stream: impl AsFd,
+    ) -> Result<(), LinkError> {
+        let mut last = first;
         while self.writable && !self.is_empty() {
-            match self.write(&stream) {
+            let written = last.take().unwrap_or_else(|| self.write(&stream));
+            match written {
                 Ok(0) => return Err(LinkError::Closed),
                 Ok(n) => self.written(n),
                 Err(Errno::AGAIN) => self.writable = false,
@@ -173,11 +197,9 @@ impl Writer {
         Ok(())
     }
 
-    #[inline]
-    fn write(&mut self, stream: impl AsFd) -> Result<usize, Errno> {
-        let slots = &self.slots[self.start..self.end];
+    fn write(&self, stream: impl AsFd) -> Result<usize, Errno> {
         if self.frames.is_empty() {
-            return send(stream, slots, SendFlags::NOSIGNAL);
+            return send(stream, &self.slots[self.start..self.end], SendFlags::NOSIGNAL);
         }
         // One page is the rule, and a long empty list is not free.
         if self.frames.len() == 1 {
@@ -188,7 +210,7 @@ impl Writer {
     }
 
     /// Writes up to `PIECES / 2` pages with the slots before, between and behind them.
-    #[inline(never)] // Its lists would be on the stack of every write.
+    #[inline]
     fn gather<const PIECES: usize>(&self, stream: impl AsFd) -> Result<usize, Errno> {
         let slots = &self.slots[self.start..self.end];
         let mut pieces = [IoSlice::new(&[]); PIECES];
@@ -210,21 +232,18 @@ impl Writer {
         sendmsg(stream, &pieces[..used], &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
     }
 
-    /// The kernel has `count` more bytes.
+    /// The kernel has all slots, and there are no pages.
     #[inline]
-    fn written(&mut self, count: usize) {
-        self.written_bytes = self.written_bytes.wrapping_add(count as u64);
-        if self.frames.is_empty() && count == self.end - self.start {
-            self.position += count as u64;
-            (self.start, self.end) = (0, 0);
-            return;
-        }
-        self.written_in_part(count);
+    fn written_all(&mut self) {
+        let count = (self.end - self.start) as u64;
+        self.written_bytes = self.written_bytes.wrapping_add(count);
+        self.position += count;
+        (self.start, self.end) = (0, 0);
     }
 
-    /// The same with pages in the queue, or when it is not all.
-    #[inline(never)]
-    fn written_in_part(&mut self, mut count: usize) {
+    /// The kernel has `count` more bytes.
+    fn written(&mut self, mut count: usize) {
+        self.written_bytes = self.written_bytes.wrapping_add(count as u64);
         loop {
             let first = self.frames.front().map(|queued| (queued.position, queued.frame.len()));
             let until = first
