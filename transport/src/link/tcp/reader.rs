@@ -226,12 +226,9 @@ impl Reader {
                 if !self.complete_frame()? {
                     return Ok(());
                 }
-                let frame = std::mem::replace(&mut self.landing, self.posted.pop());
-                check_page_crc(&header, frame.as_ref())?;
-                (self.awaited, self.frame_got, self.small_run) = (None, 0, 0);
-                if let Some(unwanted) = sink.message(&header, &self.awaited_slot, frame)? {
-                    self.post(unwanted);
-                }
+                self.awaited = None;
+                let slot = self.awaited_slot;
+                self.page_landed(sink, &header, &slot)?;
                 continue;
             }
             let rest = &mut self.buffer[self.start..self.end];
@@ -245,7 +242,8 @@ impl Reader {
             check_connection(self.class, &header)?;
             self.start += FRAME_OFFSET_BYTES;
             if header.frame {
-                (self.awaited, self.awaited_slot) = (Some(header), *slot);
+                let (header, slot) = (header, *slot);
+                self.page_announced(sink, &header, &slot)?;
                 continue;
             }
             self.small_run = self.small_run.saturating_add(1);
@@ -256,6 +254,43 @@ impl Reader {
             }
             sink.message(&header, slot, None)?;
         }
+    }
+
+    /// The header of a page has come, and with it, if it was guessed, the page.
+    #[inline(never)] // Beside small messages.
+    fn page_announced(
+        &mut self,
+        sink: &mut impl Sink,
+        header: &SessionHeader,
+        slot: &Slot,
+    ) -> Result<(), LinkError> {
+        if self.frame_got < self.page_bytes {
+            (self.awaited, self.awaited_slot) = (Some(*header), *slot);
+            return Ok(());
+        }
+        self.page_landed(sink, header, slot)
+    }
+
+    /// The landing frame is whole: judges it and hands it over. The next one takes its place.
+    #[inline]
+    fn page_landed(
+        &mut self,
+        sink: &mut impl Sink,
+        header: &SessionHeader,
+        slot: &Slot,
+    ) -> Result<(), LinkError> {
+        let frame = self.take_landed();
+        if let Some(unwanted) = hand_over(sink, header, slot, frame)? {
+            self.post(unwanted);
+        }
+        Ok(())
+    }
+
+    /// The landing frame, which is whole; the next one takes its place.
+    #[inline]
+    fn take_landed(&mut self) -> Option<Frame> {
+        (self.frame_got, self.small_run) = (0, 0);
+        std::mem::replace(&mut self.landing, self.posted.pop())
     }
 
     /// Moves what the buffer holds of the awaited frame into it; true when the frame is whole.
@@ -305,12 +340,20 @@ fn page_without_receive() -> LinkError {
         .into()
 }
 
-fn check_page_crc(header: &SessionHeader, frame: Option<&Frame>) -> Result<(), LinkError> {
-    let (Some(found), Some(frame)) = (header.page_crc, frame) else { return Ok(()) };
-    let computed = crc32c(&[frame]);
-    if found != computed {
-        return Err(LinkError::PageCrc { found, computed });
+/// Judges a page that is whole and hands it over.
+#[inline(never)] // Once, for both ways in which a page becomes whole.
+fn hand_over(
+    sink: &mut impl Sink,
+    header: &SessionHeader,
+    slot: &Slot,
+    frame: Option<Frame>,
+) -> Result<Option<Frame>, LinkError> {
+    if let (Some(found), Some(frame)) = (header.page_crc, &frame) {
+        let computed = crc32c(&[frame]);
+        if found != computed {
+            return Err(LinkError::PageCrc { found, computed });
+        }
+        frame.note_crc32c(computed);
     }
-    frame.note_crc32c(computed);
-    Ok(())
+    sink.message(header, slot, frame)
 }

@@ -165,7 +165,8 @@ impl Writer {
             return Ok(());
         }
         if !self.frames.is_empty() {
-            return self.write_on(None, stream);
+            let first = self.write_page(&stream);
+            return if first.is_none() { Ok(()) } else { self.write_on(first, stream) };
         }
         let slots = &self.slots[self.start..self.end];
         let written = send(&stream, slots, SendFlags::NOSIGNAL);
@@ -176,14 +177,38 @@ impl Writer {
         Ok(())
     }
 
-    /// The same after a first write that was not all, or when there are pages.
+    /// Writes once where there are pages: mostly there is one, the last thing queued. `None`: it was
+    /// that, and all of it is with the kernel.
+    #[inline]
+    fn write_page(&mut self, stream: impl AsFd) -> Option<Result<usize, Errno>> {
+        let slots = &self.slots[self.start..self.end];
+        let page = match self.frames.front() {
+            Some(page) if self.frames.len() == 1 && self.frame_sent == 0 => page,
+            _ => return Some(self.write(stream)),
+        };
+        if page.position != self.position + slots.len() as u64 {
+            return Some(self.write(stream));
+        }
+        let bytes = slots.len() + page.frame.len();
+        let pieces = [IoSlice::new(slots), IoSlice::new(&page.frame)];
+        let mut nothing = SendAncillaryBuffer::default();
+        let written = sendmsg(stream, &pieces, &mut nothing, SendFlags::NOSIGNAL);
+        if written != Ok(bytes) {
+            return Some(written);
+        }
+        self.written_bytes = self.written_bytes.wrapping_add(page.frame.len() as u64);
+        self.frames.clear();
+        self.written_all();
+        None
+    }
+
+    /// The same after a first write that was not all.
     #[inline(never)]
     fn write_on(
         &mut self,
-        first: Option<Result<usize, Errno>>,
+        mut last: Option<Result<usize, Errno>>,
         stream: impl AsFd,
     ) -> Result<(), LinkError> {
-        let mut last = first;
         while self.writable && !self.is_empty() {
             let written = last.take().unwrap_or_else(|| self.write(&stream));
             match written {
