@@ -23,6 +23,7 @@
 //! one packet for a small message; one completion for a page, one for several small messages.
 
 mod reads;
+mod taking;
 
 pub use reads::DoneRead;
 
@@ -40,7 +41,7 @@ use crate::{
     link::{Link, Sink, Urgency},
 };
 use pagewire_protocol::{
-    Body, DecodeError, Lane, LaneClass, MessageKind, SessionHeader,
+    Body, Lane, LaneClass, SessionHeader,
     header::{FRAME_OFFSET_BYTES, HEADER_BYTES, Slot},
     link_control::QueuePairs,
     read::READS_MAX,
@@ -52,6 +53,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use taking::{Again, take_other, take_receive};
 
 /// Sends of small messages that wait for their completion at most.
 const SMALL_SENDS: u32 = 512;
@@ -351,7 +353,7 @@ impl VerbsLink {
     }
 
     /// Hands what is queued to the device. True if there was any.
-    #[inline]
+    #[inline(always)] // Mostly one of them, with one message.
     fn post_sends(&mut self) -> Result<bool, VerbsError> {
         let mut any = false;
         for (queue_pair, queued) in self.queue_pairs.iter_mut().zip(&mut self.queued_sends) {
@@ -371,6 +373,17 @@ impl VerbsLink {
             || self.queued_receives.iter().zip(&RECEIVES_TO_POST).any(due)
     }
 
+    /// What nobody waits for keeps the order of its own lane: it is queued now. False: there is no
+    /// room for all of it.
+    #[cold]
+    fn keeps_order(&mut self, lane: Lane) -> bool {
+        if self.later.iter().any(|(later, _)| later.lane == lane) {
+            self.hurry();
+            return self.later.is_empty();
+        }
+        true
+    }
+
     #[inline(always)] // The header stays in registers.
     fn queue(&mut self, header: &SessionHeader, body: &Body, frame: Option<&SharedFrame>) -> bool {
         let (class, queued) = match frame {
@@ -388,10 +401,11 @@ impl VerbsLink {
 
     #[inline(always)] // As above.
     fn queue_message(&mut self, header: &SessionHeader, body: &Body) -> bool {
-        self.queue_pairs[LaneClass::Small.index()].queue_message(|slot| {
-            header.encode_into(slot, body, false);
-            HEADER_BYTES + body.as_slice().len()
-        })
+        let queue_pair = &mut self.queue_pairs[LaneClass::Small.index()];
+        let Some(slot) = queue_pair.message_slot() else { return false };
+        header.encode_into(slot, body, false);
+        queue_pair.queue_message(HEADER_BYTES + body.as_slice().len());
+        true
     }
 
     #[inline(never)] // A page costs more than the call.
@@ -405,86 +419,6 @@ impl VerbsLink {
     }
 }
 
-/// Whether a receive that was taken is queued again by the link itself.
-enum Again {
-    /// It is the session's, which posts another.
-    No,
-    Queued,
-    /// Of a small message: when there is time.
-    Later,
-}
-
-/// Takes what is no receive that has brought something: a send, a read, or work that failed. Failures
-/// count while the link is not being closed.
-#[inline(never)] // Beside each message, and rarer.
-fn take_other(
-    queue_pair: &mut QueuePair,
-    completion: super::Completion,
-    is_open: bool,
-    reads: &mut Reads,
-) -> Result<(), LinkError> {
-    let ended = completion.result();
-    if let Work::Receive { .. } = completion.work() {
-        queue_pair.take_receive(completion)?;
-    } else if let Some(frame) = queue_pair.take_sent(completion)?.read {
-        reads.ended(frame, ended.is_ok());
-    }
-    match ended {
-        Err(error) if is_open => Err(VerbsError::from(error).into()),
-        _ => Ok(()),
-    }
-}
-
-/// Takes one receive that has succeeded.
-#[inline]
-fn take_receive(
-    queue_pair: &mut QueuePair,
-    completion: super::Completion,
-    repost: bool,
-    sink: &mut impl Sink,
-) -> Result<Again, LinkError> {
-    let class = LaneClass::ALL[usize::from(completion.tag()).min(LaneClass::COUNT - 1)];
-    let arrival = queue_pair.take_receive(completion)?;
-    let header = judge(class, &arrival)?;
-    let unwanted = sink.message(&header, arrival.message, arrival.frame)?;
-    Ok(match unwanted {
-        _ if !repost => Again::No,
-        None if class == LaneClass::Small => Again::Later,
-        Some(_) if queue_pair.queue_receive(unwanted).is_ok() => Again::Queued,
-        _ => Again::No,
-    })
-}
-
-/// The header of what has arrived on a queue pair of `class`, if a correct peer sent it.
-#[inline(always)] // The header stays in registers.
-fn judge(class: LaneClass, arrival: &super::Arrival<'_>) -> Result<SessionHeader, LinkError> {
-    let field = |what, found: usize, expected| {
-        Err(DecodeError::Field { what, found: found as u64, expected }.into())
-    };
-    let header = SessionHeader::decode_slot_without_crc(arrival.message, arrival.message_bytes)?;
-    let (message_bytes, frame_bytes) = match &arrival.frame {
-        Some(frame) => (FRAME_OFFSET_BYTES, frame.len()),
-        None => (HEADER_BYTES + usize::from(header.body_len), 0),
-    };
-    if arrival.message_bytes != message_bytes {
-        let expected = "header and body, padded to 128 before a page";
-        return field("bytes of a message over verbs", arrival.message_bytes, expected);
-    }
-    if arrival.frame_bytes != frame_bytes {
-        return field("bytes of a page over verbs", arrival.frame_bytes, "a whole page");
-    }
-    if header.kind == MessageKind::LINK {
-        let expected = "on TCP, where all is said about the link";
-        return field("kind of a message over verbs", header.kind.0.into(), expected);
-    }
-    let fits = if header.frame { header.lane.class() == class } else { class == LaneClass::Small };
-    if !fits {
-        let expected = "that of the queue pair it came on";
-        return field("lane of a message over verbs", header.lane.index(), expected);
-    }
-    Ok(header)
-}
-
 impl Link for VerbsLink {
     fn post_receive(&mut self, class: LaneClass, frame: Frame) {
         let queued = self.queue_pairs[class.index()].queue_receive(Some(frame));
@@ -493,7 +427,7 @@ impl Link for VerbsLink {
         self.counters.receives.add(1);
     }
 
-    #[inline]
+    #[inline(always)] // The header stays in registers.
     fn send(
         &mut self,
         header: &SessionHeader,
@@ -505,13 +439,8 @@ impl Link for VerbsLink {
             self.later.push((*header, *body));
             return true;
         }
-        // What nobody waits for keeps the order of its own lane.
-        let waits = |later: &(SessionHeader, Body)| later.0.lane == header.lane;
-        if frame.is_none() && self.later.iter().any(waits) {
-            self.hurry();
-            if !self.later.is_empty() {
-                return false;
-            }
+        if !self.later.is_empty() && frame.is_none() && !self.keeps_order(header.lane) {
+            return false;
         }
         self.queue(header, body, frame)
     }

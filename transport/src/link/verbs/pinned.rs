@@ -25,6 +25,7 @@ impl<T: Copy> Pinned<T> {
     }
 
     /// The address of an element; valid as long as the array.
+    #[inline]
     pub(super) fn at(&self, index: usize) -> *mut T {
         assert!(index < self.len, "element {index} of {}", self.len);
         // SAFETY: inside of the array, see above.
@@ -38,12 +39,14 @@ impl<T: Copy> Pinned<T> {
         (bytes % size_of::<T>() == 0 && index < self.len).then_some(index)
     }
 
+    #[inline]
     pub(super) fn get(&self, index: usize) -> T {
         // SAFETY: `at` gives an element, initialised in `new`; whoever writes has `&mut self`.
         unsafe { *self.at(index) }
     }
 
     /// Changes an element.
+    #[inline]
     pub(super) fn update(&mut self, index: usize, change: impl FnOnce(&mut T)) {
         // SAFETY: as above; C follows the pointers during a call only, to which `self` is lent.
         change(unsafe { &mut *self.at(index) });

@@ -156,6 +156,7 @@ impl ReceiveQueue {
         }
     }
 
+    #[inline]
     fn release(&mut self, index: usize) -> Option<Frame> {
         self.places[index].state = State::Free;
         // No slot is released twice, so that there is room in the list.
@@ -164,6 +165,7 @@ impl ReceiveQueue {
     }
 
     /// Takes back a receive that the device is done with; `None`: it does not have that one.
+    #[inline]
     pub(super) fn take(&mut self, slot: u32) -> Option<Option<Frame>> {
         let index = slot as usize;
         if self.places.get(index)?.state != State::Posted {
@@ -257,5 +259,20 @@ mod tests {
             }
         });
         assert_eq!(counted.count_total, 0);
+    }
+
+    #[test]
+    fn receives_without_frames_come_and_go_as_the_others_do() {
+        let mut queue = queue(3);
+        assert!(queue.queue_message() && queue.queue_message());
+        assert_eq!(chain(&queue), [0, 1]);
+        queue.chain_posted(None);
+        assert!(queue.take(0).is_some_and(|frame| frame.is_none()));
+        assert!(queue.take(0).is_none(), "it is not posted twice");
+        assert!(queue.queue_message() && queue.queue_message());
+        assert!(!queue.queue_message(), "there is no room");
+        assert_eq!(chain(&queue), [0, 2], "the old link of slot 0 is gone");
+        queue.chain_posted(None);
+        assert_eq!(queue.posted(), 3);
     }
 }

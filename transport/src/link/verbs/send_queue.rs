@@ -114,10 +114,12 @@ impl SendQueue {
     }
 
     /// The slot of the next request; `None`: the ring is full.
+    #[inline]
     pub(super) fn next_slot(&self) -> Option<u32> {
         (self.head.wrapping_sub(self.tail) < self.depth).then(|| self.slot(self.head))
     }
 
+    #[inline]
     fn slot(&self, count: u32) -> u32 {
         count & (self.depth - 1)
     }
@@ -125,10 +127,10 @@ impl SendQueue {
     /// Appends a send of a message alone, in the slot that [`SendQueue::next_slot`] gave: what
     /// [`SendQueue::queue`] does, without what only pages and reads need.
     #[inline]
-    pub(super) fn queue_message(&mut self, message_bytes: u32, inline: bool, signalled: bool) {
+    pub(super) fn queue_message(&mut self, message_bytes: u32, inline: bool) {
         let index = self.slot(self.head) as usize;
         debug_assert!(matches!(self.held[index], Held::Nothing), "its last request is not taken");
-        let signalled = signalled || self.since_signal + 1 >= self.signal_every;
+        let signalled = self.since_signal + 1 >= self.signal_every;
         self.since_signal = if signalled { 0 } else { self.since_signal + 1 };
         self.segments.update(2 * index, |segment| segment.length = message_bytes);
         let sg_list = self.segments.at(2 * index);
@@ -202,25 +204,33 @@ impl SendQueue {
     }
 
     /// The chain to post, if there is one.
+    #[inline]
     pub(super) fn chain(&self) -> Option<*mut abi::ibv_send_wr> {
         (self.head != self.chain).then(|| self.requests.at(self.slot(self.chain) as usize))
     }
 
     /// The chain was given to the device; `refused`: from this request on it was not taken, and what
     /// those held is let go.
+    #[inline]
     pub(super) fn chain_posted(&mut self, refused: Option<*const abi::ibv_send_wr>) {
-        if let Some(refused) = refused.and_then(|request| self.requests.index_of(request)) {
-            while self.head != self.chain {
-                let last = self.head.wrapping_sub(1);
-                let index = self.slot(last) as usize;
-                self.head = last;
-                self.held[index] = Held::Nothing;
-                if index == refused {
-                    break;
-                }
-            }
+        if let Some(refused) = refused {
+            self.let_go_from(refused);
         }
         self.chain = self.head;
+    }
+
+    #[cold]
+    fn let_go_from(&mut self, refused: *const abi::ibv_send_wr) {
+        let Some(refused) = self.requests.index_of(refused) else { return };
+        while self.head != self.chain {
+            let last = self.head.wrapping_sub(1);
+            let index = self.slot(last) as usize;
+            self.head = last;
+            self.held[index] = Held::Nothing;
+            if index == refused {
+                break;
+            }
+        }
     }
 
     /// The marker that ends a drain: an empty send, whose completion is the last.
@@ -388,5 +398,41 @@ mod tests {
             }
         });
         assert_eq!(counted.count_total, 0);
+    }
+
+    #[test]
+    fn a_message_alone_is_queued_as_any_other_send() {
+        let (mut short, mut long) = (queue(8), queue(8));
+        // A read leaves its traces in the slot that both use next but one.
+        for queue in [&mut short, &mut long] {
+            let into = abi::ibv_sge { addr: 5, length: 8192, lkey: 3 };
+            let read = Request::Read { into, remote_address: 9, remote_key: 4 };
+            for _ in 0..8 {
+                queue.queue(&read, Held::Nothing);
+            }
+            queue.chain_posted(None);
+            assert!(queue.take(7).is_some());
+        }
+        for message_bytes in [48, 0, 112, 128, 60, 61, 62, 63] {
+            let inline = message_bytes <= 112;
+            short.queue_message(message_bytes, inline);
+            long.queue(
+                &Request::Send { message_bytes, page: None, inline, signalled: false },
+                Held::Nothing,
+            );
+        }
+        assert_eq!(chain(&short), chain(&long));
+        assert_eq!(chain(&short).len(), 8);
+        for index in 0..8 {
+            let (a, b) = (short.requests.get(index), long.requests.get(index));
+            assert_eq!((a.wr_id, a.num_sge, a.opcode), (b.wr_id, b.num_sge, b.opcode));
+            assert_eq!(a.send_flags, b.send_flags, "request {index}");
+            let segment = |queue: &SendQueue, request: &abi::ibv_send_wr| {
+                let at = queue.segments.index_of(request.sg_list).unwrap();
+                let segment = queue.segments.get(at);
+                (at, segment.addr, segment.length, segment.lkey)
+            };
+            assert_eq!(segment(&short, &a), segment(&long, &b), "request {index}");
+        }
     }
 }

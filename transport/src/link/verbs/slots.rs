@@ -86,6 +86,7 @@ impl Slots {
         self.registration.local_key()
     }
 
+    #[inline]
     fn place(&self, index: u32) -> NonNull<Slot> {
         assert!(index < self.count, "slot {index} of {}", self.count);
         let offset = index as usize * SLOT_BYTES;
@@ -101,6 +102,7 @@ impl Slots {
     ///
     /// # Safety
     /// The device has no work that uses the slot.
+    #[inline]
     pub(super) unsafe fn get_mut(&mut self, index: u32) -> &mut Slot {
         // SAFETY: mapped, initialised (zeros or what a device wrote), aligned as bytes are; `self` is
         // borrowed mutably, and the caller answers for the device.

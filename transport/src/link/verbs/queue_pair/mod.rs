@@ -229,21 +229,22 @@ impl QueuePair {
         VerbsError::Post { queue, queue_pair: self.number(), source }
     }
 
-    /// Queues a message without a page, as [`QueuePair::queue_send`] does. False: as much is under way
-    /// as there is room for; `write` is then not called.
-    #[inline(always)] // The header is in registers.
-    pub(in crate::link::verbs) fn queue_message(
-        &mut self,
-        write: impl FnOnce(&mut [u8; SLOT_BYTES]) -> usize,
-    ) -> bool {
-        let slot = if self.is_draining { None } else { self.memory.sends.next_slot() };
-        let Some(slot) = slot else { return false };
+    /// Where the next message without a page is written, with old bytes in it; then
+    /// [`QueuePair::queue_message`]. `None`: as much is under way as there is room for.
+    #[inline]
+    pub(in crate::link::verbs) fn message_slot(&mut self) -> Option<&mut [u8; SLOT_BYTES]> {
+        let slot = if self.is_draining { None } else { self.memory.sends.next_slot() }?;
         // SAFETY: as in `queue_send`.
-        let bytes = unsafe { self.memory.slots.get_mut(self.options.capacity.receives + slot) };
-        let message_bytes = u32::try_from(write(bytes)).unwrap_or(u32::MAX).min(SLOT_BYTES_U32);
+        Some(unsafe { self.memory.slots.get_mut(self.options.capacity.receives + slot) })
+    }
+
+    /// Queues the first bytes of what [`QueuePair::message_slot`] gave, as [`QueuePair::queue_send`]
+    /// does.
+    #[inline]
+    pub(in crate::link::verbs) fn queue_message(&mut self, message_bytes: usize) {
+        let message_bytes = u32::try_from(message_bytes).unwrap_or(u32::MAX).min(SLOT_BYTES_U32);
         let inline = message_bytes <= self.inline_bytes_max;
-        self.memory.sends.queue_message(message_bytes, inline, false);
-        true
+        self.memory.sends.queue_message(message_bytes, inline);
     }
 
     /// Queues a message; [`QueuePair::post_sends`] hands it to the device. `write` puts header and
@@ -321,6 +322,7 @@ impl QueuePair {
         check(returned).map_err(|source| self.post_failed("send", source))
     }
 
+    #[inline]
     fn post_send_chain(&mut self, chain: *mut abi::ibv_send_wr) -> (i32, *const abi::ibv_send_wr) {
         let mut refused = ptr::null_mut();
         // SAFETY: as in `post_receives`; what is sent is changed by nobody until then.
@@ -359,6 +361,7 @@ impl QueuePair {
     }
 
     /// A completion can only stand for work of this queue pair if it names it in every way.
+    #[inline]
     fn is_ours(&self, completion: &Completion) -> bool {
         completion.owner() == self.owner && completion.queue_pair() == self.number()
     }
