@@ -147,6 +147,12 @@ mod tests {
         }
     }
 
+    impl Vacant for Option<Rc<()>> {
+        fn vacant() -> Self {
+            None
+        }
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Push(u16),
@@ -195,17 +201,12 @@ mod tests {
                 prop_assert!(ring.iter_mut().map(|value| &*value).eq(&queue));
                 prop_assert_eq!(ring.get(queue.len()), None);
             }
-            prop_assert!(ring.into_vec() == Vec::from(queue));
+            prop_assert_eq!(queue, ring.into_vec());
         }
     }
 
     #[test]
     fn what_is_taken_out_of_an_element_is_free_at_once() {
-        impl Vacant for Option<Rc<()>> {
-            fn vacant() -> Self {
-                None
-            }
-        }
         let mut ring = Ring::<Option<Rc<()>>>::with_capacity(2);
         let thing = Rc::new(());
         *ring.push() = Some(Rc::clone(&thing));
