@@ -48,6 +48,7 @@ use pagewire_protocol::{
 };
 use reads::Reads;
 use std::{
+    io,
     net::Ipv6Addr,
     os::fd::BorrowedFd,
     sync::Arc,
@@ -91,8 +92,8 @@ pub struct VerbsLink {
     /// A message was turned away because a queue is full, and nobody has tried again yet.
     full: bool,
     armed: bool,
-    /// Why the queue cannot be armed: it is of no use any more.
-    unarmed: Option<VerbsError>,
+    /// Why the link is of no use any more: the next poll tells.
+    failed: Option<VerbsError>,
     /// There may be completions that were not looked at.
     ready: bool,
     /// Messages that nobody waits for; those of one lane stay in order.
@@ -180,7 +181,7 @@ impl VerbsLink {
             counters: Arc::clone(counters),
             full: false,
             armed: false,
-            unarmed: None,
+            failed: None,
             ready: true,
             later: Vec::with_capacity(LATER_MAX),
             reads: Reads::default(),
@@ -256,7 +257,7 @@ impl VerbsLink {
         }
         match self.completions.arm() {
             Ok(()) => self.armed = true,
-            Err(error) => self.unarmed = Some(error),
+            Err(error) => self.failed = Some(error),
         }
         self.ready = true;
     }
@@ -421,8 +422,14 @@ impl VerbsLink {
 
 impl Link for VerbsLink {
     fn post_receive(&mut self, class: LaneClass, frame: Frame) {
-        let queued = self.queue_pairs[class.index()].queue_receive(Some(frame));
-        debug_assert!(queued.is_ok(), "more receives than credits: {queued:?}");
+        let queue_pair = &mut self.queue_pairs[class.index()];
+        if let Err(refused) = queue_pair.queue_receive(Some(frame)) {
+            // The peer may be told of it, and would send a page that nothing waits for.
+            let source = io::Error::other(refused.reason.to_string());
+            let queue_pair = queue_pair.number();
+            self.failed = Some(VerbsError::Post { queue: "receive", queue_pair, source });
+            return;
+        }
         self.queued_receives[class.index()] += 1;
         self.counters.receives.add(1);
     }
@@ -480,7 +487,7 @@ impl Link for VerbsLink {
 
     #[inline]
     fn poll(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
-        if let Some(error) = self.unarmed.take() {
+        if let Some(error) = self.failed.take() {
             return Err(error.into());
         }
         self.ready = false;

@@ -5,7 +5,7 @@ use crate::{
     Frame,
     link::verbs::{choice::Mtu, send_queue::SendQueue},
 };
-use std::net::Ipv6Addr;
+use std::{fmt, net::Ipv6Addr};
 
 /// How much work a queue pair has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +75,16 @@ pub enum RefusedReason {
     WrongKind,
     /// The frame is not of the arena whose memory is registered.
     ForeignFrame,
+}
+
+impl fmt::Display for RefusedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "as much work is under way as it has room for",
+            Self::WrongKind => "it carries frames and there is none, or the other way round",
+            Self::ForeignFrame => "the frame is not of the arena that is registered",
+        })
+    }
 }
 
 /// Work that was not queued, and the frame that came with it.
