@@ -427,6 +427,9 @@ impl Shard {
         any
     }
 
+#[cfg(test)]
+mod tests;
+
     fn turn(&mut self, busy: bool) -> bool {
         // The endpoint has just sent what the last turn left.
         let mut busy = self.catch_up() || busy;

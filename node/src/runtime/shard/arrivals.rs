@@ -130,46 +130,35 @@ impl Shard {
         self.lives[at] = incarnation;
     }
 
-    /// The newest of what storage has of a page, of what came of it, and of the past image here.
-    fn newest_of(
-        &mut self,
+    /// The newest of what storage has of a page, of what came of it, and of the past image here. While
+    /// storage cannot be read nothing is: it may have a newer one than there is beside it.
+    pub(super) fn newest_of(
+        &self,
         tag: BufferTag,
         at_least: Lsn,
         arrival: Option<Frame>,
         read: Result<(Lsn, Frame), String>,
     ) -> Result<(Lsn, Frame), String> {
-        let mut best = read;
-        let is_newer = |version: Lsn, best: &Result<(Lsn, Frame), String>| {
-            best.as_ref().map_or(true, |(of_best, _)| version > *of_best)
-        };
-        if let Some(frame) = arrival {
-            let version = page::lsn(&frame);
-            if is_newer(version, &best) {
-                best = Ok((version, frame));
-            }
+        let mut best = read?;
+        if let Some(frame) = arrival.filter(|frame| page::lsn(frame) > best.0) {
+            best = (page::lsn(&frame), frame);
         }
         if let Some(past) = self.copies.past(&tag)
-            && is_newer(page::lsn(past), &best)
+            && page::lsn(past) > best.0
         {
-            let frame = best.map(|(_, frame)| frame);
-            best = match frame.or_else(|error| self.arena.take().ok_or(error)) {
-                Ok(mut frame) => {
-                    frame.copy_from_slice(past);
-                    Ok((page::lsn(past), frame))
-                }
-                Err(error) => Err(error),
-            };
+            best.0 = page::lsn(past);
+            best.1.copy_from_slice(past);
         }
-        match best {
-            Ok((found, _)) if found < at_least => Err(format!(
+        if best.0 < at_least {
+            return Err(format!(
                 "the newest that is left has version {}, expected at least {}: what is missing was \
                  held by an instance that has died, and its redo is not applied",
-                found.0, at_least.0
-            )),
-            best => best,
+                best.0.0, at_least.0
+            ));
         }
     }
 
+        Ok(best)
     pub(super) fn on_io(&mut self, done: IoDone) {
         match done {
             IoDone::Read { tag, result } => {
