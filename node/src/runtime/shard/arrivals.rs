@@ -1,10 +1,7 @@
-//! What comes in to a shard: from the endpoint, from storage and from local threads.
+//! What comes in to a shard: from the endpoint and from storage.
 
-use super::{EVICT_RETRY, HANDLE_SHIFT, Shard, arrival::Arrival, effects::drained_input};
-use crate::{
-    grd::{AcquireError, Event as Input, WaiterId},
-    runtime::{command::Command, io::IoDone},
-};
+use super::{EVICT_RETRY, Shard, arrival::Arrival};
+use crate::{grd::Event as Input, runtime::io::IoDone};
 use pagewire_protocol::{
     BufferTag, Incarnation, InstanceId, Lsn, Pcm,
     cluster_view::CLUSTER_VIEW,
@@ -188,35 +185,6 @@ impl Shard {
                 self.input(Input::WriteDone { tag, version, written });
             }
             IoDone::Sync { result } => self.flushes.end(&result),
-        }
-        self.run();
-    }
-
-    pub(super) fn on_command(&mut self, at: usize, command: Command) {
-        let waiter = |sequence: u64| WaiterId((at as u64) << HANDLE_SHIFT | sequence);
-        match command {
-            Command::Waiter(thread) => self.handles[at].waiter = Some(thread),
-            Command::Acquire { sequence, tag, mode } => {
-                if let Some(error) = self.fenced(tag) {
-                    return self.complete(waiter(sequence), Err(Some(error)));
-                }
-                let master = self.grd.view().master(&tag);
-                if self.lost.contains(&master) {
-                    let error = AcquireError::PeerLost { tag, peer: master };
-                    self.complete(waiter(sequence), Err(Some(error)));
-                    return;
-                }
-                let waiter = waiter(sequence);
-                self.input(Input::Acquire { tag, mode, waiter, recovery: false });
-            }
-            Command::Withdraw { sequence, tag } => {
-                self.input(Input::Withdraw { tag, waiter: waiter(sequence) });
-            }
-            Command::Unpinned(index) => {
-                if let Some(drained) = self.pool.drained(index) {
-                    self.input(drained_input(drained));
-                }
-            }
         }
         self.run();
     }
