@@ -382,7 +382,8 @@ impl Shard {
         let looks = self.leaving.is_some()
             || self.has_more
             || !self.guides.is_empty()
-            || !self.waiting.is_empty();
+            || !self.waiting.is_empty()
+            || self.redo.asks_again();
         let timeout = if looks { timeout.min(LOOK_AGAIN) } else { timeout };
         let events = self.endpoint.wait(timeout, || {
             io.has_done()
@@ -404,6 +405,7 @@ impl Shard {
             busy = true;
             self.on_io(done);
         }
+        self.redo.ask_again(Instant::now());
         self.take_flushed();
         self.run();
         self.outbox.pump(&mut self.endpoint);
@@ -424,3 +426,6 @@ impl Drop for Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

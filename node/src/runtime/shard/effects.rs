@@ -7,6 +7,7 @@ use crate::{
 };
 use pagewire_protocol::{Body, BufferTag, Epoch, InstanceId, Lsn, Pcm, page};
 use pagewire_transport::{Message, SharedFrame};
+use std::time::Instant;
 
 impl Shard {
     /// Puts by what the core is to be told at the next [`Shard::run`].
@@ -178,7 +179,7 @@ impl Shard {
 
     /// The core hears how far the redo log is durable.
     pub(super) fn take_flushed(&mut self) {
-        if let Some(up_to) = self.redo.next() {
+        if let Some(up_to) = self.redo.next(Instant::now()) {
             self.input(Input::Flushed { up_to });
         }
     }
