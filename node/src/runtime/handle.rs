@@ -180,11 +180,12 @@ impl Handle {
     /// request takes the place of one that is not finished: that is withdrawn, and what it is granted
     /// all the same is given back, at the latest with the next call of these or with the handle.
     pub fn begin(&self, tag: BufferTag, mode: Mode) {
-        self.asked().give_up();
-        let to = tag.shard(self.shards);
-        if self.asked.replace(to) != to {
+        let before = self.asked();
+        before.give_up();
+        if before.owes_unwanted() {
             self.has_unwanted.set(true);
         }
+        self.asked.set(tag.shard(self.shards));
         self.give_back();
         self.asked().begin(tag, mode);
     }
