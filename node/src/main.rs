@@ -170,8 +170,9 @@ const NODE: &str = "\
 Runs one instance until it is ended.
 
 Tells on standard output where it listens, whom it waits for (again every 30 s), and each instance
-that comes up; also whether messages with it go over RDMA verbs or TCP, and why. Ends by itself only when a peer refuses it for good. `pagewire doctor --config FILE`
-checks the same file against this host first.";
+that comes up; also whether messages with it go over RDMA verbs or TCP, and why. Ends by itself only
+when a peer refuses it for good, and has proven to be one. `pagewire doctor --config FILE` checks the
+same file against this host first.";
 
 #[derive(Debug, Args)]
 struct NodeOptions {

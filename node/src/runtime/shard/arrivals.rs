@@ -43,6 +43,11 @@ impl Shard {
                 self.up.remove(&peer);
                 self.linked.remove(&peer);
             }
+            Event::Refused { peer, refusal, detail, is_proven: false, .. } => {
+                let detail = self.with_members(refusal, detail);
+                self.refusals.note_unproven(peer, detail);
+                self.tell_refusals();
+            }
             Event::Refused { peer, refusal, detail, .. } => {
                 let detail = self.with_members(refusal, detail);
                 let told = detail.clone();
@@ -153,9 +158,9 @@ impl Shard {
                 best.0.0, at_least.0
             ));
         }
+        Ok(best)
     }
 
-        Ok(best)
     pub(super) fn on_io(&mut self, done: IoDone) {
         match done {
             IoDone::Read { tag, result } => {
