@@ -162,7 +162,7 @@ fn the_socket_is_its_users_alone_and_a_node_that_was_killed_leaves_one_that_is_r
 fn a_node_that_a_signal_ends_takes_its_socket_with_it_and_no_other() {
     let pair = Pair::new();
     let socket = pair.path(0, "sock");
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let node = pair.run(0);
         assert!(pair.status(0, &[]).succeeded().stdout.starts_with("instance 0"));
         assert!(socket.exists());
