@@ -97,7 +97,7 @@ arena of one instance. It changes nothing.";
 const STATUS: &str = "\
 Says what a running node says of itself: how long it runs, and for each peer what messages go over
 (RDMA verbs or TCP), why not verbs with the reasons counted by name and end, links that came and
-went, and messages; for each member of the cluster the partitions of the directory that it masters,
+went, and messages; connections that were turned away, by reason; for each member of the cluster the partitions of the directory that it masters,
 and how many pages it holds S and X, has to write, or keeps as past images. Asks over the node's local
 socket, which is its user's alone.";
 
