@@ -97,7 +97,7 @@ arena of one instance. It changes nothing.";
 const STATUS: &str = "\
 Says what a running node says of itself: how long it runs, and for each peer what messages go over
 (RDMA verbs or TCP), why not verbs with the reasons counted by name and end, links that came and
-went, and messages; for each member of the cluster the partitions of the directory that it masters,
+went, and messages; connections that were turned away, by reason; for each member of the cluster the partitions of the directory that it masters,
 and how many pages it holds S and X, has to write, or keeps as past images. Asks over the node's local
 socket, which is its user's alone.";
 
@@ -170,8 +170,9 @@ const NODE: &str = "\
 Runs one instance until it is ended.
 
 Tells on standard output where it listens, whom it waits for (again every 30 s), and each instance
-that comes up; also whether messages with it go over RDMA verbs or TCP, and why. Ends by itself only when a peer refuses it for good. `pagewire doctor --config FILE`
-checks the same file against this host first.";
+that comes up; also whether messages with it go over RDMA verbs or TCP, and why. Ends by itself only
+when a peer refuses it for good, and has proven to be one. `pagewire doctor --config FILE` checks the
+same file against this host first.";
 
 #[derive(Debug, Args)]
 struct NodeOptions {

@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs,
     io::{Read, Write},
+    net::TcpStream,
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
@@ -162,7 +163,7 @@ fn the_socket_is_its_users_alone_and_a_node_that_was_killed_leaves_one_that_is_r
 fn a_node_that_a_signal_ends_takes_its_socket_with_it_and_no_other() {
     let pair = Pair::new();
     let socket = pair.path(0, "sock");
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let node = pair.run(0);
         assert!(pair.status(0, &[]).succeeded().stdout.starts_with("instance 0"));
         assert!(socket.exists());
@@ -342,6 +343,29 @@ fn a_path_that_cannot_be_a_socket_is_refused_before_anything_starts() {
         assert_eq!(line.lines().count(), 1, "{line}");
         assert!(line.contains(words), "'{words}' in: {line}");
     }
+}
+
+#[test]
+fn connections_that_were_turned_away_are_counted_beyond_the_lines_of_the_log() {
+    let mut pair = Pair::new();
+    pair.configs[0].members = vec![0];
+    pair.configs[0].peers.clear();
+    let node = pair.run(0);
+    // More than a second has lines for in the log.
+    for _ in 0..30 {
+        let mut stranger = TcpStream::connect(pair.configs[0].listen).expect("it listens");
+        stranger.write_all(&[b'x'; 64]).expect("room in the socket");
+        // Until the node has closed it.
+        let _ = stranger.read_to_end(&mut Vec::new());
+    }
+    let json = pair.status(0, &["--json"]).succeeded().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let counted = &json["connections"];
+    assert_eq!((&counted["accepted"], &counted["not_a_hello"]), (&30.into(), &30.into()), "{json}");
+    let text = pair.status(0, &[]).succeeded().stdout;
+    let words = "connections accepted 30, turned away 30 (no handshake 30)\n";
+    assert!(text.ends_with(words), "{text}");
+    drop(node);
 }
 
 #[test]

@@ -81,7 +81,7 @@ pub enum ClusterKeyError {
     Length {
         /// The file.
         path: PathBuf,
-        /// Bytes, without a newline at the end; one more than allowed stands for any more.
+        /// Bytes, without a newline at the end; of a file that is too long all of them.
         found: usize,
     },
 }
@@ -132,8 +132,12 @@ impl ClusterKey {
         if bytes.last() == Some(&b'\n') {
             bytes.pop();
         }
-        Self::checked(bytes)
-            .map_err(|found| ClusterKeyError::Length { path: path.to_owned(), found })
+        Self::checked(bytes).map_err(|read| {
+            // A file that is too long is not read to its end.
+            let size = usize::try_from(about.len()).unwrap_or(usize::MAX);
+            let found = if read > *KEY_BYTES.end() { read.max(size) } else { read };
+            ClusterKeyError::Length { path: path.to_owned(), found }
+        })
     }
 
     /// A key from bytes that the caller has from elsewhere; `None` unless they are as many as
@@ -207,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_key_that_is_too_short_or_too_long_is_refused() {
-        for (content, found) in [(0, 0), (31, 31), (4097, 4097), (100_000, 4098)] {
+        for (content, found) in [(0, 0), (31, 31), (4097, 4097), (5000, 5000), (100_000, 100_000)] {
             let text = refused(&vec![7; content], 0o600);
             assert!(text.contains(&format!("has {found} bytes, expected 32 to 4096")), "{text}");
         }

@@ -135,6 +135,8 @@ pub struct EndpointCounters {
     pub proofs_refused: Counter,
     /// Handshakes that were a recording of an earlier one.
     pub replays_refused: Counter,
+    /// Refusals by whoever answered at a peer's address, without a proof of the handshake.
+    pub refused_unproven: Counter,
     /// Connections dropped because their handshake took too long, or newer ones needed the place.
     pub handshakes_dropped: Counter,
     /// Links that went down because of what the peer sent.

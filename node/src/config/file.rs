@@ -40,7 +40,8 @@ pub(super) const RANGES: &[(&str, &str)] = &[
     ("status_socket", SOCKET),
 ];
 
-const SOCKET: &str = "an absolute path of at most 96 bytes";
+const SOCKET: &str = "an absolute path of at most 96 bytes, with a name at its end and no control \
+                      characters";
 const _: () = assert!(PATH_MAX_BYTES == 96);
 
 /// The numbers that are taken, as [`RANGES`] has them in words.
@@ -290,9 +291,7 @@ impl NodeConfig {
             let expected = range_of("rdma_device");
             return Err(ConfigError::value(path, "rdma_device", "empty".to_owned(), expected));
         }
-        let socket = self.status_socket.as_deref();
-        if let Some(socket) = socket
-            .filter(|socket| !socket.is_absolute() || socket.as_os_str().len() > PATH_MAX_BYTES)
+        if let Some(socket) = self.status_socket.as_deref().filter(|socket| !is_for_socket(socket))
         {
             let found = format!("{socket:?}");
             return Err(ConfigError::value(path, "status_socket", found, SOCKET));
@@ -300,4 +299,15 @@ impl NodeConfig {
         let pages = self.cache_pages.unwrap_or(u32::MAX);
         check(path, "cache_pages", &pages, &(super::CACHE_PAGES_MIN..=u32::MAX))
     }
+}
+
+/// Whether a socket can be made at `path`, whatever is there.
+fn is_for_socket(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    // Not `Path::file_name`, which passes over a slash or a dot at the end.
+    let name = bytes.rsplit(|byte| *byte == b'/').next();
+    path.is_absolute()
+        && bytes.len() <= PATH_MAX_BYTES
+        && !matches!(name, None | Some(b"" | b"." | b".."))
+        && !bytes.iter().any(u8::is_ascii_control)
 }

@@ -91,6 +91,12 @@ fn values_out_of_range_say_what_is_expected() {
         ("keepalive_ms = 5001", "at least 10002, twice as long"),
         ("rdma_port = 0", "rdma_port is 0, expected 1 to 255"),
         ("rdma_device = \"\"", "rdma_device is empty, expected the name"),
+        ("status_socket = \"/run/folder/\"", "\"/run/folder/\", expected an absolute path"),
+        ("status_socket = \"/run/folder/.\"", "with a name at its end"),
+        ("status_socket = \"/run/..\"", "with a name at its end"),
+        ("status_socket = \"/run/a\\u0000b\"", "\"/run/a\\0b\", expected an absolute path"),
+        ("status_socket = \"/run/a\\nb\"", "\"/run/a\\nb\", expected an absolute path"),
+        ("status_socket = \"/run/a\\u007fb\"", "no control characters"),
         ("transport = \"rdma\"", "\"rdma\", expected \"auto\", \"verbs\" or \"tcp\""),
     ] {
         let error = parse(&format!("{GOOD}{line}\n")).unwrap_err();

@@ -11,21 +11,18 @@
 
 use super::{
     command::{Command, Completion, Grant},
+    guard::{ReadGuard, WriteGuard},
     shared::{Panic, Shared},
 };
 use crate::{
     grd::{AcquireError, GrantPath},
     latency::GrantLatencies,
 };
-use pagewire_protocol::{BufferTag, Lsn, Mode, page, tag::shard_of_hash};
-use pagewire_transport::{
-    FrameIndex, Waker,
-    arena::{ExclusivePin, LeaseExpired, PinMiss, SharedPin},
-};
+use pagewire_protocol::{BufferTag, Lsn, Mode, tag::shard_of_hash};
+use pagewire_transport::{FrameIndex, Waker, arena::PinMiss};
 use rtrb::{Consumer, Producer};
 use std::{
     cell::{Cell, RefCell},
-    ops::Deref,
     sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
@@ -38,15 +35,34 @@ const SHARD_CHECK: Duration = Duration::from_millis(250);
 /// How often a thread that has withdrawn looks for the answer.
 const WITHDRAWN_CHECK: Duration = Duration::from_millis(10);
 
-/// One thread's line to one shard.
+/// One thread's line to one shard. The shard has one request of it at a time: the next one leaves when
+/// that is answered.
 #[derive(Debug)]
 pub(super) struct Line {
     shared: Arc<Shared>,
     commands: RefCell<Producer<Command>>,
-    completions: RefCell<Consumer<Completion>>,
-    sequence: Cell<u64>,
+    /// There until the line goes.
+    completions: RefCell<Option<Consumer<Completion>>>,
+    /// Number of the last request.
+    sequence: Cell<u32>,
+    /// The request that the shard has not answered.
+    asked: Cell<Option<Asked>>,
+    /// What is asked for when that is answered.
+    next: Cell<Option<(BufferTag, Mode)>>,
+    /// What pages were before the changes that are under way.
+    undo: RefCell<Vec<u8>>,
     /// The thread that the shard unparks.
     waiter: Cell<Option<thread::ThreadId>>,
+}
+
+/// A request on its way.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    tag: BufferTag,
+    /// The shard has been told that nobody waits any longer.
+    is_withdrawn: bool,
+    /// Another request has come in its place: what it is granted goes back.
+    is_unwanted: bool,
 }
 
 /// One thread's access; it may move to another thread, but serves one at a time.
@@ -57,6 +73,8 @@ pub struct Handle {
     shards: u16,
     /// The shard that was asked last.
     asked: Cell<u16>,
+    /// Others may still owe answers that nobody wants.
+    has_unwanted: Cell<bool>,
     hits: Cell<u64>,
     latencies: RefCell<GrantLatencies>,
 }
@@ -68,6 +86,7 @@ impl Handle {
             shards: u16::try_from(lines.len()).unwrap_or(u16::MAX),
             lines: lines.into(),
             asked: Cell::new(0),
+            has_unwanted: Cell::new(false),
             hits: Cell::new(0),
             latencies: RefCell::default(),
         }
@@ -87,7 +106,7 @@ impl Handle {
         let line = self.line(hash);
         let index = line.shared.index.find(hash)?;
         match line.shared.pages.pin_shared(index, tag) {
-            Ok(pin) => Some(ReadGuard { line, pin: Some(pin) }),
+            Ok(pin) => Some(ReadGuard::new(line, pin)),
             Err(miss) => line.missed(index, miss),
         }
     }
@@ -100,7 +119,7 @@ impl Handle {
         let line = self.line(hash);
         let index = line.shared.index.find(hash)?;
         match line.shared.pages.pin_exclusive(index, tag) {
-            Ok(pin) => Some(WriteGuard { line, pin: Some(pin) }),
+            Ok(pin) => Some(WriteGuard::new(line, pin)),
             Err(miss) => line.missed(index, miss),
         }
     }
@@ -156,15 +175,27 @@ impl Handle {
         self.latencies.borrow_mut().record(path, nanoseconds);
     }
 
-    /// Asks the shard for a page without waiting; [`Handle::finish_read`] or
-    /// [`Handle::finish_write`] take the answer. For a thread that drives the shard itself; one
-    /// request at a time.
+    /// Asks the shard for a page without waiting; [`Handle::finish_read`] for S, or
+    /// [`Handle::finish_write`] for X, take the answer. For a thread that drives the shard itself. A
+    /// request takes the place of one that is not finished: that is withdrawn, and what it is granted
+    /// all the same is given back, at the latest with the next call of these or with the handle.
     pub fn begin(&self, tag: BufferTag, mode: Mode) {
+        let before = self.asked();
+        before.give_up();
+        if before.owes_unwanted() {
+            self.has_unwanted.set(true);
+        }
         self.asked.set(tag.shard(self.shards));
-        let line = self.asked();
-        let sequence = line.sequence.get() + 1;
-        line.sequence.set(sequence);
-        line.command(Command::Acquire { sequence, tag, mode });
+        self.give_back();
+        self.asked().begin(tag, mode);
+    }
+
+    /// Gives back what was granted elsewhere to requests that others have taken the place of.
+    fn give_back(&self) {
+        if self.has_unwanted.get() {
+            self.lines.iter().for_each(Line::go_on);
+            self.has_unwanted.set(self.lines.iter().any(Line::owes_unwanted));
+        }
     }
 
     fn asked(&self) -> &Line {
@@ -176,6 +207,7 @@ impl Handle {
     /// # Errors
     /// [`AcquireError`].
     pub fn finish_read(&self) -> Option<Result<ReadGuard<'_>, AcquireError>> {
+        self.give_back();
         match self.asked().finish()? {
             Ok(grant) => Some(Ok(self.asked().reading(grant))),
             Err(error) => error.map(Err),
@@ -187,6 +219,7 @@ impl Handle {
     /// # Errors
     /// [`AcquireError`].
     pub fn finish_write(&self) -> Option<Result<WriteGuard<'_>, AcquireError>> {
+        self.give_back();
         match self.asked().finish()? {
             Ok(grant) => Some(Ok(self.asked().writing(grant))),
             Err(error) => error.map(Err),
@@ -197,7 +230,10 @@ impl Handle {
         let line = self.asked();
         let start = Instant::now();
         let limit = line.shared.acquire_timeout;
-        let mut withdrawn = false;
+        let late = || {
+            let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+            Err(AcquireError::Deadline { tag, limit_ms })
+        };
         loop {
             if let Some(result) = line.finish() {
                 let waited_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -208,19 +244,19 @@ impl Handle {
                         Ok(grant)
                     }
                     Err(Some(error)) => Err(error),
-                    Err(None) => {
-                        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-                        Err(AcquireError::Deadline { tag, limit_ms })
-                    }
+                    Err(None) => late(),
                 };
             }
             if line.commands.borrow().is_abandoned() {
                 return Err(line.stopped(tag));
             }
             let waited = start.elapsed();
-            if waited >= limit && !withdrawn {
-                withdrawn = true;
-                line.command(Command::Withdraw { sequence: line.sequence.get(), tag });
+            if waited >= limit {
+                // It has not left: one before it is not answered.
+                if line.next.take().is_some() {
+                    return late();
+                }
+                line.withdraw();
             }
             // After withdrawing the shard answers at once, granted or not.
             let left = limit.saturating_sub(waited);
@@ -244,14 +280,28 @@ impl Line {
         shared: Arc<Shared>,
         commands: Producer<Command>,
         completions: Consumer<Completion>,
+        last: u32,
     ) -> Self {
         Self {
             shared,
             commands: RefCell::new(commands),
-            completions: RefCell::new(completions),
-            sequence: Cell::new(0),
+            completions: RefCell::new(Some(completions)),
+            sequence: Cell::new(last),
+            asked: Cell::new(None),
+            next: Cell::new(None),
+            undo: RefCell::default(),
             waiter: Cell::new(None),
         }
+    }
+
+    /// The page of the frame was changed, as the redo log says up to `redo_end`.
+    pub(super) fn changed(&self, index: FrameIndex, redo_end: Lsn) {
+        self.shared.flush.raise(index, redo_end);
+    }
+
+    /// Memory for what a page was before a change: as it was left by the last one.
+    pub(super) fn undo(&self) -> &RefCell<Vec<u8>> {
+        &self.undo
     }
 
     fn missed<T>(&self, index: FrameIndex, miss: PinMiss) -> Option<T> {
@@ -273,24 +323,86 @@ impl Line {
         }
     }
 
+    /// Asks for a page, as soon as what was asked before is answered.
+    fn begin(&self, tag: BufferTag, mode: Mode) {
+        self.next.set(Some((tag, mode)));
+        self.go_on();
+    }
+
+    /// Nobody wants the answer to what was asked last.
+    fn give_up(&self) {
+        self.next.set(None);
+        if let Some(asked) = self.asked.get() {
+            self.asked.set(Some(Asked { is_unwanted: true, ..asked }));
+            self.withdraw();
+        }
+    }
+
+    /// Nobody waits any longer for what was asked last.
+    fn withdraw(&self) {
+        if let Some(asked) = self.asked.get().filter(|asked| !asked.is_withdrawn) {
+            self.asked.set(Some(Asked { is_withdrawn: true, ..asked }));
+            let (sequence, tag) = (self.sequence.get(), asked.tag);
+            self.command(Command::Withdraw { sequence, tag });
+        }
+    }
+
+    /// True while there is no answer to a request that another one has taken the place of.
+    fn owes_unwanted(&self) -> bool {
+        self.asked.get().is_some_and(|asked| asked.is_unwanted)
+    }
+
+    /// Takes an answer that nobody wants, and asks for what is wanted instead.
+    fn go_on(&self) {
+        if self.owes_unwanted()
+            && let Some(result) = self.answer()
+        {
+            self.take_back(result);
+        }
+        if self.asked.get().is_none()
+            && let Some((tag, mode)) = self.next.take()
+        {
+            let sequence = self.sequence.get().wrapping_add(1);
+            self.sequence.set(sequence);
+            self.asked.set(Some(Asked { tag, is_withdrawn: false, is_unwanted: false }));
+            self.command(Command::Acquire { sequence, tag, mode });
+        }
+    }
+
+    /// The answer to what was asked last, if it has come and somebody wants it.
     fn finish(&self) -> Option<Result<Grant, Option<AcquireError>>> {
-        let completion = self.completions.borrow_mut().pop().ok()?;
-        debug_assert_eq!(completion.sequence, self.sequence.get());
-        Some(completion.result)
+        self.go_on();
+        if self.owes_unwanted() { None } else { self.answer() }
+    }
+
+    fn answer(&self) -> Option<Result<Grant, Option<AcquireError>>> {
+        let Completion { sequence, result } = self.completions.borrow_mut().as_mut()?.pop().ok()?;
+        debug_assert_eq!(sequence, self.sequence.get());
+        self.asked.set(None);
+        Some(result)
+    }
+
+    /// Unpins what was granted to nobody.
+    fn take_back(&self, result: Result<Grant, Option<AcquireError>>) {
+        match result {
+            Ok(grant) if grant.ticket.is_exclusive() => drop(self.writing(grant)),
+            Ok(grant) => drop(self.reading(grant)),
+            Err(_) => {}
+        }
     }
 
     fn reading(&self, grant: Grant) -> ReadGuard<'_> {
         let pin = self.shared.pages.adopt_shared(grant.ticket);
-        ReadGuard { line: self, pin: Some(pin) }
+        ReadGuard::new(self, pin)
     }
 
     fn writing(&self, grant: Grant) -> WriteGuard<'_> {
         let pin = self.shared.pages.adopt_exclusive(grant.ticket);
-        WriteGuard { line: self, pin: Some(pin) }
+        WriteGuard::new(self, pin)
     }
 
     /// Gives the shard a command and wakes it if it sleeps.
-    fn command(&self, command: Command) {
+    pub(super) fn command(&self, command: Command) {
         let me = thread::current().id();
         let mut commands = self.commands.borrow_mut();
         if self.waiter.get() != Some(me) {
@@ -303,8 +415,19 @@ impl Line {
 
     /// Raises this instance's version clock and returns the new version: greater than that of
     /// every page seen here.
-    fn next_version(&self) -> Lsn {
+    pub(super) fn next_version(&self) -> Lsn {
         Lsn(self.shared.clock.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+impl Drop for Line {
+    /// The shard takes back what comes after.
+    fn drop(&mut self) {
+        if let Some(completions) = self.completions.take() {
+            let commands = self.commands.get_mut();
+            push(commands, Command::Gone(completions), &self.shared.waker);
+            self.shared.waker.wake();
+        }
     }
 }
 
@@ -318,109 +441,5 @@ fn push(commands: &mut Producer<Command>, command: Command, waker: &Waker) {
         command = back;
         waker.wake();
         thread::yield_now();
-    }
-}
-
-/// A page pinned for reading. Dereferenced it is the page, and nothing at all once the lease of this
-/// instance is over, as [`ReadGuard::page`] says with an error.
-#[derive(Debug)]
-pub struct ReadGuard<'a> {
-    line: &'a Line,
-    pin: Option<SharedPin<'a>>,
-}
-
-impl ReadGuard<'_> {
-    /// The page, as long as the lease of this instance lasts.
-    ///
-    /// # Errors
-    /// [`LeaseExpired`]: others may have changed it meanwhile.
-    #[inline]
-    pub fn page(&self) -> Result<&[u8], LeaseExpired> {
-        self.pin.as_ref().map_or(Err(LeaseExpired), SharedPin::page)
-    }
-}
-
-impl Deref for ReadGuard<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.pin.as_deref().unwrap_or(&[])
-    }
-}
-
-impl Drop for ReadGuard<'_> {
-    fn drop(&mut self) {
-        let Some(pin) = self.pin.take() else { return };
-        let index = pin.index();
-        if pin.release() {
-            self.line.command(Command::Unpinned(index));
-        }
-    }
-}
-
-/// A page pinned for writing. Dereferenced it is the page, and nothing at all once the lease of this
-/// instance is over, as [`WriteGuard::page`] says with an error.
-#[derive(Debug)]
-pub struct WriteGuard<'a> {
-    line: &'a Line,
-    pin: Option<ExclusivePin<'a>>,
-}
-
-impl WriteGuard<'_> {
-    /// The page, as long as the lease of this instance lasts.
-    ///
-    /// # Errors
-    /// [`LeaseExpired`]: others may have changed it meanwhile.
-    #[inline]
-    pub fn page(&self) -> Result<&[u8], LeaseExpired> {
-        self.pin.as_ref().map_or(Err(LeaseExpired), ExclusivePin::page)
-    }
-
-    /// Changes the page: runs `change` on it and gives it its next version, which is returned.
-    /// The page counts as dirty from then on.
-    ///
-    /// # Errors
-    /// [`LeaseExpired`] when the lease of this instance is over, or ended meanwhile: the change
-    /// counts for nothing, and what follows from it must not be done.
-    pub fn update(&mut self, change: impl FnOnce(&mut [u8])) -> Result<Lsn, LeaseExpired> {
-        self.update_logged(Lsn::ZERO, change)
-    }
-
-    /// As [`WriteGuard::update`], of a change that this instance's redo log describes up to
-    /// `redo_end`: the page does not leave the instance, and is not written to storage, before the
-    /// [`RedoLog`](super::RedoLog) is durable up to there.
-    ///
-    /// # Errors
-    /// As [`WriteGuard::update`].
-    pub fn update_logged(
-        &mut self,
-        redo_end: Lsn,
-        change: impl FnOnce(&mut [u8]),
-    ) -> Result<Lsn, LeaseExpired> {
-        let pin = self.pin.as_mut().ok_or(LeaseExpired)?;
-        let page = pin.page_mut()?;
-        let version = self.line.next_version();
-        change(page);
-        page::set_lsn(page, version);
-        self.line.shared.flush.raise(pin.index(), redo_end);
-        pin.page().map(|_| version)
-    }
-}
-
-impl Deref for WriteGuard<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.pin.as_deref().unwrap_or(&[])
-    }
-}
-
-impl Drop for WriteGuard<'_> {
-    fn drop(&mut self) {
-        let Some(pin) = self.pin.take() else { return };
-        let index = pin.index();
-        if pin.release() {
-            self.line.command(Command::Unpinned(index));
-        }
     }
 }

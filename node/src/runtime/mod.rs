@@ -13,6 +13,7 @@ mod command;
 mod copies;
 mod counters;
 mod error;
+mod guard;
 mod handle;
 mod index;
 mod io;
@@ -29,7 +30,8 @@ mod shared;
 
 pub use counters::NodeCounters;
 pub use error::NodeError;
-pub use handle::{Handle, ReadGuard, WriteGuard};
+pub use guard::{ReadGuard, WriteGuard};
+pub use handle::Handle;
 pub use links::{End, PeerLinks, WhyTcp, words};
 pub use node::Node;
 pub use redo::{Flushed, NothingToFlush, RedoLog};

@@ -14,8 +14,11 @@
 //!  any other           | when it stands, and this instance is a newcomer: it has no session with
 //!                      | anybody, and was refused soon after it started
 //! ```
-//! A refusal stands when it was repeated [`STANDS`] after it came first; a session ends it. Pure:
-//! time is a parameter.
+//! A refusal stands when it was repeated [`STANDS`] after it came first; a session ends it.
+//!
+//! Only a refusal whose handshake was proven counts so. What comes without a proof (another or no
+//! cluster key, another version) can come from anybody who gets between: it is told to the operator,
+//! again every [`AGAIN`] while it goes on, and nobody goes for it. Pure: time is a parameter.
 
 use pagewire_protocol::{InstanceId, hello::Refusal};
 use std::{
@@ -32,6 +35,18 @@ const LASTS: Duration = Duration::from_secs(5);
 /// An instance that is refused for the first time this soon after its start came last.
 const NEWCOMER: Duration = Duration::from_secs(10);
 
+/// How often what goes on without a proof is told.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Of one peer, or of somebody at its address: the last words.
+#[derive(Debug)]
+struct Unproven {
+    detail: String,
+    told: Option<Instant>,
+    /// It has come again since it was told.
+    is_news: bool,
+}
+
 #[derive(Debug)]
 struct Standing {
     refusal: Refusal,
@@ -46,11 +61,12 @@ struct Standing {
 pub(super) struct Refusals {
     started: Instant,
     by_peer: BTreeMap<InstanceId, Standing>,
+    unproven: BTreeMap<InstanceId, Unproven>,
 }
 
 impl Refusals {
     pub(super) fn new(now: Instant) -> Self {
-        Self { started: now, by_peer: BTreeMap::new() }
+        Self { started: now, by_peer: BTreeMap::new(), unproven: BTreeMap::new() }
     }
 
     /// `peer` refuses this instance. True when that is news.
@@ -74,9 +90,16 @@ impl Refusals {
         }
     }
 
+    /// Somebody who says that it is `peer`, and has not proven it, refuses this instance.
+    pub(super) fn note_unproven(&mut self, peer: InstanceId, detail: String) {
+        let told = self.unproven.get(&peer).and_then(|unproven| unproven.told);
+        self.unproven.insert(peer, Unproven { detail, told, is_news: true });
+    }
+
     /// There is a session with `peer`.
     pub(super) fn over(&mut self, peer: InstanceId) {
         self.by_peer.remove(&peer);
+        self.unproven.remove(&peer);
     }
 
     /// The refusal that this instance has to go for, in words.
@@ -94,7 +117,7 @@ impl Refusals {
     }
 
     /// Refusals that are to be told now, each once: at once where this instance has a session with
-    /// somebody, otherwise when it turns out not to go.
+    /// somebody, otherwise when it turns out not to go. Of those without a proof, what is due.
     pub(super) fn untold(&mut self, has_session: bool, now: Instant) -> Vec<String> {
         if self.verdict(has_session).is_some() {
             return Vec::new();
@@ -105,12 +128,21 @@ impl Refusals {
             s.is_told = true;
             s.detail.clone()
         };
-        self.by_peer.values_mut().filter(is_due).map(tell).collect()
+        let mut all: Vec<_> = self.by_peer.values_mut().filter(is_due).map(tell).collect();
+        let is_due = |u: &&mut Unproven| {
+            u.is_news && u.told.is_none_or(|told| now.duration_since(told) >= AGAIN)
+        };
+        all.extend(self.unproven.values_mut().filter(is_due).map(|unproven| {
+            (unproven.told, unproven.is_news) = (Some(now), false);
+            format!("{} (nobody has proven to say so: tried again)", unproven.detail)
+        }));
+        all
     }
 
     /// Any refusal, final or not, in words.
     pub(super) fn any(&self) -> Option<&str> {
-        self.by_peer.values().next().map(|s| s.detail.as_str())
+        let proven = self.by_peer.values().map(|s| s.detail.as_str());
+        proven.chain(self.unproven.values().map(|u| u.detail.as_str())).next()
     }
 }
 
@@ -160,6 +192,35 @@ mod tests {
     fn an_instance_whose_later_life_was_seen_goes_at_once() {
         assert!(goes(Refusal::Ended, 90_000, 90_000, true));
         assert!(goes(Refusal::NoReturn, 90_000, 90_000, true));
+    }
+
+    #[test]
+    fn nobody_goes_for_what_is_not_proven_and_a_flood_of_it_is_a_line_a_minute() {
+        let start = Instant::now();
+        let mut refusals = Refusals::new(start);
+        let mut told = Vec::new();
+        for second in 0..130 {
+            refusals.note_unproven(PEER, format!("why {second}"));
+            assert_eq!(refusals.verdict(false), None);
+            told.extend(refusals.untold(false, start + Duration::from_secs(second)));
+        }
+        let seconds: Vec<_> = told.iter().filter_map(|line| line.split(' ').nth(1)).collect();
+        assert_eq!(seconds, ["0", "60", "120"], "{told:?}");
+        assert!(refusals.untold(false, start + Duration::from_secs(999)).len() == 1, "the last");
+        assert_eq!(
+            refusals.untold(false, start + Duration::from_secs(9999)),
+            [""; 0],
+            "it is over"
+        );
+        assert_eq!(refusals.any(), Some("why 129"));
+        // It neither hides nor renews one that is proven.
+        let at = |ms| start + Duration::from_millis(ms);
+        refusals.note(PEER, Refusal::View, "proven".to_owned(), at(0));
+        refusals.note_unproven(PEER, "why".to_owned());
+        refusals.note(PEER, Refusal::View, "proven".to_owned(), at(2100));
+        assert_eq!(refusals.verdict(false), Some("proven"));
+        refusals.over(PEER);
+        assert_eq!(refusals.any(), None);
     }
 
     #[test]

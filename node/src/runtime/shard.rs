@@ -19,14 +19,15 @@
 //! ```
 //! so that a frame is there whenever one is needed, and only the cache has to make room.
 //!
-//! Here is what a shard consists of, and its turn; what comes in stands in [`arrivals`], what the
-//! core wants done in [`effects`], requests and evictions in [`room`], writing back in [`flush`],
+//! Here is what a shard consists of, and its turn; what comes in stands in [`arrivals`], its ends of
+//! the handles in [`ends`], what the core wants done in [`effects`], requests and evictions in [`room`], writing back in [`flush`],
 //! members that come and go in [`views`], shadow information in bulk in [`guides`], what tools ask in
 //! [`stats`], and the way out in [`leave`].
 
 mod arrival;
 mod arrivals;
 mod effects;
+mod ends;
 mod flush;
 mod guides;
 mod later;
@@ -36,17 +37,17 @@ mod stats;
 mod views;
 
 use arrival::Arrival;
+use ends::HandleEnds;
 use flush::Flushes;
 use guides::Guides;
 use leave::Leaving;
 use stats::Askers;
 
 use super::{
-    command::{Command, Completion},
     copies::Copies,
     counters::NodeCounters,
     error::NodeError,
-    handle::{Handle, Line},
+    handle::Handle,
     index::PageIndex,
     io::IoThreads,
     outbox::Outbox,
@@ -64,32 +65,17 @@ use pagewire_protocol::{BufferTag, ClusterView, Epoch, Incarnation, InstanceId, 
 use pagewire_transport::{
     Arena, Endpoint, EndpointConfig, Frame, Received, counters::EndpointCounters,
 };
-use rtrb::{Consumer, Producer, RingBuffer};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
-    thread::Thread,
     time::{Duration, Instant},
 };
 
-/// Commands that a thread can have on their way: more than it has guards.
-const COMMANDS: usize = 1024;
 /// Pause in making room after a page could not be written: it would be tried again at once.
 const EVICT_RETRY: Duration = Duration::from_millis(100);
 /// How often a shard that would sleep looks for what nothing wakes it for.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
-/// The slot of a waiter id that tells the handle; below it the handle's own count.
-const HANDLE_SHIFT: u32 = 48;
-
-/// The shard's end of one handle.
-#[derive(Debug)]
-struct HandleEnd {
-    commands: Consumer<Command>,
-    completions: Producer<Completion>,
-    waiter: Option<Thread>,
-}
-
 /// A shard's place in its instance.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
@@ -117,7 +103,7 @@ pub struct Shard {
     pool: Pool,
     arena: Arena,
     io: IoThreads,
-    handles: Vec<HandleEnd>,
+    handles: HandleEnds,
     outbox: Outbox,
     /// The page that came with the event that the core is handling.
     newcomer: Option<Frame>,
@@ -246,7 +232,7 @@ impl Shard {
             arena,
             io,
             endpoint,
-            handles: Vec::new(),
+            handles: HandleEnds::default(),
             outbox: Outbox::default(),
             newcomer: None,
             arrivals: TagMap::default(),
@@ -380,14 +366,6 @@ impl Shard {
         Handle::new(vec![self.line()])
     }
 
-    /// This shard's line to a handle.
-    pub(super) fn line(&mut self) -> Line {
-        let (to_shard, commands) = RingBuffer::new(COMMANDS);
-        let (completions, to_thread) = RingBuffer::new(4);
-        self.handles.push(HandleEnd { commands, completions, waiter: None });
-        Line::new(Arc::clone(&self.shared), to_shard, to_thread)
-    }
-
     /// One turn. True when it found anything to do.
     pub fn poll(&mut self) -> bool {
         // First what local threads want, so that it leaves together with what the last turn left.
@@ -404,27 +382,17 @@ impl Shard {
         let looks = self.leaving.is_some()
             || self.has_more
             || !self.guides.is_empty()
-            || !self.waiting.is_empty();
+            || !self.waiting.is_empty()
+            || self.redo.asks_again();
         let timeout = if looks { timeout.min(LOOK_AGAIN) } else { timeout };
         let events = self.endpoint.wait(timeout, || {
             io.has_done()
                 || redo.has_news()
                 || work_waits()
                 || !later.is_empty()
-                || handles.iter().any(|h| !h.commands.is_empty())
+                || handles.have_commands()
         });
         self.turn(events)
-    }
-
-    fn take_commands(&mut self) -> bool {
-        let mut any = false;
-        for at in 0..self.handles.len() {
-            while let Ok(command) = self.handles[at].commands.pop() {
-                any = true;
-                self.on_command(at, command);
-            }
-        }
-        any
     }
 
     fn turn(&mut self, busy: bool) -> bool {
@@ -437,6 +405,7 @@ impl Shard {
             busy = true;
             self.on_io(done);
         }
+        self.redo.ask_again(Instant::now());
         self.take_flushed();
         self.run();
         self.outbox.pump(&mut self.endpoint);
@@ -457,3 +426,6 @@ impl Drop for Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use crate::{
 use pagewire_protocol::{LinkKind, TcpReason};
 use pagewire_transport::{
     LinkPolicy,
-    counters::{LaneCounters, PeerCounters},
+    counters::{EndpointCounters, LaneCounters, PeerCounters},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -43,8 +43,54 @@ pub struct Status {
     /// The members of that view, this instance included, by id.
     #[serde(default)]
     pub members: Vec<MemberStatus>,
+    /// Connections and handshakes, of all shards together.
+    #[serde(default)]
+    pub connections: Connections,
     /// Its peers, by id.
     pub peers: Vec<PeerStatus>,
+}
+
+/// Connections that came in or were dialled, before they are links. Of those that were turned away the
+/// log has no more than a few lines a second; here they are all counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Connections {
+    /// Connections that came in.
+    pub accepted: u64,
+    /// Whose bytes were no handshake, or that ended in the middle of it.
+    pub not_a_hello: u64,
+    /// Refused for what the other side stated.
+    pub refused: u64,
+    /// Whose proof of the cluster key was wrong.
+    pub proofs_refused: u64,
+    /// That repeated an earlier handshake.
+    pub replays_refused: u64,
+    /// Dropped because the handshake took too long, or newer ones needed the place.
+    pub handshakes_dropped: u64,
+    /// Refusals by whoever answered at a peer's address, without a proof.
+    pub refused_unproven: u64,
+}
+
+impl Connections {
+    /// All that this instance turned away.
+    #[must_use]
+    pub fn turned_away(&self) -> u64 {
+        self.not_a_hello
+            + self.refused
+            + self.proofs_refused
+            + self.replays_refused
+            + self.handshakes_dropped
+    }
+
+    fn add(&mut self, counters: &EndpointCounters) {
+        self.accepted += counters.accepted.get();
+        self.not_a_hello += counters.not_a_hello.get();
+        self.refused += counters.refused.get();
+        self.proofs_refused += counters.proofs_refused.get();
+        self.replays_refused += counters.replays_refused.get();
+        self.handshakes_dropped += counters.handshakes_dropped.get();
+        self.refused_unproven += counters.refused_unproven.get();
+    }
 }
 
 /// One peer.
@@ -99,6 +145,8 @@ impl NodeFacts {
     fn status(&self) -> Status {
         let (instance, incarnation) = self.node.identity();
         let peers = self.node.links().iter().map(|links| self.peer(links)).collect();
+        let mut connections = Connections::default();
+        self.node.endpoint_counters().iter().for_each(|shard| connections.add(shard));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: self.cluster,
@@ -114,6 +162,7 @@ impl NodeFacts {
             up_s: self.started.elapsed().as_secs(),
             view: self.node.view().epoch().0,
             members: members::of(&self.node),
+            connections,
             peers,
         }
     }

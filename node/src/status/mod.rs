@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   pagewire node                                       pagewire status --config FILE
-//!   server: a thread, one question at a time            client: the same file, the same places
+//!   server: a thread, and one for each question         client: the same file, the same places
 //!        ^   \
 //!        |    Answers (facts)          {"query":"status"}\n  -->
 //!        +---------------------        <--  {"answer":{...}}\n  or  {"error":"..."}\n
@@ -12,8 +12,8 @@
 //! [`Query::parse`](protocol::Query::parse) and to what [`Answers`] is implemented for, and gives the
 //! question fields of its own. Fields of answers are added, not renamed.
 //!
-//! Rooms: `place` where the socket is, `protocol` the two lines, `server` and `client` the two ends, `socket_file` the file between them,
-//! `facts` what a node says, `members` what it knows of all, `page` what the master of a page says,
+//! Rooms: `place` where the socket is, `protocol` the two lines, `server` and `client` the two ends,
+//! `conversations` whom the server is talking to, `socket_file` the file between them, `facts` what a node says, `members` what it knows of all, `page` what the master of a page says,
 //! `text` the same for people, `command` the command.
 //!
 //! Bounds: a question has at most [`QUESTION_MAX_BYTES`](server::QUESTION_MAX_BYTES) and
@@ -21,6 +21,7 @@
 
 pub mod client;
 pub mod command;
+mod conversations;
 mod error;
 pub mod facts;
 pub mod members;

@@ -1,5 +1,6 @@
 //! The node's end: a thread that listens, and one for each question, [`CONVERSATIONS_MAX`] at most.
-//! So whoever connects and says nothing holds up nobody else; it is given up after [`PATIENCE`].
+//! So whoever connects and says nothing holds up nobody else; it is given up after [`PATIENCE`], and
+//! sooner when its place is needed.
 //!
 //! The socket is made under another name, closed to others, and then renamed: whoever finds it finds
 //! it complete and with mode 0600. A socket that an earlier node left is replaced; one that somebody
@@ -7,6 +8,7 @@
 
 use super::{
     StatusError,
+    conversations::{Conversations, hang_up},
     place::Places,
     protocol,
     socket_file::{self, InTheWay, SocketFile},
@@ -23,7 +25,7 @@ use std::{
     process,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -33,8 +35,8 @@ use std::{
 pub const QUESTION_MAX_BYTES: usize = 4096;
 /// How long a question may take to come, and its answer to be taken.
 pub const PATIENCE: Duration = Duration::from_secs(1);
-/// Questions that are listened to and answered at the same time. Who comes beyond them is told so at
-/// once.
+/// Questions that are listened to and answered at the same time. For who comes beyond them whoever has
+/// asked nothing for longest goes; where all have asked, who comes is told so at once.
 pub const CONVERSATIONS_MAX: usize = 16;
 /// Pause after a connection that could not be accepted: out of file descriptors, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -147,7 +149,7 @@ fn serve(
     stopping: &AtomicBool,
     patience: Duration,
 ) {
-    let (answers, open) = (Mutex::new(answers), AtomicUsize::new(0));
+    let (answers, open) = (Mutex::new(answers), Conversations::new(CONVERSATIONS_MAX));
     thread::scope(|scope| {
         while !stopping.load(Ordering::Acquire) {
             let stream = match listener.accept() {
@@ -159,36 +161,61 @@ fn serve(
                     continue;
                 }
             };
-            // Whoever has gone needs no answer.
-            if open.load(Ordering::Acquire) == CONVERSATIONS_MAX {
-                let busy = format!(
-                    "found {CONVERSATIONS_MAX} other connections that ask, expected fewer: end those \
-                     that say nothing, or ask again in {} s",
-                    patience.as_secs()
-                );
-                drop(say(stream, &Err(busy), patience));
-                continue;
-            }
-            open.fetch_add(1, Ordering::AcqRel);
-            let converse = || {
-                drop(converse(stream, &answers, patience));
-                open.fetch_sub(1, Ordering::AcqRel);
+            let number = match open.begin(&stream) {
+                Ok(Some((number, out))) => {
+                    // Whoever has gone needs no answer.
+                    out.into_iter().for_each(|out| drop(give_up(&out)));
+                    number
+                }
+                Ok(None) => {
+                    let busy = format!(
+                        "found {CONVERSATIONS_MAX} others that have asked and wait for their answers, \
+                         expected fewer: ask again in {} s",
+                        patience.as_secs()
+                    );
+                    drop(say(&stream, &Err(busy), patience));
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!("a question about the status cannot be taken: {error}");
+                    continue;
+                }
+            };
+            let (answers, open) = (&answers, &open);
+            let converse = move || {
+                drop(converse(&stream, answers, patience, || open.heard(number)));
+                open.end(number);
             };
             let thread = thread::Builder::new().name("status-answer".to_owned());
             if let Err(error) = thread.spawn_scoped(scope, converse) {
-                open.fetch_sub(1, Ordering::AcqRel);
+                open.end(number);
                 tracing::warn!("a question about the status cannot be taken: {error}");
             }
         }
     });
 }
 
+/// Says why, and hangs up. What has said nothing has room for it.
+fn give_up(stream: &UnixStream) -> io::Result<()> {
+    let why = format!(
+        "found {CONVERSATIONS_MAX} later connections and no question on this one, expected one line: \
+         ask at once"
+    );
+    let said = say(stream, &Err(why), Duration::from_millis(1));
+    hang_up(stream);
+    said
+}
+
 fn converse(
-    mut stream: UnixStream,
+    stream: &UnixStream,
     answers: &Mutex<impl Answers>,
     patience: Duration,
+    heard: impl FnOnce() -> bool,
 ) -> io::Result<()> {
-    let question = read_question(&mut stream, patience)?;
+    let question = read_question(stream, patience)?;
+    if !heard() {
+        return Ok(());
+    }
     let answer = question.and_then(|line| protocol::Query::parse(&line)).and_then(|query| {
         // Held for the answer only, not while somebody is waited for.
         answers.lock().unwrap_or_else(PoisonError::into_inner).answer(&query)
@@ -197,7 +224,7 @@ fn converse(
 }
 
 fn say(
-    mut stream: UnixStream,
+    mut stream: &UnixStream,
     answer: &Result<Value, String>,
     patience: Duration,
 ) -> io::Result<()> {
@@ -207,7 +234,7 @@ fn say(
 
 /// One line, or what is wrong with it, in words.
 fn read_question(
-    stream: &mut UnixStream,
+    mut stream: &UnixStream,
     patience: Duration,
 ) -> io::Result<Result<Vec<u8>, String>> {
     let deadline = Instant::now() + patience;
@@ -242,7 +269,10 @@ fn read_question(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{BufRead, BufReader};
+    use std::{
+        io::{BufRead, BufReader},
+        sync::mpsc,
+    };
 
     #[derive(Debug)]
     struct Empty;
@@ -274,26 +304,111 @@ mod tests {
     }
 
     #[test]
-    fn connections_that_say_nothing_hold_up_nobody_and_there_are_only_so_many() {
+    fn connections_that_say_nothing_keep_out_nobody_and_the_oldest_go() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).expect("a socket");
         let stopping = AtomicBool::new(false);
-        // Nobody who says nothing is given up while the test runs.
+        // Nobody who says nothing is given up because of the time.
         let patience = Duration::from_secs(3600);
         thread::scope(|scope| {
             scope.spawn(|| serve(&listener, Empty, &stopping, patience));
             let _stop = Stop(&stopping, &path);
             let connect = |_| UnixStream::connect(&path).expect("it listens");
-            let mut silent: Vec<_> = (1..CONVERSATIONS_MAX).map(connect).collect();
-            let answer = said(&path, b"what is this?\n");
-            assert!(!answer.is_empty() && !answer.contains("other connections"), "{answer}");
-            // The place of the one that was answered may be free only a moment later.
-            while silent.len() < 2 * CONVERSATIONS_MAX {
-                silent.push(connect(0));
+            let mut silent: Vec<_> = (0..3 * CONVERSATIONS_MAX).map(connect).collect();
+            for _ in 0..CONVERSATIONS_MAX / 2 {
+                let answer = said(&path, b"what is this?\n");
+                assert!(answer.contains("what is this?"), "{answer}");
             }
-            let answer = said(&path, b"");
-            assert!(answer.contains("found 16 other connections"), "{answer}");
+            // Those that are still listened to go with the test, the oldest have gone.
+            for silent in &mut silent[..2 * CONVERSATIONS_MAX] {
+                let mut told = String::new();
+                silent.read_to_string(&mut told).expect("an end");
+                assert!(told.contains("found 16 later connections"), "{told}");
+            }
+            let last = silent.last_mut().expect("one");
+            last.write_all(b"and this?\n").expect("it is listened to");
+            let mut told = String::new();
+            last.read_to_string(&mut told).expect("an answer");
+            assert!(told.contains("and this?"), "{told}");
         });
+    }
+
+    /// Answers when it may.
+    #[derive(Debug)]
+    struct Slow(mpsc::Receiver<()>);
+
+    impl Answers for Slow {
+        fn answer(&self, _: &protocol::Query) -> Result<Value, String> {
+            let _ = self.0.recv();
+            Err("nothing to tell".to_owned())
+        }
+    }
+
+    #[test]
+    fn whoever_comes_while_all_wait_for_their_answers_is_told_so_and_they_are_answered() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let stopping = AtomicBool::new(false);
+        let patience = Duration::from_secs(3600);
+        let (go_on, may_answer) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| serve(&listener, Slow(may_answer), &stopping, patience));
+            let _stop = Stop(&stopping, &path);
+            // Goes before that, so that nobody waits when the test has failed.
+            let go_on = go_on;
+            let ask = |_| {
+                let mut stream = UnixStream::connect(&path).expect("it listens");
+                // Whoever has no room for it may have closed.
+                let _ = stream.write_all(protocol::Query::Status.line().as_bytes());
+                stream
+            };
+            let mut asked: Vec<_> = (0..CONVERSATIONS_MAX).map(ask).collect();
+            // Until a question is read whoever asked may be given up for another.
+            let busy = loop {
+                let mut last = ask(0);
+                last.set_nonblocking(true).expect("it can be");
+                let mut told = Vec::new();
+                let end = loop {
+                    match last.read_to_end(&mut told) {
+                        Ok(_) => break true,
+                        // Its question was not read: that is so after the last word, too.
+                        Err(e) if e.kind() == ErrorKind::ConnectionReset => break true,
+                        Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                            // It waits for its answer, or nothing has been said to it yet.
+                            if asked.iter().any(|other| !is_open(other)) {
+                                break false;
+                            }
+                            thread::yield_now();
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
+                };
+                if end {
+                    break String::from_utf8(told).expect("text");
+                }
+                asked.retain(is_open);
+                last.set_nonblocking(false).expect("it can be");
+                asked.push(last);
+            };
+            assert!(busy.contains("found 16 others that have asked"), "{busy}");
+            assert_eq!(asked.len(), CONVERSATIONS_MAX);
+            asked.iter().for_each(|_| go_on.send(()).expect("it listens"));
+            for mut asked in asked {
+                let mut told = String::new();
+                asked.read_to_string(&mut told).expect("an answer");
+                assert!(told.contains("nothing to tell"), "{told}");
+            }
+        });
+    }
+
+    /// Whether nothing has been said on it, and it is not closed.
+    fn is_open(stream: &UnixStream) -> bool {
+        stream.set_nonblocking(true).expect("it can be");
+        let mut byte = [0];
+        let read = (&mut &*stream).read(&mut byte);
+        stream.set_nonblocking(false).expect("it can be");
+        matches!(read, Err(e) if e.kind() == ErrorKind::WouldBlock)
     }
 }

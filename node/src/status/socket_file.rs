@@ -2,7 +2,7 @@
 
 use crate::{file_kind, signals};
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
     low_level::emulate_default_handler,
 };
@@ -97,13 +97,14 @@ impl SocketFile {
         }
     }
 
-    /// Removes it when SIGINT or SIGTERM ends this process, which then ends as without this: by the
+    /// Removes it when SIGHUP, SIGINT or SIGTERM ends this process, which then ends as without this: by the
     /// signal. One that this process was started to ignore stays ignored.
     ///
     /// # Errors
     /// When the system has no room for a handler or a thread.
     pub fn remove_at_signals(&self) -> io::Result<()> {
-        let wanted = [SIGINT, SIGTERM].into_iter().filter(|signal| !signals::is_ignored(*signal));
+        let all = [SIGHUP, SIGINT, SIGTERM].into_iter();
+        let wanted = all.filter(|signal| !signals::is_ignored(*signal));
         let mut signals = Signals::new(wanted)?;
         let file = self.clone();
         let end = move || {

@@ -1,7 +1,7 @@
 //! A node's status for people. Pure.
 
 use super::{
-    facts::{PeerStatus, Status},
+    facts::{Connections, PeerStatus, Status},
     members::MemberStatus,
 };
 use std::{collections::BTreeMap, fmt::Write as _};
@@ -26,7 +26,34 @@ pub(super) fn of(status: &Status) -> String {
         out.push_str("no peers\n");
     }
     peers.iter().for_each(|of_peer| peer(&mut out, of_peer));
+    connections(&mut out, &status.connections);
     out
+}
+
+/// What was turned away, by reason; the reasons that there are.
+fn connections(out: &mut String, connections: &Connections) {
+    let turned_away = connections.turned_away();
+    let _ = write!(out, "connections accepted {}, turned away {turned_away}", connections.accepted);
+    let reasons = [
+        ("no handshake", connections.not_a_hello),
+        ("did not fit", connections.refused),
+        ("wrong proof", connections.proofs_refused),
+        ("repeated", connections.replays_refused),
+        ("too slow", connections.handshakes_dropped),
+    ];
+    let reasons = reasons.iter().filter(|(_, count)| *count > 0);
+    let reasons: Vec<_> = reasons.map(|(reason, count)| format!("{reason} {count}")).collect();
+    if !reasons.is_empty() {
+        let _ = write!(out, " ({})", reasons.join(", "));
+    }
+    out.push('\n');
+    if connections.refused_unproven > 0 {
+        let _ = writeln!(
+            out,
+            "  refused by peers' addresses without proof {}",
+            connections.refused_unproven
+        );
+    }
 }
 
 fn count(number: u64, what: &str) -> String {
@@ -147,6 +174,15 @@ mod tests {
             up_s: 12,
             view: 3,
             members: Vec::new(),
+            connections: Connections {
+                accepted: 90,
+                not_a_hello: 7,
+                refused: 6,
+                proofs_refused: 5,
+                replays_refused: 4,
+                handshakes_dropped: 3,
+                refused_unproven: 2,
+            },
             peers: vec![one, other, mixed],
         };
         let expected = "\
@@ -163,6 +199,9 @@ instance 2: no link
 instance 3: by shard: TCP, no link
   links up 0, down 0; moved to verbs 0, fell to TCP 0
   messages sent 0 (again 0), received 0; pages 0 bytes
+connections accepted 90, turned away 25 (no handshake 7, did not fit 6, wrong proof 5, repeated 4, too \
+slow 3)
+  refused by peers' addresses without proof 2
 ";
         assert_eq!(of(&status), expected);
         let counts = MemberCounts {
@@ -177,7 +216,8 @@ instance 3: by shard: TCP, no link
         let (partitions, leaving) = (4095, false);
         let one = MemberStatus { instance: 0, leaving, partitions, counts: Some(counts) };
         let other = MemberStatus { instance: 1, leaving: true, partitions: 1, counts: None };
-        let alone = Status { peers: Vec::new(), members: vec![one, other], ..status };
+        let connections = Connections { accepted: 1, ..Connections::default() };
+        let alone = Status { peers: Vec::new(), members: vec![one, other], connections, ..status };
         let expected = "\
 view 3, 2 members
 member 0 (this one): masters 4095 partitions
@@ -186,6 +226,7 @@ member 0 (this one): masters 4095 partitions
 member 1, leaving: masters 1 partition
   it does not say what it has
 no peers
+connections accepted 1, turned away 0
 ";
         assert!(of(&alone).ends_with(expected), "{}", of(&alone));
     }

@@ -37,10 +37,14 @@ pub enum Event {
         /// What it may or may not have received.
         undelivered: Vec<(Lane, Message)>,
     },
-    /// `peer` refuses this endpoint. It is tried again, in case the reason goes away.
+    /// `peer` refuses this endpoint, or whoever answers at its address does. It is tried again, in case
+    /// the reason goes away.
     Refused {
         /// The peer.
         peer: InstanceId,
+        /// Whoever refuses has proven the handshake; otherwise anybody may be speaking, and nothing
+        /// more must come of it than a word to the operator.
+        is_proven: bool,
         /// Its address.
         address: SocketAddr,
         /// Why.

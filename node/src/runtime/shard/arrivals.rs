@@ -1,10 +1,7 @@
-//! What comes in to a shard: from the endpoint, from storage and from local threads.
+//! What comes in to a shard: from the endpoint and from storage.
 
-use super::{EVICT_RETRY, HANDLE_SHIFT, Shard, arrival::Arrival, effects::drained_input};
-use crate::{
-    grd::{AcquireError, Event as Input, WaiterId},
-    runtime::{command::Command, io::IoDone},
-};
+use super::{EVICT_RETRY, Shard, arrival::Arrival};
+use crate::{grd::Event as Input, runtime::io::IoDone};
 use pagewire_protocol::{
     BufferTag, Incarnation, InstanceId, Lsn, Pcm,
     cluster_view::CLUSTER_VIEW,
@@ -45,6 +42,11 @@ impl Shard {
                 self.outbox.forget(peer);
                 self.up.remove(&peer);
                 self.linked.remove(&peer);
+            }
+            Event::Refused { peer, refusal, detail, is_proven: false, .. } => {
+                let detail = self.with_members(refusal, detail);
+                self.refusals.note_unproven(peer, detail);
+                self.tell_refusals();
             }
             Event::Refused { peer, refusal, detail, .. } => {
                 let detail = self.with_members(refusal, detail);
@@ -130,44 +132,33 @@ impl Shard {
         self.lives[at] = incarnation;
     }
 
-    /// The newest of what storage has of a page, of what came of it, and of the past image here.
-    fn newest_of(
-        &mut self,
+    /// The newest of what storage has of a page, of what came of it, and of the past image here. While
+    /// storage cannot be read nothing is: it may have a newer one than there is beside it.
+    pub(super) fn newest_of(
+        &self,
         tag: BufferTag,
         at_least: Lsn,
         arrival: Option<Frame>,
         read: Result<(Lsn, Frame), String>,
     ) -> Result<(Lsn, Frame), String> {
-        let mut best = read;
-        let is_newer = |version: Lsn, best: &Result<(Lsn, Frame), String>| {
-            best.as_ref().map_or(true, |(of_best, _)| version > *of_best)
-        };
-        if let Some(frame) = arrival {
-            let version = page::lsn(&frame);
-            if is_newer(version, &best) {
-                best = Ok((version, frame));
-            }
+        let mut best = read?;
+        if let Some(frame) = arrival.filter(|frame| page::lsn(frame) > best.0) {
+            best = (page::lsn(&frame), frame);
         }
         if let Some(past) = self.copies.past(&tag)
-            && is_newer(page::lsn(past), &best)
+            && page::lsn(past) > best.0
         {
-            let frame = best.map(|(_, frame)| frame);
-            best = match frame.or_else(|error| self.arena.take().ok_or(error)) {
-                Ok(mut frame) => {
-                    frame.copy_from_slice(past);
-                    Ok((page::lsn(past), frame))
-                }
-                Err(error) => Err(error),
-            };
+            best.0 = page::lsn(past);
+            best.1.copy_from_slice(past);
         }
-        match best {
-            Ok((found, _)) if found < at_least => Err(format!(
+        if best.0 < at_least {
+            return Err(format!(
                 "the newest that is left has version {}, expected at least {}: what is missing was \
                  held by an instance that has died, and its redo is not applied",
-                found.0, at_least.0
-            )),
-            best => best,
+                best.0.0, at_least.0
+            ));
         }
+        Ok(best)
     }
 
     pub(super) fn on_io(&mut self, done: IoDone) {
@@ -199,35 +190,6 @@ impl Shard {
                 self.input(Input::WriteDone { tag, version, written });
             }
             IoDone::Sync { result } => self.flushes.end(&result),
-        }
-        self.run();
-    }
-
-    pub(super) fn on_command(&mut self, at: usize, command: Command) {
-        let waiter = |sequence: u64| WaiterId((at as u64) << HANDLE_SHIFT | sequence);
-        match command {
-            Command::Waiter(thread) => self.handles[at].waiter = Some(thread),
-            Command::Acquire { sequence, tag, mode } => {
-                if let Some(error) = self.fenced(tag) {
-                    return self.complete(waiter(sequence), Err(Some(error)));
-                }
-                let master = self.grd.view().master(&tag);
-                if self.lost.contains(&master) {
-                    let error = AcquireError::PeerLost { tag, peer: master };
-                    self.complete(waiter(sequence), Err(Some(error)));
-                    return;
-                }
-                let waiter = waiter(sequence);
-                self.input(Input::Acquire { tag, mode, waiter, recovery: false });
-            }
-            Command::Withdraw { sequence, tag } => {
-                self.input(Input::Withdraw { tag, waiter: waiter(sequence) });
-            }
-            Command::Unpinned(index) => {
-                if let Some(drained) = self.pool.drained(index) {
-                    self.input(drained_input(drained));
-                }
-            }
         }
         self.run();
     }

@@ -1,16 +1,13 @@
 //! What the directory core wants done, and how the shard does it.
 
-use super::{HANDLE_SHIFT, Shard, arrival::Arrival, guides::Guide};
+use super::{Shard, arrival::Arrival, guides::Guide};
 use crate::{
-    grd::{AcquireError, Effect, Event as Input, WaiterId},
-    runtime::{
-        command::{Completion, Grant},
-        io::IoJob,
-        pool::Drained,
-    },
+    grd::{AcquireError, Effect, Event as Input},
+    runtime::{command::Grant, io::IoJob, pool::Drained},
 };
 use pagewire_protocol::{Body, BufferTag, Epoch, InstanceId, Lsn, Pcm, page};
 use pagewire_transport::{Message, SharedFrame};
+use std::time::Instant;
 
 impl Shard {
     /// Puts by what the core is to be told at the next [`Shard::run`].
@@ -73,9 +70,8 @@ impl Shard {
                 self.io.submit(IoJob::Write { tag, version, frame });
             }
             Effect::Lower { tag, to } => {
-                if let Some(drained) = self.pool.lower(&tag, to) {
-                    self.input(drained_input(drained));
-                }
+                let drained = self.pool.lower(&tag, to);
+                self.drained(drained);
             }
             Effect::Install { tag, dirty } => {
                 let frame = self.arrivals.remove(&tag);
@@ -183,7 +179,7 @@ impl Shard {
 
     /// The core hears how far the redo log is durable.
     pub(super) fn take_flushed(&mut self) {
-        if let Some(up_to) = self.redo.next() {
+        if let Some(up_to) = self.redo.next(Instant::now()) {
             self.input(Input::Flushed { up_to });
         }
     }
@@ -227,27 +223,12 @@ impl Shard {
         self.send(to, tag, epoch, message, Some(frame));
     }
 
-    pub(super) fn complete(
-        &mut self,
-        waiter: WaiterId,
-        result: Result<Grant, Option<AcquireError>>,
-    ) {
-        let at = usize::try_from(waiter.0 >> HANDLE_SHIFT).unwrap_or(usize::MAX);
-        let sequence = waiter.0 & ((1 << HANDLE_SHIFT) - 1);
-        let Some(handle) = self.handles.get_mut(at) else { return };
-        // A handle has one request at a time and takes its answer before the next.
-        let told = handle.completions.push(Completion { sequence, result });
-        assert!(told.is_ok(), "a handle has more answers than requests");
-        if let Some(thread) = &handle.waiter {
-            thread.unpark();
+    /// The core is told of a page whose pins are drained, if they are.
+    pub(super) fn drained(&mut self, drained: Option<Drained>) {
+        if let Some(Drained { tag, to, dirty, version, flush }) = drained {
+            self.input(Input::Drained { tag, to, dirty, version, flush });
         }
     }
-}
-
-/// What the core is told of a page whose pins are drained.
-pub(super) fn drained_input(drained: Drained) -> Input {
-    let Drained { tag, to, dirty, version, flush } = drained;
-    Input::Drained { tag, to, dirty, version, flush }
 }
 
 /// Whether the core may say of it that it is of a later view.

@@ -2,7 +2,9 @@
 //!
 //! The core hands over batch after batch, and says that there is more. It is asked for more only
 //! when what it has said has left, so that however much is told, few batches wait here, and nobody
-//! else waits long: a batch leaves when its lane has room for it.
+//! else waits long: a batch leaves when its lane has room for it. Batches for a member that there is
+//! no link with (it has no address yet, or is not up) wait for it and hold up nobody: there are no
+//! more of them than tell once, for each view, what this instance has.
 
 use super::{Shard, arrival::Arrival};
 use crate::grd::Event as Input;
@@ -78,7 +80,8 @@ impl Shard {
     /// Lets the core go on with what it has been doing piece by piece, if what it said has left. True
     /// when it did.
     pub(super) fn go_on(&mut self) -> bool {
-        if !self.has_more || self.guides.0.len() > WAITING_MAX {
+        let leaves = |guide: &&Guide| self.linked.contains(&guide.to);
+        if !self.has_more || self.guides.0.iter().filter(leaves).count() > WAITING_MAX {
             return false;
         }
         self.has_more = false;

@@ -24,7 +24,7 @@ use pagewire_protocol::{
     Body, BufferTag, ClusterView, Epoch, GrantNumber, Incarnation, InstanceId, Lane, Lsn, Mode,
     Pcm, RequestId, cluster_view::CLUSTER_VIEW, pcm::Verdict,
 };
-use pagewire_transport::Message;
+use pagewire_transport::{Message, TransportError};
 use std::{net::SocketAddr, sync::Arc};
 
 impl Shard {
@@ -33,8 +33,8 @@ impl Shard {
     /// more has lost its lease.
     ///
     /// # Errors
-    /// [`NodeError::TooManyPeers`] when there is no memory for so many, and then nothing is done;
-    /// what else speaks against a peer.
+    /// [`NodeError::TooManyPeers`] when there is no memory for so many, [`NodeError::Transport`] when
+    /// a member's address is none to dial; and then nothing is done.
     pub fn install_view(
         &mut self,
         view: &Arc<View>,
@@ -53,6 +53,7 @@ impl Shard {
         if let Some(last) = others().nth(self.peers_max) {
             return Err(NodeError::TooManyPeers { peer: last.id, most: self.peers_max });
         }
+        self.check_newcomers(view, addresses)?;
         let gone: Vec<_> = self.grd.view().gone(view).filter(|(id, _)| *id != me.0).collect();
         for (id, incarnation) in gone {
             self.end_life(id, incarnation);
@@ -65,6 +66,7 @@ impl Shard {
         for member in others() {
             let address = addresses.iter().find(|(id, _)| *id == member.id);
             if let (false, Some((_, address))) = (self.outbox.knows(member.id), address) {
+                // It cannot fail: that was looked at before anything was done.
                 self.add_peer(member.id, *address)?;
             }
             if member.incarnation.0 != 0
@@ -85,6 +87,32 @@ impl Shard {
         self.input(Input::View(Arc::clone(view)));
         self.run();
         Ok(())
+    }
+
+    /// Whether all members that are new here can be peers, so that nothing fails halfway.
+    fn check_newcomers(
+        &self,
+        view: &View,
+        addresses: &[(InstanceId, SocketAddr)],
+    ) -> Result<(), NodeError> {
+        let known = |id: InstanceId| id == self.me || self.outbox.knows(id);
+        let members = view.members().iter().filter(|member| !known(member.id));
+        let address = |id: InstanceId| addresses.iter().find(move |(of, _)| *of == id);
+        let new: Vec<_> = members.filter_map(|member| address(member.id)).collect();
+        let goes = |(id, _): &(InstanceId, Incarnation)| {
+            *id != self.me && view.member(*id).is_none() && self.outbox.knows(*id)
+        };
+        let staying = self.outbox.peers() - self.grd.view().gone(view).filter(goes).count();
+        if let Some((peer, _)) = new.get(self.peers_max.saturating_sub(staying)) {
+            return Err(NodeError::TooManyPeers { peer: *peer, most: self.peers_max });
+        }
+        let none =
+            |(_, to): &&&(InstanceId, SocketAddr)| to.port() == 0 || to.ip().is_unspecified();
+        new.iter().find(none).map_or(Ok(()), |&&(peer, address)| {
+            let problem = "is no address to dial, expected a host's and a port of 1 to 65535; the \
+                           view came with it: nothing of that view is in force";
+            Err(TransportError::Peer { peer, address, problem }.into())
+        })
     }
 
     /// Tells a member which view is in force here.

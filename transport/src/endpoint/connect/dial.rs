@@ -104,7 +104,8 @@ impl Endpoint {
             self.complain(format_args!("no link: {detail}"));
         } else if let LinkError::Handshake(HandshakeError::RefusedByPeer(rejection)) = error {
             let detail = explain::unproven(rejection, who, true);
-            self.refused_by(slot, rejection.refusal, detail);
+            self.counters.refused_unproven.add(1);
+            self.refused_by(slot, rejection.refusal, false, detail);
         } else if let LinkError::Handshake(problem) = error {
             self.counters.not_a_hello.add(1);
             self.complain(format_args!("no link with instance {id} at {address}: {problem}"));
@@ -122,7 +123,8 @@ impl Endpoint {
                 self.end_life(slot);
             }
             if refusal != Refusal::Busy {
-                self.refused_by(slot, refusal, explain::proven(refusal, answer, &ours, true));
+                let detail = explain::proven(refusal, answer, &ours, true);
+                self.refused_by(slot, refusal, true, detail);
             }
             return self.forming_failed(slot, &LinkError::Refused(refusal));
         }

@@ -243,12 +243,15 @@ impl Endpoint {
         }
     }
 
-    /// Tells the owner that `slot` refuses us; at most one such event waits for each peer.
-    fn refused_by(&mut self, slot: usize, refusal: Refusal, detail: String) {
+    /// Tells the owner that `slot` refuses us, proven or not; at most one such event of each kind waits
+    /// for each peer.
+    fn refused_by(&mut self, slot: usize, refusal: Refusal, is_proven: bool, detail: String) {
         let (peer, address) = (self.peers[slot].id, self.peers[slot].address);
-        let event = Event::Refused { peer, address, refusal, detail };
-        let waits =
-            |event: &&mut Event| matches!(event, Event::Refused { peer: p, .. } if *p == peer);
+        let event = Event::Refused { peer, is_proven, address, refusal, detail };
+        let waits = |event: &&mut Event| {
+            matches!(event, Event::Refused { peer: p, is_proven: proven, .. }
+                if (*p, *proven) == (peer, is_proven))
+        };
         if let Some(earlier) = self.events.others_mut().find(waits) {
             *earlier = event;
         } else {

@@ -1,0 +1,110 @@
+//! What a shard does when what it needs is not to be had.
+
+use super::{Shard, guides::Guide};
+use crate::{config::NodeConfig, runtime::NodeError, view::View};
+use pagewire_protocol::{BufferTag, ClusterId, Epoch, GuideRecord, InstanceId, Lsn, page};
+use std::{net::SocketAddr, sync::Arc};
+
+const ME: InstanceId = InstanceId(0);
+const PEER: InstanceId = InstanceId(1);
+const NEWCOMER: InstanceId = InstanceId(2);
+const TAG: BufferTag = BufferTag {
+    tablespace: 1663,
+    database: 5,
+    relation: 16384,
+    fork: pagewire_protocol::Fork::Main,
+    block: 3,
+};
+
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// One that has a peer, which nobody listens as.
+pub(super) fn shard() -> (tempfile::TempDir, Shard) {
+    let folder = tempfile::tempdir().unwrap();
+    let (members, path) = (vec![ME, PEER], folder.path().to_owned());
+    let config = NodeConfig::new(ClusterId(1), ME, members, address(0), path);
+    let config = NodeConfig { arena_mb: 8, huge_pages: false, io_threads: 1, ..config };
+    let mut shard = Shard::new(&config).unwrap();
+    shard.add_peer(PEER, address(9)).unwrap();
+    (folder, shard)
+}
+
+#[test]
+fn nothing_is_the_newest_version_while_storage_cannot_be_read() {
+    let (_folder, mut shard) = shard();
+    let copy = |shard: &Shard, version| {
+        let mut frame = shard.arena.take().unwrap();
+        page::set_lsn(&mut frame, Lsn(version));
+        frame
+    };
+    let past = copy(&shard, 5).freeze();
+    shard.copies.keep(TAG, past);
+    let arrival = copy(&shard, 6);
+    let free = shard.arena.free_frames();
+    let failed = || Err("the disk does not answer".to_owned());
+    for arrival in [None, Some(arrival)] {
+        let found = shard.newest_of(TAG, Lsn::ZERO, arrival, failed());
+        assert_eq!(found.map(|(version, _)| version), failed().map(|(version, _)| version));
+    }
+    assert_eq!(shard.arena.free_frames(), free + 1, "what came is dropped");
+    assert!(shard.copies.past(&TAG).is_some(), "the past image stays");
+    // What can be read is compared with it.
+    for (stored, newest) in [(4, 5), (7, 7)] {
+        let read = Ok((Lsn(stored), copy(&shard, stored)));
+        let (found, page) = shard.newest_of(TAG, Lsn::ZERO, None, read).unwrap();
+        assert_eq!((found, page::lsn(&page)), (Lsn(newest), Lsn(newest)));
+    }
+}
+
+#[test]
+fn batches_for_a_member_without_an_address_hold_up_no_others() {
+    let (_folder, mut shard) = shard();
+    let batch = |to| {
+        let batch = vec![GuideRecord::Nothing { epoch: Epoch(1) }];
+        Guide { to, epoch: Epoch(1), batch, last: true }
+    };
+    for _ in 0..100 {
+        shard.guides.push(batch(NEWCOMER));
+    }
+    shard.send_guides();
+    assert!(!shard.guides.is_empty(), "they wait for it");
+    shard.has_more = true;
+    assert!(shard.go_on(), "the core goes on");
+    assert!(!shard.has_more, "and has said all that it had to say");
+}
+
+#[test]
+fn a_view_that_cannot_be_put_in_force_changes_nothing() {
+    let (_folder, mut shard) = shard();
+    let next = |members: &[InstanceId]| {
+        let first = View::new(Epoch(1), vec![ME, PEER]).unwrap();
+        let view = View::new(Epoch(2), members.to_vec()).unwrap();
+        Arc::new(first.next(view.members().to_vec(), Vec::new()).unwrap())
+    };
+    let unchanged = |shard: &Shard| {
+        assert_eq!(shard.grd.view().epoch(), Epoch(1));
+        assert!(shard.outbox.knows(PEER) && shard.endpoint.peer_counters(PEER).is_some());
+        assert!(!shard.outbox.knows(NEWCOMER));
+    };
+    // Nobody can dial it.
+    let none = SocketAddr::from(([0, 0, 0, 0], 7400));
+    for no_address in [address(0), none] {
+        let error = shard.install_view(&next(&[ME, NEWCOMER]), &[(NEWCOMER, no_address)]);
+        assert!(matches!(error, Err(NodeError::Transport(_))), "{error:?}");
+        unchanged(&shard);
+    }
+    // There is no memory for it beside a peer that is no member, and stays.
+    let other = InstanceId(3);
+    shard.peers_max = 2;
+    shard.add_peer(other, address(10)).unwrap();
+    let error =
+        shard.install_view(&next(&[ME, PEER, NEWCOMER]), &[(NEWCOMER, address(11))]).unwrap_err();
+    assert!(matches!(error, NodeError::TooManyPeers { peer: NEWCOMER, most: 2 }), "{error}");
+    unchanged(&shard);
+    // In the place of one that goes there is.
+    shard.install_view(&next(&[ME, NEWCOMER]), &[(NEWCOMER, address(11))]).unwrap();
+    assert!(shard.outbox.knows(NEWCOMER) && !shard.outbox.knows(PEER));
+    assert_eq!(shard.grd.view().epoch(), Epoch(2));
+}
