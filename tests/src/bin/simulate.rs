@@ -32,7 +32,8 @@ struct Arguments {
     /// Longest search for a smaller failure, in seconds.
     #[arg(long, default_value_t = 60)]
     minimise_seconds: u64,
-    /// Every second block of eight seeds is of few instances that come and go all the time.
+    /// Every second block of eight seeds is of few instances that come and go all the time, every second
+    /// one of these faster than the others hear of it.
     #[arg(long)]
     search: bool,
     /// Print which cells of (state x message x fault) were reached, and which never; with --search.

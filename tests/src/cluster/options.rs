@@ -228,12 +228,33 @@ impl Options {
         }
     }
 
-    /// What coverage and planted bugs are looked for in: every second block of eight seeds of
-    /// [`Options::churning`], the others of [`Options::mixed`]. Requests have room.
+    /// A shape chosen by `seed` like [`Options::churning`] in which instances die and come back faster
+    /// than the others hear of it: several views at a time are under way, and skipped.
+    #[must_use]
+    pub fn storming(seed: u64) -> Self {
+        let random = &mut Random::new(seed ^ 0x5EED_0F5A_9E00_0003);
+        Self {
+            steps: random.between(3000, 6000),
+            membership_weight: random.pick(&[1, 1, 3]),
+            fault_every: random.pick(&[20, 30]),
+            crash_weight: random.pick(&[5, 10]),
+            pause_weight: random.pick(&[0, 1, 3]),
+            join_weight: random.pick(&[10, 20]),
+            skip_view_percent: random.pick(&[20, 50]),
+            slow_io_percent: random.pick(&[10, 30, 50]),
+            slow_disk_weight: random.pick(&[0, 1]),
+            ..Self::churning(seed)
+        }
+    }
+
+    /// What coverage and planted bugs are looked for in: of four blocks of eight seeds one is of
+    /// [`Options::churning`] and one of [`Options::storming`], the others of [`Options::mixed`].
+    /// Requests have room.
     #[must_use]
     pub fn searching(seed: u64) -> Self {
-        match seed / 8 % 2 {
+        match seed / 8 % 4 {
             1 => Self::churning(seed),
+            3 => Self::storming(seed),
             _ => Self { requests_max: 64, ..Self::mixed(seed) },
         }
     }

@@ -22,7 +22,7 @@ use crate::{
         table::TagMap,
     },
     planted,
-    view::{Life, View},
+    view::{Life, Member, View},
 };
 use pagewire_protocol::{
     BufferTag, Epoch, GuideRecord, InstanceId, PartitionId, Pcm, Report, tag::PARTITIONS,
@@ -33,7 +33,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Clone, Default)]
 struct Loading {
     awaited: InstanceSet,
-    /// Died since the partition was given to this instance.
+    /// Died since the partition was given to this instance, or may have.
     dead: InstanceSet,
     reports: TagMap<Vec<(InstanceId, Report)>>,
     deferred: Vec<(InstanceId, BufferTag, Pcm)>,
@@ -103,7 +103,12 @@ impl Directory {
     pub(in crate::grd) fn change_view(&mut self, old: &View, out: &mut Out<'_>) {
         let view = out.view;
         let lives: Vec<Life> = old.gone(view).collect();
-        let gone = lives.iter().fold(InstanceSet::default(), |set, life| set.with(life.0));
+        let gone = ids_of(lives.iter().copied());
+        self.redone.retain(|life| view.dead().contains(life));
+        self.bury_in_loading(gone);
+        // Views in between may have been skipped, and reports be of them: an earlier life under an id
+        // that is new here may be dead.
+        let dead = InstanceSet(gone.0 | ids_of(view.gone(old)).0);
         for partition in view.changed(old) {
             self.forget_partition(partition);
             self.moves.loading.remove(&partition);
@@ -113,10 +118,25 @@ impl Directory {
                 if planted::is("do_not_wait_for_all_reports") && awaited.count() > 1 {
                     awaited = awaited.without(view.members()[0].id);
                 }
-                self.moves.loading.insert(partition, Loading { awaited, ..Loading::default() });
+                self.moves
+                    .loading
+                    .insert(partition, Loading { awaited, dead, ..Loading::default() });
             }
         }
-        self.redone.retain(|life| view.dead().contains(life));
+        self.update_unredone(out);
+        self.bury(gone, &lives, out);
+        for (instance, incarnation) in lives {
+            for member in view.members() {
+                let clear = Pcm::NodeClear { instance, incarnation };
+                out.send(member.id, BufferTag::default(), clear);
+            }
+        }
+        self.complete_all(out);
+    }
+
+    /// Takes those who have `gone` out of what is being collected. Under the same id another life may be
+    /// a member already: it has nothing of a partition that was this instance's before it came.
+    fn bury_in_loading(&mut self, gone: InstanceSet) {
         for loading in self.moves.loading.values_mut() {
             if !planted::is("await_reports_of_the_dead") {
                 loading.awaited = InstanceSet(loading.awaited.0 & !gone.0);
@@ -130,15 +150,6 @@ impl Directory {
             }
             loading.deferred.retain(|(from, ..)| !gone.has(*from));
         }
-        self.update_unredone(out);
-        self.bury(gone, &lives, out);
-        for (instance, incarnation) in lives {
-            for member in view.members() {
-                let clear = Pcm::NodeClear { instance, incarnation };
-                out.send(member.id, BufferTag::default(), clear);
-            }
-        }
-        self.complete_all(out);
     }
 
     /// The entries of a partition go, with what waits for them: whoever waits asks the new master.
@@ -290,5 +301,9 @@ impl Directory {
 }
 
 fn everyone(view: &View) -> InstanceSet {
-    view.members().iter().fold(InstanceSet::default(), |set, member| set.with(member.id))
+    ids_of(view.members().iter().map(Member::life))
+}
+
+fn ids_of(lives: impl Iterator<Item = Life>) -> InstanceSet {
+    lives.fold(InstanceSet::default(), |set, life| set.with(life.0))
 }

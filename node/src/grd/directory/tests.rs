@@ -9,7 +9,7 @@ use crate::{
 };
 use pagewire_protocol::{
     BufferTag, Epoch, GrantNumber, GuideRecord, Incarnation, InstanceId, Lsn, Mode, Pcm, Report,
-    pcm::Verdict,
+    Transit, pcm::Verdict,
 };
 
 fn sent(effects: &[Effect]) -> Vec<(u16, Pcm)> {
@@ -270,4 +270,73 @@ fn what_nobody_told_of_waits_for_redo() {
         matches!(effects[..], [(2, Pcm::Response { verdict, .. })] if storage(verdict)),
         "{effects:?}"
     );
+}
+
+// ---- views that are skipped --------------------------------------------------------------------
+
+fn lives(members: &[(u16, u64)]) -> Vec<Member> {
+    let life = |&(id, life): &(u16, u64)| Member { incarnation: Incarnation(life), ..member(id) };
+    members.iter().map(life).collect()
+}
+
+/// Instance 1 hears of the first view and then of the third. Instance 0 goes with the second, and the
+/// page of the result is instance 1's; instance 2 is in another life with each of them, and instance 4
+/// has its first with the second and another with the third.
+fn skips_a_view() -> (Grd, BufferTag) {
+    let first = View::first(Epoch(1), lives(&[(0, 1), (1, 1), (2, 1), (3, 1)])).unwrap();
+    let dead = |id, life| (InstanceId(id), Incarnation(life));
+    let second = lives(&[(1, 1), (2, 2), (3, 1), (4, 1)]);
+    let second = first.next(second, vec![dead(0, 1), dead(2, 1)]).unwrap();
+    let third = lives(&[(1, 1), (2, 3), (3, 1), (4, 2)]);
+    let third = second.next(third, vec![dead(0, 1), dead(2, 1), dead(2, 2), dead(4, 1)]).unwrap();
+    let pages = (0..).map(|block| BufferTag { block, ..BufferTag::default() });
+    let mut moved = pages.filter(|tag| first.master(tag).0 == 0 && third.master(tag).0 == 1);
+    let tag = moved.next().unwrap();
+    assert_eq!(third.epoch_of(&tag), Epoch(2), "its master stays with the third");
+    let mut grd = Grd::new(InstanceId(1), Incarnation(1), first);
+    run(&mut grd, Event::View(third.into()));
+    (grd, tag)
+}
+
+/// Instance `from` says that this is all it has, in a batch of view `epoch`.
+fn has_only(grd: &mut Grd, tag: BufferTag, from: (u16, u64), epoch: u64, report: Report) {
+    let of = Epoch(2);
+    let page = GuideRecord::Page { tag, epoch: of, report };
+    let batch = vec![page, GuideRecord::End { partition: tag.partition(), epoch: of }];
+    let (from, incarnation) = (InstanceId(from.0), Incarnation(from.1));
+    run(grd, Event::LoadGuide { from, incarnation, epoch: Epoch(epoch), batch, last: true });
+}
+
+#[test]
+fn an_instance_that_came_back_with_a_skipped_view_is_waited_for() {
+    let (mut grd, tag) = skips_a_view();
+    has_only(&mut grd, tag, (3, 1), 3, Report::default());
+    has_only(&mut grd, tag, (4, 2), 3, Report::default());
+    assert!(grd.loading().any(|partition| partition == tag.partition()), "2 has not told");
+    has_only(&mut grd, tag, (2, 3), 3, holds(Mode::X));
+    assert!(!grd.loading().any(|partition| partition == tag.partition()));
+    let entry = grd.entry(&tag).unwrap();
+    assert_eq!((entry.owner, entry.exclusive, entry.lost), (Some(InstanceId(2)), true, false));
+}
+
+#[test]
+fn a_copy_that_was_shipped_to_a_life_of_a_skipped_view_is_not_on_its_way_to_the_next_one() {
+    let (mut grd, tag) = skips_a_view();
+    // Told in the second view: who it is for was alive then, and may have changed it since.
+    let transit = Transit {
+        to: InstanceId(4),
+        to_dead: false,
+        request: 1,
+        grant: GrantNumber(4),
+        version: Lsn(7),
+        dirty: true,
+    };
+    let shipped = Report { transit: Some(transit), ..Report::default() };
+    has_only(&mut grd, tag, (3, 1), 2, shipped);
+    // The next life counts its requests anew.
+    has_only(&mut grd, tag, (4, 2), 3, Report { pending: Some(1), ..Report::default() });
+    has_only(&mut grd, tag, (2, 3), 3, Report::default());
+    let entry = grd.entry(&tag).unwrap();
+    assert_eq!((entry.owner, entry.past_images), (None, vec![InstanceId(3)]), "a past image of it");
+    assert!(entry.lost, "its redo comes first");
 }
