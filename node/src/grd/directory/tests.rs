@@ -271,3 +271,5 @@ fn what_nobody_told_of_waits_for_redo() {
         "{effects:?}"
     );
 }
+
+mod grants;
