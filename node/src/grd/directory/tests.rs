@@ -273,3 +273,5 @@ fn what_nobody_told_of_waits_for_redo() {
 }
 
 mod grants;
+mod moves;
+mod repairs;

@@ -293,3 +293,4 @@ fn nothing_is_given_up_for_one_that_has_died() {
 
 mod pins;
 mod requests;
+mod telling;

@@ -14,9 +14,12 @@ fn members(lives: &[(u16, u64)]) -> Vec<Member> {
     lives.iter().map(member).collect()
 }
 
+static FIRST: LazyLock<View> =
+    LazyLock::new(|| View::first(Epoch(1), members(&[(0, 1), (1, 2), (2, 1)])).unwrap());
+
 /// Instances 0, 1 and 2; 1 is in its second life.
 fn first() -> View {
-    View::first(Epoch(1), members(&[(0, 1), (1, 2), (2, 1)])).unwrap()
+    FIRST.clone()
 }
 
 fn instance(id: u16, life: u64) -> Grd {
