@@ -435,4 +435,5 @@ fn a_page_that_comes_while_an_earlier_one_is_compared_is_compared_anew() {
     assert!(effects.contains(&Effect::Install { tag: tag(), dirty: true }), "{effects:?}");
 }
 
+mod cells;
 mod views;
