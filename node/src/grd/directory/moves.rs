@@ -104,19 +104,8 @@ impl Directory {
         let view = out.view;
         let lives: Vec<Life> = old.gone(view).collect();
         let gone = lives.iter().fold(InstanceSet::default(), |set, life| set.with(life.0));
-        for partition in view.changed(old) {
-            self.forget_partition(partition);
-            self.moves.loading.remove(&partition);
-            self.moves.uncertain.remove(&partition);
-            if view.master_of(partition) == out.me {
-                let mut awaited = everyone(view);
-                if planted::is("do_not_wait_for_all_reports") && awaited.count() > 1 {
-                    awaited = awaited.without(view.members()[0].id);
-                }
-                self.moves.loading.insert(partition, Loading { awaited, ..Loading::default() });
-            }
-        }
-        self.redone.retain(|life| view.dead().contains(life));
+        // Of those that were awaited before: who came back under the id of one of them had nothing of a
+        // partition that this instance has mastered all along, but may have of one that comes now.
         for loading in self.moves.loading.values_mut() {
             if !planted::is("await_reports_of_the_dead") {
                 loading.awaited = InstanceSet(loading.awaited.0 & !gone.0);
@@ -130,6 +119,19 @@ impl Directory {
             }
             loading.deferred.retain(|(from, ..)| !gone.has(*from));
         }
+        for partition in view.changed(old) {
+            self.forget_partition(partition);
+            self.moves.loading.remove(&partition);
+            self.moves.uncertain.remove(&partition);
+            if view.master_of(partition) == out.me {
+                let mut awaited = everyone(view);
+                if planted::is("do_not_wait_for_all_reports") && awaited.count() > 1 {
+                    awaited = awaited.without(view.members()[0].id);
+                }
+                self.moves.loading.insert(partition, Loading { awaited, ..Loading::default() });
+            }
+        }
+        self.redone.retain(|life| view.dead().contains(life));
         self.update_unredone(out);
         self.bury(gone, &lives, out);
         for (instance, incarnation) in lives {

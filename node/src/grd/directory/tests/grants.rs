@@ -152,6 +152,21 @@ fn a_writers_page_that_is_read_stays_its_owners_to_write() {
     assert_eq!(entry.version, Lsn(9), "the greatest that is known");
 }
 
+#[test]
+fn who_keeps_a_past_image_already_is_still_listed_when_it_hands_the_duty_over_again() {
+    let mut grd = master();
+    run(&mut grd, acquire(1, 2, Mode::X));
+    let mode = Mode::X;
+    let claims = |from: u16, grant, version, past| {
+        let (request, grant, version) = (request(from, 2), GrantNumber(grant), Lsn(version));
+        message(from, Pcm::Claim { request, mode, grant, version, past })
+    };
+    run(&mut grd, claims(1, 3, 9, 0b100));
+    run(&mut grd, acquire(2, 2, Mode::X));
+    run(&mut grd, claims(2, 4, 11, 0b010));
+    assert_eq!(grd.entry(&tag()).unwrap().past_images, [B, C]);
+}
+
 // ---- requests that wait ------------------------------------------------------------------------
 
 #[test]

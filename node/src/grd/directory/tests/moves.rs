@@ -177,6 +177,36 @@ fn what_one_told_and_asked_before_it_died_does_not_count() {
 }
 
 #[test]
+fn one_that_came_back_in_a_view_that_was_skipped_is_waited_for() {
+    let life = |id: u16, life| Member { incarnation: Incarnation(life), ..member(id) };
+    let first = View::first(Epoch(1), vec![life(0, 1), life(1, 1), life(2, 1)]).unwrap();
+    let dead = vec![(A, Incarnation(1))];
+    let without = first.next(vec![life(1, 1), life(2, 1)], dead).unwrap();
+    // 0 is back, and is granted pages of 2; then 2 leaves, and its pages come to 1.
+    let back = without.next(vec![life(0, 2), life(1, 1), life(2, 1)], Vec::new()).unwrap();
+    let leaving = Member { leaving: true, ..life(2, 1) };
+    let last = back.next(vec![life(0, 2), life(1, 1), leaving], Vec::new()).unwrap();
+    let mut pages = (0..10_000).map(|block| BufferTag { block, ..BufferTag::default() });
+    let tag = pages.find(|tag| first.master(tag) == C && last.master(tag) == B).unwrap();
+    let mut grd = Grd::new(B, Incarnation(1), first);
+    install(&mut grd, &last);
+    let guide = |from: u16, life, batch: Vec<GuideRecord>| Event::LoadGuide {
+        from: InstanceId(from),
+        incarnation: Incarnation(life),
+        epoch: Epoch(4),
+        batch,
+        last: true,
+    };
+    run(&mut grd, guide(2, 1, vec![nothing(4)]));
+    assert!(grd.loading().any(|partition| partition == tag.partition()), "0 has not told");
+    let held = Report { writer: A, ..holds(Mode::X) };
+    run(&mut grd, guide(0, 2, vec![page(tag, 4, held), nothing(4)]));
+    assert_eq!(grd.loading().count(), 0);
+    let entry = grd.entry(&tag).unwrap();
+    assert_eq!((entry.owner, entry.exclusive), (Some(A), true));
+}
+
+#[test]
 fn a_new_instance_collects_what_is_not_its_own_from_the_beginning() {
     // 1 comes back: all it masters has to be told, by the two others.
     let third = after(&[0, 2]).next(vec![member(0), member(1), member(2)], Vec::new()).unwrap();
