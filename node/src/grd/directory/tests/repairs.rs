@@ -149,6 +149,74 @@ fn a_death_during_a_repair_begins_it_anew_with_all_who_are_left() {
 }
 
 #[test]
+fn the_death_of_one_who_was_asked_begins_a_repair_anew_and_of_another_does_not() {
+    let (mut grd, first) = readers_in_their_lives();
+    // 3 has no part in the page, which 1 and 2 read and 2 wants to write.
+    let lives = |ids: &[u16]| {
+        ids.iter().map(|&id| Member { incarnation: Incarnation(1), ..member(id) }).collect()
+    };
+    let four = first.next(lives(&[0, 1, 2, 3]), Vec::new()).unwrap();
+    run(&mut grd, Event::View(four.clone().into()));
+    run(&mut grd, acquire(2, 2, Mode::X));
+    let refuse = Pcm::Refuse { request: request(2, 2), grant: GrantNumber(3) };
+    assert_eq!(sent(&run(&mut grd, message(2, refuse))), [(1, query(4)), (2, query(4))]);
+    let queries = |effects: &[(u16, Pcm)]| {
+        let is_query = |(_, m): &&(u16, Pcm)| matches!(m, Pcm::Query { .. });
+        effects.iter().filter(is_query).copied().collect::<Vec<_>>()
+    };
+    let dead = |id| (InstanceId(id), Incarnation(1));
+    let three = four.next(lives(&[0, 1, 2]), vec![dead(3)]).unwrap();
+    assert_eq!(queries(&sent(&run(&mut grd, Event::View(three.clone().into())))), []);
+    let two = three.next(lives(&[0, 1]), vec![dead(2), dead(3)]).unwrap();
+    let effects = sent(&run(&mut grd, Event::View(two.into())));
+    assert_eq!(queries(&effects), [(1, query(5))], "2 cannot report any more");
+}
+
+#[test]
+fn a_requester_that_has_nothing_yet_is_asked_as_well() {
+    let mut grd = grd(0);
+    run(&mut grd, acquire(2, 1, Mode::S));
+    run(&mut grd, claim(2, 1, 1, Mode::S));
+    run(&mut grd, acquire(1, 1, Mode::S));
+    let refuse = Pcm::Refuse { request: request(1, 1), grant: GrantNumber(2) };
+    assert_eq!(sent(&run(&mut grd, message(1, refuse))), [(1, query(3)), (2, query(3))]);
+}
+
+/// 1 keeps a past image of the page, and reads it from 2, which wrote it.
+fn reader_with_past_image() -> Grd {
+    let mut grd = shipping(Mode::S);
+    let (request, mode, grant) = (request(1, 2), Mode::S, GrantNumber(3));
+    run(&mut grd, message(1, Pcm::Claim { request, mode, grant, version: Lsn(9), past: 0 }));
+    let entry = grd.entry(&tag()).unwrap();
+    assert_eq!((entry.holders, entry.past_images), (vec![B, C], vec![B]));
+    grd
+}
+
+#[test]
+fn one_that_reads_the_page_beside_its_past_image_has_a_part_in_it() {
+    let mut grd = reader_with_past_image();
+    assert_eq!(dies(&mut grd, &[0, 1]), [(1, query(4))], "the owner has died");
+    let mut grd = reader_with_past_image();
+    assert_eq!(dies(&mut grd, &[0, 2]), []);
+    let entry = grd.entry(&tag()).unwrap();
+    assert_eq!((entry.holders, entry.past_images), (vec![C], vec![]));
+}
+
+#[test]
+fn a_past_image_that_storage_has_is_no_base() {
+    let mut grd = master();
+    run(&mut grd, message(2, Pcm::Written { grant: GrantNumber(2), version: Lsn(7) }));
+    dies(&mut grd, &[0, 1]);
+    run(&mut grd, report(1, 3, Report { past: Some(Lsn(7)), ..Report::default() }));
+    let done = Event::RedoDone { instance: C, incarnation: Incarnation(0) };
+    run(&mut grd, done);
+    let effects = sent(&run(&mut grd, acquire(1, 2, Mode::S)));
+    let storage =
+        |m: &Pcm| matches!(m, Pcm::Response { verdict: Verdict::Storage, version: Lsn(7), .. });
+    assert!(effects.len() == 1 && storage(&effects[0].1), "{effects:?}");
+}
+
+#[test]
 fn a_request_that_a_first_repair_cut_off_is_remembered_by_the_second() {
     // 2 has died with the page; then 1, of whom nobody heard whether it was answered, reports.
     let mut grd = master();
