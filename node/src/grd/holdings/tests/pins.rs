@@ -89,6 +89,26 @@ fn a_writer_waits_for_readers_pins_and_a_reader_only_for_a_writers() {
 }
 
 #[test]
+fn a_writer_is_completed_neither_beside_readers_nor_while_their_pins_are_out() {
+    // All pins are drained, and readers are before it.
+    let mut grd = grd(1);
+    for (mode, waiter) in [(Mode::X, 1), (Mode::S, 2), (Mode::X, 3)] {
+        run(&mut grd, wants(mode, waiter));
+    }
+    run(&mut grd, withdraw(1));
+    let effects = run(&mut grd, message(0, response(3, Mode::X, false, false)));
+    let two_way = complete(2, Mode::S, GrantPath::TwoWay);
+    assert_eq!(for_threads(effects), [two_way, lower(Mode::N)]);
+    // Pins were lowered for a reader that has withdrawn.
+    let mut grd = holder(Mode::X, false, false);
+    run(&mut grd, wants(Mode::S, 2));
+    run(&mut grd, wants(Mode::X, 3));
+    run(&mut grd, withdraw(2));
+    assert_eq!(run(&mut grd, clean(Mode::S)), [lower(Mode::N)]);
+    assert_eq!(run(&mut grd, clean(Mode::N))[0], complete(3, Mode::X, GrantPath::Local));
+}
+
+#[test]
 fn who_wants_more_than_is_held_asks_for_it_once() {
     let mut grd = holder(Mode::S, false, false);
     let asks = run(&mut grd, wants(Mode::X, 2));
