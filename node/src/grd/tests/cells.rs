@@ -66,7 +66,7 @@ fn master_states() -> Vec<At> {
         ("storage only", and(&left), tag(), 1),
         ("shared", shared, tag(), 1),
         ("exclusive", and(&[]), tag(), 1),
-        ("converting", and(&[wants.clone()]), tag(), 1),
+        ("converting", and(std::slice::from_ref(&wants)), tag(), 1),
         ("loading", loading, moved, 2),
         ("repairing", and(&[wants, message(1, refuse)]), tag(), 1),
         ("lost", lost, moved, 2),
