@@ -181,17 +181,22 @@ impl Cluster {
         let members = ids.iter().take(count(options.members)).map(member).collect();
         let view = View::first(EPOCH, members).expect("1 to 16 instances are a view");
         let view = Arc::new(view);
-        let first = random.below(100_000);
+        let mut first = random.below(100_000);
+        if options.lag_steps > 0 {
+            // The last instance takes the first page with it whenever it comes or goes.
+            let all = ids.iter().map(member).collect();
+            let all = View::first(EPOCH, all).expect("1 to 16 instances are a view");
+            while Some(all.master(&tag(first))) != ids.last().copied() {
+                first += 1;
+            }
+        }
         let (page, small) = (options.credits, 2 * options.credits);
         let manners = Manners {
             credits: [small, page, page, page, page],
             stall_percent: options.stall_percent,
             late_post_percent: options.late_post_percent,
         };
-        let page = |block: u32| {
-            let tag = BufferTag { relation: 16_384, block, ..BufferTag::default() };
-            Page::new(tag, usize::from(view.master(&tag).0))
-        };
+        let page = |block| Page::new(tag(block), usize::from(view.master(&tag(block)).0));
         let absent = |&id: &InstanceId| {
             Node::new(id, Grd::new(id, Incarnation(0), Arc::clone(&view)), options)
         };
@@ -319,6 +324,11 @@ impl Cluster {
 /// The number of the thread that a waiter is of.
 fn thread_of(waiter: WaiterId) -> u64 {
     waiter.0 % workload::THREADS_MAX
+}
+
+/// One of the simulation's pages.
+fn tag(block: u32) -> BufferTag {
+    BufferTag { relation: 16_384, block, ..BufferTag::default() }
 }
 
 fn instance_id(number: u32) -> InstanceId {

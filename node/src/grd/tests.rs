@@ -2,19 +2,25 @@
 
 use super::*;
 use pagewire_protocol::{GrantNumber, Lsn, Mode};
+use std::sync::LazyLock;
 
 const MASTER: InstanceId = InstanceId(0);
 
+// Made once: a view is made of thousands of hashes, and each message has a page.
+static VIEW: LazyLock<View> =
+    LazyLock::new(|| View::new(Epoch(1), (0..3).map(InstanceId).collect()).unwrap());
+static TAG: LazyLock<BufferTag> = LazyLock::new(|| {
+    let mut pages = (0..).map(|block| BufferTag { block, ..BufferTag::default() });
+    pages.find(|tag| VIEW.master(tag) == MASTER).unwrap()
+});
+
 pub(in crate::grd) fn view() -> View {
-    View::new(Epoch(1), (0..3).map(InstanceId).collect()).unwrap()
+    VIEW.clone()
 }
 
 /// A page that instance 0 masters.
 pub(in crate::grd) fn tag() -> BufferTag {
-    (0..)
-        .map(|block| BufferTag { block, ..BufferTag::default() })
-        .find(|tag| view().master(tag) == MASTER)
-        .unwrap()
+    *TAG
 }
 
 pub(in crate::grd) fn grd(id: u16) -> Grd {
@@ -428,3 +434,6 @@ fn a_page_that_comes_while_an_earlier_one_is_compared_is_compared_anew() {
     let effects = run(&mut holder, done());
     assert!(effects.contains(&Effect::Install { tag: tag(), dirty: true }), "{effects:?}");
 }
+
+mod cells;
+mod views;

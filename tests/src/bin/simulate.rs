@@ -36,8 +36,8 @@ struct Arguments {
     /// one of these faster than the others hear of it.
     #[arg(long)]
     search: bool,
-    /// Print which cells of (state x message x fault) were reached, and which never; with --search.
-    /// A cell that is held impossible and is reached is a failure.
+    /// Print which cells of (state x message x fault) were reached, and which never; with --search,
+    /// and blocks in which lanes overtake each other by far and views are heard late. A cell that is held impossible and is reached is a failure.
     #[arg(long)]
     coverage: bool,
     /// Plant this bug, or `all` one after the other, and say which seed finds it; with --search.
@@ -47,8 +47,11 @@ struct Arguments {
 
 impl Arguments {
     fn options(&self, seed: u64) -> Result<Options, String> {
-        let searches = self.search || self.coverage || self.planted.is_some();
-        let mut options = if searches { Options::searching(seed) } else { Options::mixed(seed) };
+        let mut options = match (self.coverage, self.search || self.planted.is_some()) {
+            (true, _) => Options::covering(seed),
+            (false, true) => Options::searching(seed),
+            (false, false) => Options::mixed(seed),
+        };
         for word in &self.shape {
             let (name, number) =
                 word.split_once('=').ok_or(format!("{word}: expected name=number"))?;

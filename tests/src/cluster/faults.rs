@@ -4,7 +4,7 @@
 //! directory to rebuild. Only what the kinds in [`Fault`] say goes wrong.
 
 use super::{Checked, Cluster, workload::Habit};
-use pagewire_protocol::Incarnation;
+use pagewire_protocol::{Incarnation, Lane};
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,11 +39,17 @@ pub enum Fault {
     SkipView,
     /// What an instance reads, writes or flushes stands still for a while.
     SlowDisk,
+    /// One lane of a direction stands still for a while, and the others overtake it.
+    SlowLane,
+    /// An instance hears nothing of the membership for a while.
+    LateViews,
 }
 
 impl Fault {
     /// How many kinds there are.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 17;
+    /// Kinds that only [`Options::lagging`](super::Options::lagging) has.
+    pub const LAGS: [Self; 2] = [Self::SlowLane, Self::LateViews];
     /// All kinds.
     pub const ALL: [Self; Self::COUNT] = [
         Self::Break,
@@ -61,6 +67,8 @@ impl Fault {
         Self::WriteFails,
         Self::SkipView,
         Self::SlowDisk,
+        Self::SlowLane,
+        Self::LateViews,
     ];
 }
 
@@ -79,6 +87,10 @@ pub(super) enum Due {
     Start(usize),
     /// The instance's disk goes on.
     Disk(usize),
+    /// The lane passes again.
+    Lane(usize, usize, Lane),
+    /// The instance hears of the membership again.
+    Hears(usize),
 }
 
 impl Cluster {
@@ -116,6 +128,8 @@ impl Cluster {
                 Due::Evict(node, life, stop) => self.evict_member(node, life, stop)?,
                 Due::Start(node) => self.start_again(node),
                 Due::Disk(node) => self.nodes[node].slow_disk = false,
+                Due::Lane(from, to, lane) => self.network.slow_lane(from, to, lane, false),
+                Due::Hears(node) => self.nodes[node].hears_late = false,
             }
         }
         Ok(any)
@@ -141,6 +155,8 @@ impl Cluster {
             (Fault::Join, o.join_weight),
             (Fault::Leave, o.leave_weight),
             (Fault::SlowDisk, o.slow_disk_weight),
+            (Fault::SlowLane, o.slow_lane_weight),
+            (Fault::LateViews, o.late_views_weight),
         ];
         let total: u32 = kinds.iter().map(|(_, weight)| weight).sum();
         let mut at = self.random.below(total);
@@ -154,7 +170,14 @@ impl Cluster {
     }
 
     fn happen(&mut self, fault: Fault) -> Checked {
-        let (a, b) = (self.random.index(self.nodes.len()), self.random.index(self.nodes.len()));
+        let (mut a, b) = (self.random.index(self.nodes.len()), self.random.index(self.nodes.len()));
+        if self.options.lag_steps > 0
+            && matches!(fault, Fault::Join | Fault::Leave)
+            && self.random.percent(60)
+        {
+            // One comes and goes, and pages with it: see `Cluster::new`.
+            a = self.nodes.len() - 1;
+        }
         match fault {
             Fault::Break if a != b && self.network.break_link(a, b, &mut self.random) => {
                 self.note(fault, || format!("the link of {a} and {b} breaks"));
@@ -191,6 +214,20 @@ impl Cluster {
                 // Longer than a lease, now and then.
                 let steps = self.some_steps(2 * self.options.lease_steps);
                 self.after(steps, Due::Disk(a));
+            }
+            Fault::SlowLane if a != b => {
+                // Not bulk: its being behind the others is what is usual.
+                let lane = self.random.pick(&[Lane::Control, Lane::Requests, Lane::Pages]);
+                self.note(fault, || format!("{lane:?} of {a} to {b} stands still"));
+                self.network.slow_lane(a, b, lane, true);
+                let steps = self.some_steps(self.options.lag_steps);
+                self.after(steps, Due::Lane(a, b, lane));
+            }
+            Fault::LateViews if self.nodes[a].is_live() && !self.nodes[a].hears_late => {
+                self.note(fault, || format!("instance {a} hears of views late"));
+                self.nodes[a].hears_late = true;
+                let steps = self.some_steps(self.options.lag_steps);
+                self.after(steps, Due::Hears(a));
             }
             _ => {}
         }

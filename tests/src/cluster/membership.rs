@@ -72,7 +72,7 @@ impl Cluster {
         told.filter(|&(node, told)| {
             let it = &self.nodes[node];
             // Who cannot be reached does not hear either.
-            !told.is_empty() && it.is_live() && it.stop.is_none()
+            !told.is_empty() && it.is_live() && it.stop.is_none() && !it.hears_late
         })
         .map(|(node, _)| node)
     }

@@ -39,6 +39,8 @@ pub(super) struct Node {
     pub(super) lease_over_at: u64,
     /// Nothing of what it reads, writes or flushes gets done.
     pub(super) slow_disk: bool,
+    /// It hears nothing of the membership.
+    pub(super) hears_late: bool,
     /// When a leaver asks again for its past images to be superseded.
     pub(super) asks_again_at: u64,
 }
@@ -64,6 +66,7 @@ impl Node {
             stop: None,
             lease_over_at: 0,
             slow_disk: false,
+            hears_late: false,
             asks_again_at: 0,
         }
     }

@@ -105,6 +105,12 @@ options! {
     skip_view_percent,
     /// Weight of disks on which nothing gets done for a while.
     slow_disk_weight,
+    /// Weight of lanes that stand still for a while, so that others overtake them.
+    slow_lane_weight,
+    /// Weight of instances that hear of views late.
+    late_views_weight,
+    /// Longest that a lane stands still or a view is heard late, in steps.
+    lag_steps,
 }
 
 /// Sizes that a smaller failure may have less of, down to this.
@@ -112,7 +118,7 @@ pub(super) const SIZES: [(&str, u32); 4] =
     [("instances", 2), ("pages", 1), ("threads", 1), ("members", 1)];
 
 /// Weights of faults.
-pub(super) const FAULT_WEIGHTS: [&str; 10] = [
+pub(super) const FAULT_WEIGHTS: [&str; 12] = [
     "break_weight",
     "move_weight",
     "block_weight",
@@ -122,6 +128,8 @@ pub(super) const FAULT_WEIGHTS: [&str; 10] = [
     "join_weight",
     "leave_weight",
     "slow_disk_weight",
+    "slow_lane_weight",
+    "late_views_weight",
     "housekeeping_weight",
 ];
 
@@ -196,6 +204,9 @@ impl Options {
             leave_weight: 0,
             skip_view_percent: 0,
             slow_disk_weight: 0,
+            slow_lane_weight: 0,
+            late_views_weight: 0,
+            lag_steps: 0,
         }
     }
 
@@ -247,7 +258,54 @@ impl Options {
         }
     }
 
-    /// What coverage and planted bugs are looked for in: of four blocks of eight seeds one is of
+    /// A shape chosen by `seed` in which lanes overtake each other by far and instances hear of views
+    /// late, while others join and leave all the time: for what meets an older or a newer epoch.
+    #[must_use]
+    pub fn lagging(seed: u64) -> Self {
+        let random = &mut Random::new(seed ^ 0x5EED_0F5A_9E00_0004);
+        let healthy = Self::healthy(random);
+        // Few, of whom one comes and goes and takes partitions with it; or more, of whom some die in
+        // the middle of something.
+        let instances = random.pick(&[3, 3, 4, 5, 6]);
+        let dies = random.pick(&[0, 1, 10]);
+        let it = if random.percent(30) { healthy.with_storage_failures() } else { healthy };
+        Self {
+            instances,
+            members: instances - 1,
+            pages: random.pick(&[1, 1, 2]),
+            threads: 2,
+            steps: random.between(2000, 4000),
+            release_percent: random.pick(&[30, 60]),
+            withdraw_percent: random.pick(&[1, 5, 20]),
+            credits: random.pick(&[4, 16]),
+            requests_max: 64,
+            lease_steps: 30,
+            deliver_weight: random.pick(&[10, 30]),
+            housekeeping_weight: random.pick(&[3, 10, 30]),
+            membership_weight: random.pick(&[10, 30]),
+            fault_every: random.pick(&[10, 20, 40]),
+            crash_weight: dies,
+            join_weight: random.pick(&[10, 20]),
+            leave_weight: random.pick(&[1, 5, 10]),
+            skip_view_percent: random.pick(&[0, 0, 20]),
+            slow_lane_weight: random.pick(&[3, 10, 20]),
+            late_views_weight: random.pick(&[1, 3, 10]),
+            lag_steps: random.pick(&[200, 600]),
+            ..it
+        }
+    }
+
+    /// What coverage is looked for in: half of all blocks of eight seeds are of
+    /// [`Options::searching`], the others of [`Options::lagging`].
+    #[must_use]
+    pub fn covering(seed: u64) -> Self {
+        match seed / 8 % 8 {
+            4..=7 => Self::lagging(seed),
+            _ => Self::searching(seed),
+        }
+    }
+
+    /// What planted bugs are looked for in: of four blocks of eight seeds one is of
     /// [`Options::churning`] and one of [`Options::storming`], the others of [`Options::mixed`].
     /// Requests have room.
     #[must_use]

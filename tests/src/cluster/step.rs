@@ -136,7 +136,7 @@ impl Cluster {
             return self.feed(Place { node: to, page: 0 }, event);
         };
         let place = Place { node: to, page };
-        self.cover(place, epoch, &message);
+        self.cover(place, epoch, &message)?;
         let content = match payload {
             Payload::Page(content) => Some(content),
             Payload::None | Payload::Guide(_) => None,

@@ -340,3 +340,7 @@ fn a_copy_that_was_shipped_to_a_life_of_a_skipped_view_is_not_on_its_way_to_the_
     assert_eq!((entry.owner, entry.past_images), (None, vec![InstanceId(3)]), "a past image of it");
     assert!(entry.lost, "its redo comes first");
 }
+
+mod grants;
+mod moves;
+mod repairs;

@@ -290,3 +290,7 @@ fn nothing_is_given_up_for_one_that_has_died() {
     assert_eq!(effects, [Effect::Open { tag: tag(), mode: Mode::X }]);
     assert!(grd.holding(&tag()).unwrap().dirty);
 }
+
+mod pins;
+mod requests;
+mod telling;

@@ -277,6 +277,7 @@ mod tests {
         let keys: Vec<_> = (0..40).map(|i| i << 20).collect();
         let index = filled(&keys);
         assert_eq!(index.len(), 40);
+        assert_eq!(index.memory_bytes(), index.places.len() * 4);
         for (&order, at) in keys.iter().zip(0..) {
             assert_eq!(index.find(key(order), |slot| slot == Slot(at)), Some(Slot(at)));
         }

@@ -94,6 +94,10 @@ mod tests {
         let entry = |block| Entry::new(0, block, GrantNumber(0));
         let slots: Vec<_> = (0..40_000).map(|block| slab.insert(entry(block))).collect();
         let bytes = slab.memory_bytes();
+        let chunks = 40_000_usize.div_ceil(CHUNK);
+        let entries = chunks * CHUNK * 48;
+        let list = size_of::<Vec<Entry>>();
+        assert!((entries + chunks * list..=entries + 8 * list).contains(&bytes), "{bytes} bytes");
         for slot in slots.iter().step_by(3) {
             slab.remove(*slot);
         }

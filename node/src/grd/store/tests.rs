@@ -195,3 +195,52 @@ fn a_partition_that_is_cleared_keeps_its_floor_and_no_others_pages() {
     store.raise_floor(PartitionId(7), GrantNumber(3));
     assert_eq!(store.floor(PartitionId(7)), GrantNumber((*cleared.last().unwrap()).into()));
 }
+
+// ---- memory --------------------------------------------------------------------------------------
+
+#[test]
+fn a_page_costs_its_entry_and_a_few_bytes_of_index() {
+    let mut store = Store::<u32>::new();
+    let empty = store.memory_bytes();
+    let partitions = usize::from(PARTITIONS) * size_of::<Partition>();
+    assert!((partitions..partitions + 1024).contains(&empty), "{empty} bytes without an entry");
+    // As many as fill the slab's chunks.
+    let pages = 4 << 14;
+    for block in 0..pages {
+        store.insert(&BufferTag { relation: 7, block, ..BufferTag::default() });
+    }
+    let bytes = store.memory_bytes() - empty;
+    let pages = usize::try_from(pages).unwrap();
+    assert!((52 * pages..=64 * pages).contains(&bytes), "{bytes} bytes of {pages} pages");
+}
+
+#[test]
+fn rare_state_and_relations_are_in_the_account_of_memory() {
+    let mut store = Store::<u32>::new();
+    for number in 0..4000 {
+        store.insert(&tag(number));
+    }
+    let slots: Vec<_> = store.iter().map(|(slot, _)| slot).collect();
+    let at_rest = store.memory_bytes();
+    for slot in &slots {
+        store.parts(*slot);
+    }
+    // A place of the table is a slot, the state and a byte; at most seven eighths are full, and at
+    // least half of that.
+    let each = size_of::<(Slot, u32)>() + 1;
+    let rare = store.memory_bytes() - at_rest;
+    let places = slots.len() * 8 / 7..=slots.len() * 16 / 7 + 8;
+    assert!(places.contains(&(rare / each)), "{rare} bytes for {} pages", slots.len());
+    // A relation for each page.
+    let of = |relation| BufferTag { relation, ..BufferTag::default() };
+    let mut relations = Relations::default();
+    let numbers: Vec<_> = (0..4000).map(|relation| relations.take(&of(relation))).collect();
+    let bytes = relations.memory_bytes();
+    // In the table 16 bytes of names, a number and a byte; in the list names and a count.
+    let (table, list) = (21, 20);
+    let least = 4000 * (table * 8 / 7 + list);
+    assert!((least..=least * 5 / 2).contains(&bytes), "{bytes} bytes of 4000 relations");
+    numbers.into_iter().for_each(|number| relations.give_up(number));
+    let freed = relations.memory_bytes() - bytes;
+    assert!((1..=8192 * 4).contains(&freed), "numbers that are free: {freed} bytes");
+}

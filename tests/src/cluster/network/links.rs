@@ -144,8 +144,15 @@ impl Network {
         }
     }
 
-    /// All directions pass again.
+    /// One lane of a direction stands still, or goes on.
+    pub(in crate::cluster) fn slow_lane(&mut self, from: usize, to: usize, lane: Lane, slow: bool) {
+        let wire = self.end(from, to) * Lane::COUNT + lane.index();
+        self.slow[wire] = slow;
+    }
+
+    /// All directions and lanes pass again.
     pub(in crate::cluster) fn heal(&mut self) {
+        self.slow.fill(false);
         for from in 0..self.instances {
             for to in (0..self.instances).filter(|&to| to != from) {
                 self.block(from, to, false);

@@ -144,6 +144,8 @@ pub(super) struct Network {
     links: Vec<Link>,
     /// `[from * instances + to]`: nothing passes in this direction now.
     blocked: Vec<bool>,
+    /// By wire: it stands still now.
+    slow: Vec<bool>,
     /// Instances that take nothing now.
     paused: Vec<bool>,
     /// The present life of each instance.
@@ -177,6 +179,7 @@ impl Network {
             position: vec![NOWHERE; wires],
             links: vec![Link::default(); instances * instances],
             blocked: vec![false; instances * instances],
+            slow: vec![false; wires],
             paused: vec![false; instances],
             lives: vec![Incarnation(0); instances],
             chores: Vec::new(),
@@ -305,7 +308,7 @@ impl Network {
     fn arrive(&mut self, wire: usize, random: &mut Random, now: u64) -> Checked<Option<Arrived>> {
         let direction = wire / Lane::COUNT;
         let (from, to) = (direction / self.instances, direction % self.instances);
-        if self.blocked[direction] || self.paused[to] {
+        if self.blocked[direction] || self.slow[wire] || self.paused[to] {
             return Ok(None);
         }
         let at = self.end(to, from);
