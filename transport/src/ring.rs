@@ -8,13 +8,14 @@
 //! A place that nothing lies in keeps what lay there last, until it is written again: whoever forgets
 //! an element first takes out of it what others wait for.
 
+use std::fmt;
+
 /// What lies in a place that nothing was written to.
 pub(crate) trait Vacant {
     fn vacant() -> Self;
 }
 
 /// See the module.
-#[derive(Debug)]
 pub(crate) struct Ring<T> {
     places: Box<[T]>,
     /// Place of the first element.
@@ -128,6 +129,12 @@ impl<T: Vacant> Ring<T> {
         for element in elements {
             *self.push() = element;
         }
+    }
+}
+
+impl<T: Vacant + fmt::Debug> fmt::Debug for Ring<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
     }
 }
 

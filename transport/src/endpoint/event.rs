@@ -42,8 +42,8 @@ pub enum Event {
     Refused {
         /// The peer.
         peer: InstanceId,
-        /// Whoever refuses has proven the handshake; otherwise anybody may be speaking, and nothing
-        /// more must come of it than a word to the operator.
+        /// Whoever refuses has proven the handshake, which without a cluster key anybody can; otherwise
+        /// anybody may be speaking, and nothing more must come of it than a word to the operator.
         is_proven: bool,
         /// Its address.
         address: SocketAddr,

@@ -290,8 +290,9 @@ impl Endpoint {
         self.submit(to, lane, message, Urgency::Now)
     }
 
-    /// Sends a message that nobody waits for: it leaves with the next one for the same peer that
-    /// [`Endpoint::send`] takes, or when the endpoint is quiet.
+    /// Sends a message that nobody waits for: it leaves with the next one of its lane that
+    /// [`Endpoint::send`] takes (over verbs of any lane), when 64 of them wait, or when the endpoint is
+    /// quiet.
     ///
     /// # Errors
     /// As [`Endpoint::send`].
@@ -361,15 +362,17 @@ impl Endpoint {
     /// The link has failed, or it had turned messages away.
     #[cold]
     fn flushed_not_all(&mut self, slot: usize, mut flushed: Result<(), LinkError>) {
+        let mut failed_before = false;
         loop {
+            let failed = flushed.is_err();
             if let Err(reason) = flushed {
-                return self.link_failed(slot, reason);
+                self.link_failed(slot, reason);
             }
             let peer = &mut self.peers[slot];
-            if !peer.blocked || !peer.unblock() {
-                return;
-            }
-            let Some(link) = &mut peer.link else { return };
+            // What a failure gave cause to say on TCP leaves now, too: the next turn may be a sleep away.
+            let goes_on = if failed { !failed_before } else { peer.blocked && peer.unblock() };
+            let Some(link) = peer.link.as_mut().filter(|_| goes_on) else { return };
+            failed_before |= failed;
             flushed = link.flush();
         }
     }

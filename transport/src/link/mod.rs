@@ -43,8 +43,8 @@ pub trait Sink {
 pub enum Urgency {
     /// With the next flush.
     Now,
-    /// With the next message that is urgent, or when the endpoint is quiet: a system call and a
-    /// wake-up of the peer are more than it is worth.
+    /// With the next urgent message of its lane at the latest, or when the endpoint is quiet: a system
+    /// call and a wake-up of the peer are more than it is worth.
     WhenQuiet,
 }
 

@@ -161,14 +161,14 @@ impl LaneState {
     }
 
     fn forget(&mut self, count: u64) {
-        let kept = usize::try_from(count).unwrap_or(usize::MAX);
+        let forgotten = usize::try_from(count).unwrap_or(usize::MAX);
         if self.carries_frames {
             // The pages may be changed or used again from now on.
-            for oldest in self.retained.iter_mut().take(kept) {
+            for oldest in self.retained.iter_mut().take(forgotten) {
                 oldest.frame = None;
             }
         }
-        self.retained.forget(kept);
+        self.retained.forget(forgotten);
         self.acked = Sequence(self.acked.0 + count);
     }
 

@@ -186,3 +186,6 @@ impl Link for TcpLink {
         self.main.may_sleep() && self.bulk.may_sleep()
     }
 }
+
+#[cfg(test)]
+mod tests;

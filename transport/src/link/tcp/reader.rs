@@ -16,6 +16,8 @@
 //!
 //! Invariant: the stream's bytes that are read and not handed over are, in order: `frame_got` bytes
 //! at the start of `landing` (only while `awaited` holds its header), then `buffer[start..end]`.
+//! Between a read that guessed a page right and its parsing, the header is the buffer's first slot and
+//! comes before the frame; a page that came whole is never awaited.
 
 use super::Sink;
 use crate::{Frame, error::LinkError};

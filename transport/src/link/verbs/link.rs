@@ -48,7 +48,6 @@ use pagewire_protocol::{
 };
 use reads::Reads;
 use std::{
-    io,
     net::Ipv6Addr,
     os::fd::BorrowedFd,
     sync::Arc,
@@ -424,10 +423,8 @@ impl Link for VerbsLink {
     fn post_receive(&mut self, class: LaneClass, frame: Frame) {
         let queue_pair = &mut self.queue_pairs[class.index()];
         if let Err(refused) = queue_pair.queue_receive(Some(frame)) {
-            // The peer may be told of it, and would send a page that nothing waits for.
-            let source = io::Error::other(refused.reason.to_string());
-            let queue_pair = queue_pair.number();
-            self.failed = Some(VerbsError::Post { queue: "receive", queue_pair, source });
+            // The peer would be told of it, and send a page that nothing waits for.
+            self.failed = Some(taking::not_queued(queue_pair, refused.reason));
             return;
         }
         self.queued_receives[class.index()] += 1;
@@ -454,11 +451,14 @@ impl Link for VerbsLink {
 
     #[inline]
     fn has_output(&self) -> bool {
-        self.is_queued() || self.full
+        self.is_queued() || self.full || self.failed.is_some()
     }
 
     #[inline]
     fn flush(&mut self) -> Result<(), LinkError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error.into());
+        }
         // Whoever was turned away tries again after this.
         self.full = false;
         // Receives first: what is sent may tell the peer of them.
@@ -519,7 +519,7 @@ impl Link for VerbsLink {
     }
 
     fn may_sleep(&self) -> bool {
-        !self.ready && self.armed && !self.is_queued()
+        !self.ready && self.armed && !self.is_queued() && self.failed.is_none()
     }
 }
 

@@ -6,13 +6,14 @@ use crate::{
     error::LinkError,
     link::{
         Sink,
-        verbs::{Arrival, Completion, QueuePair, VerbsError, completion::Work},
+        verbs::{Arrival, Completion, QueuePair, RefusedReason, VerbsError, completion::Work},
     },
 };
 use pagewire_protocol::{
     DecodeError, LaneClass, MessageKind, SessionHeader,
     header::{FRAME_OFFSET_BYTES, HEADER_BYTES},
 };
+use std::io;
 
 /// Whether a receive that was taken is queued again by the link itself.
 pub(super) enum Again {
@@ -59,8 +60,11 @@ pub(super) fn take_receive(
     Ok(match unwanted {
         _ if !repost => Again::No,
         None if class == LaneClass::Small => Again::Later,
-        Some(_) if queue_pair.queue_receive(unwanted).is_ok() => Again::Queued,
-        _ => Again::No,
+        Some(_) => match queue_pair.queue_receive(unwanted) {
+            Ok(()) => Again::Queued,
+            Err(refused) => return Err(not_queued(queue_pair, refused.reason).into()),
+        },
+        None => Again::No,
     })
 }
 
@@ -92,4 +96,11 @@ fn judge(class: LaneClass, arrival: &Arrival<'_>) -> Result<SessionHeader, LinkE
         return field("lane of a message over verbs", header.lane.index(), expected);
     }
     Ok(header)
+}
+
+/// A receive that the queue pair does not take.
+#[cold]
+pub(super) fn not_queued(queue_pair: &QueuePair, reason: RefusedReason) -> VerbsError {
+    let source = io::Error::other(reason.to_string());
+    VerbsError::Post { queue: "receive", queue_pair: queue_pair.number(), source }
 }
