@@ -405,7 +405,9 @@ impl Shard {
             busy = true;
             self.on_io(done);
         }
-        self.redo.ask_again(Instant::now());
+        if self.redo.asks_again() {
+            self.redo.ask_again(Instant::now());
+        }
         self.take_flushed();
         self.run();
         self.outbox.pump(&mut self.endpoint);
