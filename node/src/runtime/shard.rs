@@ -74,6 +74,8 @@ use std::{
 
 /// Pause in making room after a page could not be written: it would be tried again at once.
 const EVICT_RETRY: Duration = Duration::from_millis(100);
+/// Turns in which nothing has come, of which one is a whole one.
+const TURNS_PER_WHOLE: u32 = 8;
 /// How often a shard that would sleep looks for what nothing wakes it for.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// A shard's place in its instance.
@@ -105,6 +107,8 @@ pub struct Shard {
     io: IoThreads,
     handles: HandleEnds,
     outbox: Outbox,
+    /// Turns in which nothing had come.
+    idle_turns: u32,
     /// The page that came with the event that the core is handling.
     newcomer: Option<Frame>,
     /// Pages that came and are not installed yet.
@@ -234,6 +238,7 @@ impl Shard {
             endpoint,
             handles: HandleEnds::default(),
             outbox: Outbox::default(),
+            idle_turns: 0,
             newcomer: None,
             arrivals: TagMap::default(),
             copies: Copies::default(),
@@ -371,7 +376,19 @@ impl Shard {
         // First what local threads want, so that it leaves together with what the last turn left.
         let busy = self.take_commands();
         let events = self.endpoint.poll();
+        if !busy && !events && self.is_short_turn() {
+            return false;
+        }
         self.turn(busy || events)
+    }
+
+    /// True in most of the turns in which nothing has come: who spins waits for a message, and the
+    /// rest of a turn would only make it find that later. What time or credit alone moves is looked
+    /// at in every [`TURNS_PER_WHOLE`]th.
+    fn is_short_turn(&mut self) -> bool {
+        self.idle_turns = self.idle_turns.wrapping_add(1);
+        let goes_on = !self.later.is_empty() || self.has_more || self.io.has_done();
+        !goes_on && !self.idle_turns.is_multiple_of(TURNS_PER_WHOLE)
     }
 
     /// Sleeps until there is something to do or `timeout` is over, then one turn. `work_waits`
