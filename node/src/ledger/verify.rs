@@ -387,6 +387,17 @@ impl<'m> Replay<'m> {
             })?;
             total += self.compare_page(&page, index, block, origin);
         }
+        let behind = relation.take(1).read(&mut page).map_err(|source| VerifyError::Read {
+            block: manifest.first_block.saturating_add(manifest.page_count),
+            expected_pages: manifest.page_count,
+            source,
+        })?;
+        if behind > 0 {
+            let pages = manifest.page_count;
+            self.problem(|| {
+                format!("the relation goes on behind its {pages} pages, expected its end there")
+            });
+        }
         let bounded = total.clamp(i128::from(i64::MIN), i128::from(i64::MAX));
         self.found.total_after = i64::try_from(bounded).unwrap_or(i64::MAX);
         if total != i128::from(self.found.total_before) {

@@ -260,3 +260,15 @@ fn damage_everywhere_ends_and_tells_only_the_first_problems() {
     assert!(!found.verified && found.lost_updates > 100);
     assert_eq!(found.problems.len(), PROBLEMS_MAX);
 }
+
+#[test]
+fn a_relation_that_goes_on_behind_its_pages_is_a_problem() {
+    for extra in [2, 8192] {
+        let mut history = History::new();
+        assert!(history.verify().verified);
+        history.relation.extend(vec![0; extra]);
+        let found = history.verify();
+        assert!(!found.verified);
+        assert!(found.problems[0].contains("goes on behind its"), "{:?}", found.problems);
+    }
+}
