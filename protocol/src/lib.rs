@@ -13,6 +13,7 @@ pub mod guide;
 pub mod header;
 pub mod hello;
 pub mod ids;
+mod lane;
 pub mod link_control;
 pub mod lsn;
 pub mod page;
@@ -23,11 +24,12 @@ pub mod tag;
 
 pub use cluster_view::ClusterView;
 pub use guide::{GuideRecord, Report, Transit};
-pub use header::{Body, Lane, LaneClass, MessageKind, SessionHeader};
+pub use header::{Body, MessageKind, SessionHeader};
 pub use ids::{
     ClusterId, Epoch, GrantNumber, Incarnation, InstanceId, LinkNonce, Mode, PartitionId,
     ProcessId, RequestId, Sequence,
 };
+pub use lane::{Lane, LaneClass};
 pub use link_control::{LinkControl, LinkKind, TcpReason};
 pub use lsn::Lsn;
 pub use page::PageSize;

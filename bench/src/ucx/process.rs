@@ -20,9 +20,6 @@ use std::{
 const PROGRAM: &str = "ucx_perftest";
 /// Longest time until the server listens.
 const START_MAX: Duration = Duration::from_secs(10);
-/// Pause before a client that came too early is started again: the server tells nobody that it listens
-/// (what it prints stays in its buffer until its end), so there is nothing to wait for.
-const RETRY: Duration = Duration::from_millis(30);
 /// Longest run.
 const RUN_MAX: Duration = Duration::from_secs(120);
 /// Messages before those that are measured, as ours.
@@ -91,7 +88,7 @@ pub(super) fn run(
         let server_lives = server.lives()?;
         let too_early = errors.contains("refused") || output.contains("refused");
         if too_early && server_lives && begun.elapsed() < START_MAX {
-            thread::sleep(RETRY);
+            // The server tells nobody that it listens: what it prints stays in its buffer until its end.
             continue;
         }
         let (server_output, server_errors) = server.printed()?;

@@ -5,7 +5,7 @@
 
 use super::{Checked, Cluster, Fault, Place};
 use pagewire_node::grd::{EntryView, HoldingView};
-use pagewire_protocol::{Epoch, Mode, Pcm};
+use pagewire_protocol::{Epoch, Pcm};
 use std::{cell::RefCell, collections::BTreeMap, fmt};
 
 /// Who a message is for.
@@ -189,18 +189,7 @@ fn is_scripted(role: Role, state: &str, message: &str, epoch: &str) -> bool {
 }
 
 fn holder_state(holding: Option<&HoldingView>) -> &'static str {
-    let Some(it) = holding else { return "nothing" };
-    match it.mode {
-        _ if it.releasing => "releasing",
-        Mode::X if it.busy => "X busy",
-        Mode::X => "X",
-        Mode::S if it.busy => "S busy",
-        Mode::S => "S",
-        Mode::N if it.in_transit => "in transit",
-        Mode::N if it.busy => "requesting",
-        Mode::N if it.past_image.is_some() => "past image",
-        Mode::N => "nothing",
-    }
+    holding.map_or("nothing", HoldingView::row)
 }
 
 impl Cluster {

@@ -274,3 +274,22 @@ pub struct HoldingView {
     /// Whose change it carries.
     pub writer: InstanceId,
 }
+
+impl HoldingView {
+    /// The row of the holder's decision table that it stands in; "nothing" is also that of a page of
+    /// which nothing is known.
+    #[must_use]
+    pub fn row(&self) -> &'static str {
+        match self.mode {
+            _ if self.releasing => "releasing",
+            Mode::X if self.busy => "X busy",
+            Mode::X => "X",
+            Mode::S if self.busy => "S busy",
+            Mode::S => "S",
+            Mode::N if self.in_transit => "in transit",
+            Mode::N if self.busy => "requesting",
+            Mode::N if self.past_image.is_some() => "past image",
+            Mode::N => "nothing",
+        }
+    }
+}

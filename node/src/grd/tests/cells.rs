@@ -124,16 +124,7 @@ fn holder_states() -> Vec<At> {
         ("past image", and(held(Mode::S, true), vec![invalidate, drained(true)])),
     ];
     for (name, grd) in &states {
-        let is = grd.holding(&tag()).map_or("nothing", |held| match held.mode {
-            _ if held.releasing => "releasing",
-            Mode::X if held.busy => "X busy",
-            Mode::X => "X",
-            Mode::S if held.busy => "S busy",
-            Mode::S => "S",
-            Mode::N if held.in_transit => "in transit",
-            Mode::N if held.busy => "requesting",
-            Mode::N => "past image",
-        });
+        let is = grd.holding(&tag()).map_or("nothing", |held| held.row());
         assert_eq!(is, *name);
     }
     states.into_iter().map(|(name, grd)| (name, grd, tag(), 1)).collect()

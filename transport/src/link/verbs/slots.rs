@@ -11,13 +11,11 @@ use super::{
     domain::{ProtectionDomain, Registrable, Registration},
     error::VerbsError,
 };
+use pagewire_protocol::header::Slot;
 use std::{io, ptr::NonNull, sync::Arc};
 
 /// Bytes of a slot: header and body, to which a page follows.
 pub const SLOT_BYTES: usize = pagewire_protocol::header::FRAME_OFFSET_BYTES;
-
-/// The bytes of one slot.
-pub(super) type Slot = [u8; SLOT_BYTES];
 
 /// Anonymous memory of zeros.
 struct Memory {

@@ -39,6 +39,7 @@ use super::{
     slots::Slots,
 };
 use crate::{Frame, SharedFrame};
+use pagewire_protocol::header::Slot;
 use setup::{check_capacity, create, no_attributes, random_24_bits};
 use std::{
     fmt, io,
@@ -232,7 +233,7 @@ impl QueuePair {
     /// Where the next message without a page is written, with old bytes in it; then
     /// [`QueuePair::queue_message`]. `None`: as much is under way as there is room for.
     #[inline]
-    pub(in crate::link::verbs) fn message_slot(&mut self) -> Option<&mut [u8; SLOT_BYTES]> {
+    pub(in crate::link::verbs) fn message_slot(&mut self) -> Option<&mut Slot> {
         let slot = if self.is_draining { None } else { self.memory.sends.next_slot() }?;
         // SAFETY: as in `queue_send`.
         Some(unsafe { self.memory.slots.get_mut(self.options.capacity.receives + slot) })
@@ -259,7 +260,7 @@ impl QueuePair {
         &mut self,
         frame: Option<SharedFrame>,
         signalled: bool,
-        write: impl FnOnce(&mut [u8; SLOT_BYTES]) -> usize,
+        write: impl FnOnce(&mut Slot) -> usize,
     ) -> Result<(), Refused<Option<SharedFrame>>> {
         if frame.is_some() && !self.options.carries_frames {
             return Err(Refused { reason: RefusedReason::WrongKind, frame });

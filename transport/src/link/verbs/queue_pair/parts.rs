@@ -1,10 +1,10 @@
 //! What queue pairs are made with, what they are given and what they give back.
 
-use super::SLOT_BYTES;
 use crate::{
     Frame,
     link::verbs::{choice::Mtu, send_queue::SendQueue},
 };
+use pagewire_protocol::header::Slot;
 use std::{fmt, net::Ipv6Addr};
 
 /// How much work a queue pair has room for.
@@ -100,7 +100,7 @@ pub struct Refused<F> {
 #[derive(Debug)]
 pub struct Arrival<'a> {
     /// Header and body; zeros beyond what was sent.
-    pub message: &'a mut [u8; SLOT_BYTES],
+    pub message: &'a mut Slot,
     /// Bytes of it that were sent; 0 when the receive failed.
     pub message_bytes: usize,
     /// The frame of the receive.
