@@ -1,6 +1,9 @@
 //! Pages pinned by a local thread, to be read or changed.
 
-use super::{command::Command, handle::Line};
+use super::{
+    command::{Command, Grant},
+    line::Line,
+};
 use pagewire_protocol::{Lsn, page};
 use pagewire_transport::arena::{ExclusivePin, LeaseExpired, SharedPin};
 use std::{cell::RefCell, mem, ops::Deref};
@@ -17,6 +20,11 @@ impl<'a> ReadGuard<'a> {
     #[inline]
     pub(super) fn new(line: &'a Line, pin: SharedPin<'a>) -> Self {
         Self { line, pin: Some(pin) }
+    }
+
+    /// What the shard has pinned.
+    pub(super) fn granted(line: &'a Line, grant: Grant) -> Self {
+        Self::new(line, line.shared().pages.adopt_shared(grant.ticket))
     }
 }
 
@@ -61,6 +69,11 @@ impl<'a> WriteGuard<'a> {
     #[inline]
     pub(super) fn new(line: &'a Line, pin: ExclusivePin<'a>) -> Self {
         Self { line, pin: Some(pin) }
+    }
+
+    /// What the shard has pinned.
+    pub(super) fn granted(line: &'a Line, grant: Grant) -> Self {
+        Self::new(line, line.shared().pages.adopt_exclusive(grant.ticket))
     }
 }
 

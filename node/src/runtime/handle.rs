@@ -10,20 +10,18 @@
 //! for each other; a thread that holds a guard on a page must not ask for that page again.
 
 use super::{
-    command::{Command, Completion, Grant},
+    command::Grant,
     guard::{ReadGuard, WriteGuard},
-    shared::{Panic, Shared},
+    line::Line,
 };
 use crate::{
     grd::{AcquireError, GrantPath},
     latency::GrantLatencies,
 };
-use pagewire_protocol::{BufferTag, Lsn, Mode, tag::shard_of_hash};
-use pagewire_transport::{FrameIndex, Waker, arena::PinMiss};
-use rtrb::{Consumer, Producer};
+use pagewire_protocol::{BufferTag, Mode, tag::shard_of_hash};
 use std::{
     cell::{Cell, RefCell},
-    sync::{Arc, atomic::Ordering},
+    sync::atomic::Ordering,
     thread,
     time::{Duration, Instant},
 };
@@ -34,36 +32,6 @@ const TIMED_HITS: u64 = 64;
 const SHARD_CHECK: Duration = Duration::from_millis(250);
 /// How often a thread that has withdrawn looks for the answer.
 const WITHDRAWN_CHECK: Duration = Duration::from_millis(10);
-
-/// One thread's line to one shard. The shard has one request of it at a time: the next one leaves when
-/// that is answered.
-#[derive(Debug)]
-pub(super) struct Line {
-    shared: Arc<Shared>,
-    commands: RefCell<Producer<Command>>,
-    /// There until the line goes.
-    completions: RefCell<Option<Consumer<Completion>>>,
-    /// Number of the last request.
-    sequence: Cell<u32>,
-    /// The request that the shard has not answered.
-    asked: Cell<Option<Asked>>,
-    /// What is asked for when that is answered.
-    next: Cell<Option<(BufferTag, Mode)>>,
-    /// What pages were before the changes that are under way.
-    undo: RefCell<Vec<u8>>,
-    /// The thread that the shard unparks.
-    waiter: Cell<Option<thread::ThreadId>>,
-}
-
-/// A request on its way.
-#[derive(Debug, Clone, Copy)]
-struct Asked {
-    tag: BufferTag,
-    /// The shard has been told that nobody waits any longer.
-    is_withdrawn: bool,
-    /// Another request has come in its place: what it is granted goes back.
-    is_unwanted: bool,
-}
 
 /// One thread's access; it may move to another thread, but serves one at a time.
 #[derive(Debug)]
@@ -104,8 +72,8 @@ impl Handle {
     pub fn try_read(&self, tag: &BufferTag) -> Option<ReadGuard<'_>> {
         let hash = tag.hash();
         let line = self.line(hash);
-        let index = line.shared.index.find(hash)?;
-        match line.shared.pages.pin_shared(index, tag) {
+        let index = line.shared().index.find(hash)?;
+        match line.shared().pages.pin_shared(index, tag) {
             Ok(pin) => Some(ReadGuard::new(line, pin)),
             Err(miss) => line.missed(index, miss),
         }
@@ -117,8 +85,8 @@ impl Handle {
     pub fn try_write(&self, tag: &BufferTag) -> Option<WriteGuard<'_>> {
         let hash = tag.hash();
         let line = self.line(hash);
-        let index = line.shared.index.find(hash)?;
-        match line.shared.pages.pin_exclusive(index, tag) {
+        let index = line.shared().index.find(hash)?;
+        match line.shared().pages.pin_exclusive(index, tag) {
             Ok(pin) => Some(WriteGuard::new(line, pin)),
             Err(miss) => line.missed(index, miss),
         }
@@ -134,7 +102,7 @@ impl Handle {
         }
         self.begin(tag, Mode::S);
         let grant = self.wait(tag)?;
-        Ok(self.asked().reading(grant))
+        Ok(ReadGuard::granted(self.asked(), grant))
     }
 
     /// Pins a page for writing, wherever it is.
@@ -147,7 +115,7 @@ impl Handle {
         }
         self.begin(tag, Mode::X);
         let grant = self.wait(tag)?;
-        Ok(self.asked().writing(grant))
+        Ok(WriteGuard::granted(self.asked(), grant))
     }
 
     #[inline]
@@ -209,7 +177,7 @@ impl Handle {
     pub fn finish_read(&self) -> Option<Result<ReadGuard<'_>, AcquireError>> {
         self.give_back();
         match self.asked().finish()? {
-            Ok(grant) => Some(Ok(self.asked().reading(grant))),
+            Ok(grant) => Some(Ok(ReadGuard::granted(self.asked(), grant))),
             Err(error) => error.map(Err),
         }
     }
@@ -221,7 +189,7 @@ impl Handle {
     pub fn finish_write(&self) -> Option<Result<WriteGuard<'_>, AcquireError>> {
         self.give_back();
         match self.asked().finish()? {
-            Ok(grant) => Some(Ok(self.asked().writing(grant))),
+            Ok(grant) => Some(Ok(WriteGuard::granted(self.asked(), grant))),
             Err(error) => error.map(Err),
         }
     }
@@ -229,7 +197,7 @@ impl Handle {
     fn wait(&self, tag: BufferTag) -> Result<Grant, AcquireError> {
         let line = self.asked();
         let start = Instant::now();
-        let limit = line.shared.acquire_timeout;
+        let limit = line.shared().acquire_timeout;
         let late = || {
             let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
             Err(AcquireError::Deadline { tag, limit_ms })
@@ -237,7 +205,7 @@ impl Handle {
         loop {
             if let Some(result) = line.finish() {
                 let waited_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                line.shared.longest_wait_ns.fetch_max(waited_ns, Ordering::Relaxed);
+                line.shared().longest_wait_ns.fetch_max(waited_ns, Ordering::Relaxed);
                 return match result {
                     Ok(grant) => {
                         self.record(grant.path, start);
@@ -247,13 +215,13 @@ impl Handle {
                     Err(None) => late(),
                 };
             }
-            if line.commands.borrow().is_abandoned() {
+            if line.is_abandoned() {
                 return Err(line.stopped(tag));
             }
             let waited = start.elapsed();
             if waited >= limit {
                 // It has not left: one before it is not answered.
-                if line.next.take().is_some() {
+                if line.has_not_asked() {
                     return late();
                 }
                 line.withdraw();
@@ -272,174 +240,5 @@ impl Handle {
             local_untimed: hits - hits / TIMED_HITS,
             ..self.latencies.borrow().clone()
         }
-    }
-}
-
-impl Line {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        commands: Producer<Command>,
-        completions: Consumer<Completion>,
-        last: u32,
-    ) -> Self {
-        Self {
-            shared,
-            commands: RefCell::new(commands),
-            completions: RefCell::new(Some(completions)),
-            sequence: Cell::new(last),
-            asked: Cell::new(None),
-            next: Cell::new(None),
-            undo: RefCell::default(),
-            waiter: Cell::new(None),
-        }
-    }
-
-    /// The page of the frame was changed, as the redo log says up to `redo_end`.
-    pub(super) fn changed(&self, index: FrameIndex, redo_end: Lsn) {
-        self.shared.flush.raise(index, redo_end);
-    }
-
-    /// Memory for what a page was before a change: as it was left by the last one.
-    pub(super) fn undo(&self) -> &RefCell<Vec<u8>> {
-        &self.undo
-    }
-
-    fn missed<T>(&self, index: FrameIndex, miss: PinMiss) -> Option<T> {
-        if miss == PinMiss::TellOwner {
-            self.command(Command::Unpinned(index));
-        }
-        None
-    }
-
-    /// Why nobody is at the other end.
-    #[cold]
-    fn stopped(&self, tag: BufferTag) -> AcquireError {
-        let Panic { shard, message } = &*self.shared.panic;
-        match message.get() {
-            Some(message) => {
-                AcquireError::Panicked { tag, shard: *shard, message: message.clone() }
-            }
-            None => AcquireError::Stopped { tag },
-        }
-    }
-
-    /// Asks for a page, as soon as what was asked before is answered.
-    fn begin(&self, tag: BufferTag, mode: Mode) {
-        self.next.set(Some((tag, mode)));
-        self.go_on();
-    }
-
-    /// Nobody wants the answer to what was asked last.
-    fn give_up(&self) {
-        self.next.set(None);
-        if let Some(asked) = self.asked.get() {
-            self.asked.set(Some(Asked { is_unwanted: true, ..asked }));
-            self.withdraw();
-        }
-    }
-
-    /// Nobody waits any longer for what was asked last.
-    fn withdraw(&self) {
-        if let Some(asked) = self.asked.get().filter(|asked| !asked.is_withdrawn) {
-            self.asked.set(Some(Asked { is_withdrawn: true, ..asked }));
-            let (sequence, tag) = (self.sequence.get(), asked.tag);
-            self.command(Command::Withdraw { sequence, tag });
-        }
-    }
-
-    /// True while there is no answer to a request that another one has taken the place of.
-    fn owes_unwanted(&self) -> bool {
-        self.asked.get().is_some_and(|asked| asked.is_unwanted)
-    }
-
-    /// Takes an answer that nobody wants, and asks for what is wanted instead.
-    fn go_on(&self) {
-        if self.owes_unwanted()
-            && let Some(result) = self.answer()
-        {
-            self.take_back(result);
-        }
-        if self.asked.get().is_none()
-            && let Some((tag, mode)) = self.next.take()
-        {
-            let sequence = self.sequence.get().wrapping_add(1);
-            self.sequence.set(sequence);
-            self.asked.set(Some(Asked { tag, is_withdrawn: false, is_unwanted: false }));
-            self.command(Command::Acquire { sequence, tag, mode });
-        }
-    }
-
-    /// The answer to what was asked last, if it has come and somebody wants it.
-    fn finish(&self) -> Option<Result<Grant, Option<AcquireError>>> {
-        self.go_on();
-        if self.owes_unwanted() { None } else { self.answer() }
-    }
-
-    fn answer(&self) -> Option<Result<Grant, Option<AcquireError>>> {
-        let Completion { sequence, result } = self.completions.borrow_mut().as_mut()?.pop().ok()?;
-        debug_assert_eq!(sequence, self.sequence.get());
-        self.asked.set(None);
-        Some(result)
-    }
-
-    /// Unpins what was granted to nobody.
-    fn take_back(&self, result: Result<Grant, Option<AcquireError>>) {
-        match result {
-            Ok(grant) if grant.ticket.is_exclusive() => drop(self.writing(grant)),
-            Ok(grant) => drop(self.reading(grant)),
-            Err(_) => {}
-        }
-    }
-
-    fn reading(&self, grant: Grant) -> ReadGuard<'_> {
-        let pin = self.shared.pages.adopt_shared(grant.ticket);
-        ReadGuard::new(self, pin)
-    }
-
-    fn writing(&self, grant: Grant) -> WriteGuard<'_> {
-        let pin = self.shared.pages.adopt_exclusive(grant.ticket);
-        WriteGuard::new(self, pin)
-    }
-
-    /// Gives the shard a command and wakes it if it sleeps.
-    pub(super) fn command(&self, command: Command) {
-        let me = thread::current().id();
-        let mut commands = self.commands.borrow_mut();
-        if self.waiter.get() != Some(me) {
-            self.waiter.set(Some(me));
-            push(&mut commands, Command::Waiter(thread::current()), &self.shared.waker);
-        }
-        push(&mut commands, command, &self.shared.waker);
-        self.shared.waker.wake();
-    }
-
-    /// Raises this instance's version clock and returns the new version: greater than that of
-    /// every page seen here.
-    pub(super) fn next_version(&self) -> Lsn {
-        Lsn(self.shared.clock.fetch_add(1, Ordering::Relaxed) + 1)
-    }
-}
-
-impl Drop for Line {
-    /// The shard takes back what comes after.
-    fn drop(&mut self) {
-        if let Some(completions) = self.completions.take() {
-            let commands = self.commands.get_mut();
-            push(commands, Command::Gone(completions), &self.shared.waker);
-            self.shared.waker.wake();
-        }
-    }
-}
-
-fn push(commands: &mut Producer<Command>, command: Command, waker: &Waker) {
-    let mut command = command;
-    // The ring holds more than a thread has guards; it is full only while the shard is busy.
-    while let Err(rtrb::PushError::Full(back)) = commands.push(command) {
-        if commands.is_abandoned() {
-            return;
-        }
-        command = back;
-        waker.wake();
-        thread::yield_now();
     }
 }

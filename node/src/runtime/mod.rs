@@ -17,6 +17,7 @@ mod guard;
 mod handle;
 mod index;
 mod io;
+mod line;
 mod links;
 mod members;
 mod node;

@@ -231,15 +231,8 @@ impl Pool {
 
     /// Takes a pin back that its waiter does not want any more; `Some` when somebody waits for that.
     pub(super) fn unpin(&mut self, ticket: PinTicket) -> Option<Drained> {
-        let pages = &self.shared.pages;
-        let (index, owner_waits) = if ticket.is_exclusive() {
-            let pin = pages.adopt_exclusive(ticket);
-            (pin.index(), pin.release())
-        } else {
-            let pin = pages.adopt_shared(ticket);
-            (pin.index(), pin.release())
-        };
-        if owner_waits { self.drained(index) } else { None }
+        let index = self.shared.unpin(ticket)?;
+        self.drained(index)
     }
 
     fn copy(&mut self, tag: &BufferTag, index: FrameIndex) -> Option<FrameIndex> {

@@ -7,7 +7,7 @@
 use super::{
     counters::NodeCounters,
     error::NodeError,
-    handle::Line,
+    line::Line,
     redo::RedoLog,
     shard::{Place, Shard},
     shared::Panic,

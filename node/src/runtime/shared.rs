@@ -5,7 +5,10 @@
 
 use super::index::PageIndex;
 use pagewire_protocol::Lsn;
-use pagewire_transport::{FrameIndex, Waker, arena::PageView};
+use pagewire_transport::{
+    FrameIndex, Waker,
+    arena::{PageView, PinTicket},
+};
 use std::{
     sync::{
         Arc, OnceLock,
@@ -27,6 +30,20 @@ pub(super) struct Shared {
     /// Longest wait for a page since somebody asked, in nanoseconds; of all shards.
     pub(super) longest_wait_ns: Arc<AtomicU64>,
     pub(super) panic: Arc<Panic>,
+}
+
+impl Shared {
+    /// Takes a pin back that nobody wants; the frame, when its owner waits for that.
+    pub(super) fn unpin(&self, ticket: PinTicket) -> Option<FrameIndex> {
+        let (index, owner_waits) = if ticket.is_exclusive() {
+            let pin = self.pages.adopt_exclusive(ticket);
+            (pin.index(), pin.release())
+        } else {
+            let pin = self.pages.adopt_shared(ticket);
+            (pin.index(), pin.release())
+        };
+        owner_waits.then_some(index)
+    }
 }
 
 /// Up to where this instance's redo log has to be durable before the page of a frame may leave; 0 for

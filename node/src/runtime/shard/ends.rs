@@ -13,7 +13,7 @@ use crate::{
     grd::{AcquireError, Event as Input, WaiterId},
     runtime::{
         command::{Command, Completion, Grant},
-        handle::Line,
+        line::Line,
     },
 };
 use pagewire_protocol::BufferTag;
