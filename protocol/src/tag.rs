@@ -58,7 +58,7 @@ impl Fork {
 }
 
 /// Which page (PostgreSQL 15 `BufferTag`, buf_internals.h). Ordered as guards must be taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, Eq, PartialOrd, Ord, Default)]
 pub struct BufferTag {
     /// Object id of the tablespace.
     pub tablespace: u32,
@@ -70,6 +70,15 @@ pub struct BufferTag {
     pub fork: Fork,
     /// Block number, counted from the relation's start.
     pub block: u32,
+}
+
+impl PartialEq for BufferTag {
+    /// All fields at once: in most comparisons they are equal.
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        let ([a, b, c], [x, y, z]) = (self.to_words(), other.to_words());
+        (a ^ x) | (b ^ y) | (c ^ z) == 0
+    }
 }
 
 impl Hash for BufferTag {

@@ -131,28 +131,42 @@ impl Grd {
                 self.guide((from, incarnation, epoch, batch), effects);
             }
             Event::Message { from, incarnation, epoch, tag, message } => {
-                let (me, is_fenced) = (self.me, message.is_fenced());
-                let present = self.view.epoch_of(&tag);
-                let standing = self.view.standing(from, incarnation);
-                let view = Arc::clone(&self.view);
-                let mut out = self.out(&view, effects);
-                match standing {
-                    Standing::Past => out.fenced.not_member += 1,
-                    Standing::Unknown => park(&mut out),
-                    // What it asks for goes to somebody who is a member of a later view.
-                    Standing::Member if is_for_unknown(&view, &message) => park(&mut out),
-                    Standing::Member if is_fenced && epoch > present => park(&mut out),
-                    Standing::Member if is_fenced && epoch < present => {
-                        if planted::is("accept_any_epoch") {
-                            self.dispatch(from, tag, message, effects);
-                        } else {
-                            refuse_epoch(from, me, tag, message, &mut out);
-                        }
-                    }
-                    Standing::Member => self.dispatch(from, tag, message, effects),
-                }
+                return self.message((from, incarnation, epoch), tag, message, effects);
             }
             local => self.local(local, effects),
+        }
+        self.finish(effects);
+    }
+
+    /// As [`Grd::handle`] of [`Event::Message`]: from whom, of which life of its, and of which epoch.
+    pub fn message(
+        &mut self,
+        (from, incarnation, epoch): (InstanceId, Incarnation, Epoch),
+        tag: BufferTag,
+        message: Pcm,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.is_out {
+            return;
+        }
+        let (me, is_fenced) = (self.me, message.is_fenced());
+        let present = self.view.epoch_of(&tag);
+        let standing = self.view.standing(from, incarnation);
+        let (_, _, mut out) = self.parts(effects);
+        match standing {
+            Standing::Past => out.fenced.not_member += 1,
+            Standing::Unknown => park(&mut out),
+            // What it asks for goes to somebody who is a member of a later view.
+            Standing::Member if is_for_unknown(out.view, &message) => park(&mut out),
+            Standing::Member if is_fenced && epoch > present => park(&mut out),
+            Standing::Member if is_fenced && epoch < present => {
+                if planted::is("accept_any_epoch") {
+                    self.dispatch(from, tag, message, effects);
+                } else {
+                    refuse_epoch(from, me, tag, message, &mut out);
+                }
+            }
+            Standing::Member => self.dispatch(from, tag, message, effects),
         }
         self.finish(effects);
     }

@@ -67,6 +67,7 @@ use pagewire_transport::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    mem,
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
@@ -74,8 +75,6 @@ use std::{
 
 /// Pause in making room after a page could not be written: it would be tried again at once.
 const EVICT_RETRY: Duration = Duration::from_millis(100);
-/// Turns in which nothing has come, of which one is a whole one.
-const TURNS_PER_WHOLE: u32 = 8;
 /// How often a shard that would sleep looks for what nothing wakes it for.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// A shard's place in its instance.
@@ -107,8 +106,8 @@ pub struct Shard {
     io: IoThreads,
     handles: HandleEnds,
     outbox: Outbox,
-    /// Turns in which nothing had come.
-    idle_turns: u32,
+    /// Something has been sent that somebody waits for.
+    is_awaited: bool,
     /// The page that came with the event that the core is handling.
     newcomer: Option<Frame>,
     /// Pages that came and are not installed yet.
@@ -238,7 +237,7 @@ impl Shard {
             endpoint,
             handles: HandleEnds::default(),
             outbox: Outbox::default(),
-            idle_turns: 0,
+            is_awaited: false,
             newcomer: None,
             arrivals: TagMap::default(),
             copies: Copies::default(),
@@ -375,20 +374,10 @@ impl Shard {
     pub fn poll(&mut self) -> bool {
         // First what local threads want, so that it leaves together with what the last turn left.
         let busy = self.take_commands();
-        let events = self.endpoint.poll();
-        if !busy && !events && self.is_short_turn() {
-            return false;
-        }
+        let (handles, io, redo) = (&self.handles, &self.io, &self.redo);
+        let work_waits = || handles.have_commands() || io.has_done() || redo.has_news();
+        let events = self.endpoint.poll_spinning(work_waits);
         self.turn(busy || events)
-    }
-
-    /// True in most of the turns in which nothing has come: who spins waits for a message, and the
-    /// rest of a turn would only make it find that later. What time or credit alone moves is looked
-    /// at in every [`TURNS_PER_WHOLE`]th.
-    fn is_short_turn(&mut self) -> bool {
-        self.idle_turns = self.idle_turns.wrapping_add(1);
-        let goes_on = !self.later.is_empty() || self.has_more || self.io.has_done();
-        !goes_on && !self.idle_turns.is_multiple_of(TURNS_PER_WHOLE)
     }
 
     /// Sleeps until there is something to do or `timeout` is over, then one turn. `work_waits`
@@ -417,6 +406,10 @@ impl Shard {
         let mut busy = self.catch_up() || busy;
         while let Some(event) = self.endpoint.next_event() {
             self.on_event_in_turn(event);
+        }
+        if mem::take(&mut self.is_awaited) {
+            // The rest of this turn would only make it late.
+            self.endpoint.flush();
         }
         while let Some(done) = self.io.next() {
             busy = true;

@@ -24,6 +24,7 @@ mod membership;
 mod moving;
 mod observe;
 mod peer;
+mod polling;
 mod reads;
 mod receives;
 mod sampler;
@@ -53,28 +54,11 @@ use mio::{Events, Poll, net::TcpListener, unix::SourceFd};
 use pagewire_protocol::{InstanceId, Lane};
 use peer::Peer;
 use reads::Regions;
-use std::{
-    io,
-    net::SocketAddr,
-    os::fd::AsRawFd,
-    sync::Arc,
-    time::{Duration, Instant},
-};
-use token::{LISTENER, WAKER, link_token};
+use std::{net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Instant};
+use token::{LISTENER, WAKER};
 
 /// Frames that an arena must have for each peer: one to receive into for each lane that carries them.
 const FRAMES_PER_PEER_MIN: u32 = 2;
-/// Turns between two questions to the operating system while connections are hot.
-const TURNS_PER_OS_POLL: u32 = 64;
-/// Turns between two looks at the clock.
-const TURNS_PER_TIMER: u32 = 256;
-/// Turns without a sleep after which busy connections leave the poller: giving them back costs a
-/// system call each, so an endpoint that sleeps now and then keeps them there.
-const TURNS_TO_HEAT: u32 = 4096;
-/// Turns without an event after which owed acknowledgements go out.
-const QUIET_TURNS: u32 = 64;
-/// Turns after which they go out even if others are never quiet.
-const TURNS_PER_QUIET: u32 = 4096;
 
 /// One instance's end of the fabric; see the module.
 #[derive(Debug)]
@@ -377,99 +361,6 @@ impl Endpoint {
         }
     }
 
-    /// One turn: sends what is queued, reads what has come. True when there are events to take.
-    #[inline]
-    pub fn poll(&mut self) -> bool {
-        self.flush_all();
-        if self.owing {
-            self.post_in_turn();
-            self.flush();
-        }
-        self.turn = self.turn.wrapping_add(1);
-        if !self.hot || self.turn.is_multiple_of(TURNS_PER_OS_POLL) {
-            self.poll_os(Some(Duration::ZERO));
-            if self.turn.is_multiple_of(TURNS_PER_TIMER) {
-                self.now_and_then();
-            }
-        }
-        self.read_links();
-        if self.events.is_empty() {
-            self.quiet_turns = self.quiet_turns.saturating_add(1);
-            if self.quiet_turns == QUIET_TURNS {
-                self.quiet();
-            }
-        } else {
-            self.quiet_turns = 0;
-        }
-        !self.events.is_empty()
-    }
-
-    #[cold]
-    fn now_and_then(&mut self) {
-        let now = Instant::now();
-        self.timers(now);
-        self.tick_switches(now);
-        self.check_liveness(now);
-        if self.turn.is_multiple_of(TURNS_PER_QUIET) {
-            // For lanes that wait while others are never quiet.
-            self.quiet();
-        }
-        self.awake_turns = self.awake_turns.saturating_add(TURNS_PER_TIMER);
-        if self.awake_turns >= TURNS_TO_HEAT {
-            let registry = self.os.registry();
-            for (slot, peer) in self.peers.iter_mut().enumerate() {
-                if let Some(link) = &mut peer.link {
-                    link.heat(registry, |class| link_token(slot, class));
-                }
-            }
-        }
-    }
-
-    /// Gives every connection back to the poller, which is to report what comes.
-    fn cool_down(&mut self) {
-        self.awake_turns = 0;
-        let registry = self.os.registry();
-        for (slot, peer) in self.peers.iter_mut().enumerate() {
-            if let Some(link) = &mut peer.link {
-                link.cool_down(registry, |class| link_token(slot, class));
-            }
-        }
-    }
-
-    /// Sends what is queued, acknowledgements that have waited included, and sleeps until there is something to
-    /// read, [`Waker::wake`] is called, or `timeout` is over; then polls once. `work_waits` is asked
-    /// after the endpoint has announced that it sleeps: it returns true if the caller's own queues
-    /// hold something, and then there is no sleep. True when there are events to take.
-    pub fn wait(&mut self, timeout: Duration, work_waits: impl FnOnce() -> bool) -> bool {
-        if self.owing {
-            self.post_in_turn();
-        }
-        let until_acks = self.acknowledge_when_quiet();
-        self.flush();
-        if self.events.is_empty() {
-            self.cool_down();
-        }
-        let may_sleep = self.events.is_empty()
-            && self.peers.iter().all(|p| p.link.as_ref().is_none_or(Link::may_sleep));
-        if may_sleep {
-            let live = self.next_liveness(Instant::now());
-            let timeout = timeout.min(self.next_timer()).min(until_acks).min(live);
-            self.waker.announce_sleep();
-            if work_waits() {
-                self.waker.awake();
-            } else {
-                self.counters.sleeps.add(1);
-                self.poll_os(Some(timeout));
-                self.waker.awake();
-            }
-            let now = Instant::now();
-            self.timers(now);
-            self.tick_switches(now);
-            self.check_liveness(now);
-        }
-        self.poll()
-    }
-
     /// The next event. A message's receive is posted again as it is taken.
     #[inline]
     pub fn next_event(&mut self) -> Option<Event> {
@@ -492,39 +383,6 @@ impl Endpoint {
             self.read_taken(done);
         }
         Some(event)
-    }
-
-    #[inline]
-    fn read_links(&mut self) {
-        self.hot = false;
-        for slot in 0..self.peers.len() {
-            let peer = &mut self.peers[slot];
-            let (Some(link), Some(session)) = (&mut peer.link, &mut peer.session) else { continue };
-            let mut arrivals = Arrivals {
-                from: peer.id,
-                session,
-                counters: &peer.counters,
-                events: &mut self.events,
-                heard: &mut peer.heard,
-                reads: peer.reads.as_deref_mut(),
-                lanes: 0,
-            };
-            let polled = link.poll(&mut arrivals);
-            let lanes = arrivals.lanes;
-            self.hot |= link.is_hot();
-            if lanes != 0 {
-                peer.arrived(lanes);
-            }
-            if peer.reads.is_some() {
-                self.polled_with_reads(slot, polled);
-            } else if let Err(reason) = polled {
-                self.link_failed(slot, reason);
-            } else if !peer.heard.is_empty() {
-                self.hear(slot);
-            } else if peer.draining {
-                self.check_drained(slot);
-            }
-        }
     }
 
     #[cold]
@@ -557,21 +415,5 @@ impl Endpoint {
             session.link_down();
         }
         self.events.push_back(Event::Down { peer: peer.id, reason });
-    }
-
-    /// Asks the operating system what is ready, and lets connections, dials and the listener know.
-    #[inline(never)] // Rare while connections are hot, and large.
-    fn poll_os(&mut self, timeout: Option<Duration>) {
-        let Some(mut events) = self.os_events.take() else { return };
-        match self.os.poll(&mut events, timeout) {
-            Ok(()) => {
-                for event in &events {
-                    self.os_event(event);
-                }
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => tracing::error!("the poller failed: {e}"),
-        }
-        self.os_events = Some(events);
     }
 }

@@ -23,8 +23,8 @@ pub struct PageMap<T> {
     chunks: Vec<Vec<Place<T>>>,
     free: Vec<u32>,
     len: usize,
-    /// What was changed last: an event asks for the same page again and again.
-    last: Slot,
+    /// What was changed last, and where it is: an event asks for the same page again and again.
+    last: Option<(BufferTag, Slot)>,
 }
 
 impl<T> Default for PageMap<T> {
@@ -42,7 +42,7 @@ impl<T> PageMap<T> {
             chunks: Vec::new(),
             free: Vec::new(),
             len: 0,
-            last: Slot(0),
+            last: None,
         }
     }
 
@@ -66,14 +66,13 @@ impl<T> PageMap<T> {
 
     #[inline]
     fn find(&self, tag: &BufferTag) -> Option<Slot> {
-        let last = self.chunks.get(self.last.0 as usize / CHUNK);
-        let last = last.and_then(|chunk| chunk.get(self.last.0 as usize % CHUNK)?.as_ref());
-        if last.is_some_and(|(found, _)| found == tag) {
-            return Some(self.last);
+        match self.last {
+            Some((last, slot)) if last == *tag => Some(slot),
+            _ => self.look_up(tag),
         }
-        self.look_up(tag)
     }
 
+    #[inline(never)] // Once an event.
     fn look_up(&self, tag: &BufferTag) -> Option<Slot> {
         let hash = tag.hash();
         let is_it = |slot| at(&self.chunks, slot).as_ref().is_some_and(|(found, _)| found == tag);
@@ -81,6 +80,7 @@ impl<T> PageMap<T> {
     }
 
     /// What there is of a page.
+    #[inline]
     #[must_use]
     pub fn get(&self, tag: &BufferTag) -> Option<&T> {
         let slot = self.find(tag)?;
@@ -88,20 +88,23 @@ impl<T> PageMap<T> {
     }
 
     /// What there is of a page, to change.
+    #[inline]
     pub fn get_mut(&mut self, tag: &BufferTag) -> Option<&mut T> {
         let slot = self.find(tag)?;
-        self.last = slot;
+        self.last = Some((*tag, slot));
         at_mut(&mut self.chunks, slot).as_mut().map(|(_, value)| value)
     }
 
     /// What there is of a page, made by `make` if there is nothing.
+    #[inline]
     pub fn get_or_insert_with(&mut self, tag: BufferTag, make: impl FnOnce() -> T) -> &mut T {
         let slot = self.find(&tag).unwrap_or_else(|| self.vacant(&tag));
-        self.last = slot;
+        self.last = Some((tag, slot));
         &mut at_mut(&mut self.chunks, slot).get_or_insert_with(|| (tag, make())).1
     }
 
     /// A slot for a page that has none, in the index already.
+    #[inline(never)] // The exception.
     fn vacant(&mut self, tag: &BufferTag) -> Slot {
         let slot = self.free.pop().map_or_else(|| self.push(), Slot);
         let hash = tag.hash();
@@ -127,6 +130,7 @@ impl<T> PageMap<T> {
     /// Takes a page out.
     pub fn remove(&mut self, tag: &BufferTag) -> Option<T> {
         let slot = self.find(tag)?;
+        self.last = None;
         let hash = tag.hash();
         self.partitions[partition_of(hash)].remove(Key::of_hash(hash), slot);
         self.free.push(slot.0);

@@ -2,12 +2,12 @@
 
 use super::{Shard, arrival::Arrival, guides::Guide};
 use crate::{
-    grd::{AcquireError, Effect, Event as Input},
+    grd::{AcquireError, Effect, Event as Input, Grd},
     runtime::{command::Grant, io::IoJob, pool::Drained},
 };
-use pagewire_protocol::{Body, BufferTag, Epoch, InstanceId, Lsn, Pcm, page};
-use pagewire_transport::{Message, SharedFrame};
-use std::time::Instant;
+use pagewire_protocol::{Body, BufferTag, Epoch, Incarnation, InstanceId, Lsn, Pcm, page};
+use pagewire_transport::{Frame, Message, SharedFrame};
+use std::{mem, time::Instant};
 
 impl Shard {
     /// Puts by what the core is to be told at the next [`Shard::run`].
@@ -18,23 +18,47 @@ impl Shard {
     /// Feeds the core until it has nothing more to say.
     pub(super) fn run(&mut self) {
         while let Some(Arrival { input, page }) = self.inputs.pop_front() {
-            // What may be of a later view is handed in again when that is there.
-            let again = may_park(&input).then(|| input.clone());
-            let mut effects = std::mem::take(&mut self.effects);
+            if let Input::Message { from, incarnation, epoch, tag, message } = input {
+                self.deliver((from, incarnation, epoch), tag, message, page);
+                continue;
+            }
             self.newcomer = page;
-            self.grd.handle(input, &mut effects);
-            for effect in effects.drain(..) {
-                self.apply(effect);
-            }
-            self.effects = effects;
+            self.tell_core(|grd, effects| grd.handle(input, effects));
             // A page that nobody took is nobody's.
-            let page = self.newcomer.take();
-            if std::mem::take(&mut self.has_parked)
-                && let Some(input) = again
-            {
-                self.park(Arrival { input, page });
-            }
+            drop(self.newcomer.take());
         }
+    }
+
+    /// Hands the core a message: now, without a place in the queue.
+    pub(super) fn deliver(
+        &mut self,
+        (from, incarnation, epoch): (InstanceId, Incarnation, Epoch),
+        tag: BufferTag,
+        message: Pcm,
+        page: Option<Frame>,
+    ) {
+        self.newcomer = page;
+        let source = (from, incarnation, epoch);
+        self.tell_core(|grd, effects| grd.message(source, tag, message, effects));
+        let page = self.newcomer.take();
+        // What is of a later view is handed in again when that is there.
+        if mem::take(&mut self.has_parked) {
+            self.park(Arrival {
+                input: Input::Message { from, incarnation, epoch, tag, message },
+                page,
+            });
+        }
+    }
+
+    /// Tells the core something, and does what it wants done.
+    #[inline]
+    fn tell_core(&mut self, tell: impl FnOnce(&mut Grd, &mut Vec<Effect>)) {
+        let mut effects = mem::take(&mut self.effects);
+        tell(&mut self.grd, &mut effects);
+        for effect in effects.drain(..) {
+            self.apply(effect);
+        }
+        self.effects = effects;
     }
 
     fn apply(&mut self, effect: Effect) {
@@ -197,6 +221,8 @@ impl Shard {
     ) {
         let body = Body::new(&message.encode(tag)).unwrap_or(Body::EMPTY);
         let (lane, may_wait) = (message.lane(), message.may_wait());
+        // A claim goes well with the next request, which is soon there.
+        self.is_awaited |= !may_wait && !matches!(message, Pcm::Claim { .. });
         let message = Message { kind: message.kind(), epoch, body, frame };
         self.outbox.send(&mut self.endpoint, to, lane, message, may_wait);
     }
@@ -232,9 +258,4 @@ impl Shard {
             self.input(Input::Drained { tag, to, dirty, version, flush });
         }
     }
-}
-
-/// Whether the core may say of it that it is of a later view.
-fn may_park(input: &Input) -> bool {
-    matches!(input, Input::Message { .. })
 }
