@@ -16,7 +16,7 @@ use crate::{
     stats::{Samples, median, rounded},
 };
 use pagewire_node::{Handle, Node};
-use pagewire_protocol::BufferTag;
+use pagewire_protocol::{BufferTag, PageSize};
 use serde_json::{Value, json};
 use std::{
     collections::HashMap,
@@ -111,7 +111,7 @@ const LEGS: usize = 3;
 /// [`BenchError`].
 pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
     // Holes: a page of zeros is a valid one, and a million of them are 8 GiB.
-    let relation = Relation::sparse(args.pages)?;
+    let relation = Relation::sparse(args.pages, PageSize::K8)?;
     let node = Node::start(&relation.config(0, 1, args.pages))?;
     let handle = node.handle()?;
     let tags: Vec<_> = (0..args.pages).map(Relation::tag).collect();

@@ -36,10 +36,10 @@ impl Relation {
     ///
     /// # Errors
     /// [`BenchError::Storage`].
-    pub(crate) fn sparse(pages: u32) -> Result<Self, BenchError> {
+    pub(crate) fn sparse(pages: u32, page_size: PageSize) -> Result<Self, BenchError> {
         Self::with(|path| {
-            for (name, blocks) in segments(pages, blocks_per_segment(PageSize::K8)) {
-                let bytes = u64::from(blocks.end - blocks.start) * PageSize::K8.bytes() as u64;
+            for (name, blocks) in segments(pages, blocks_per_segment(page_size)) {
+                let bytes = u64::from(blocks.end - blocks.start) * page_size.bytes() as u64;
                 File::create(path.join(name))?.set_len(bytes)?;
             }
             Ok(())

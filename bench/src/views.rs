@@ -11,9 +11,12 @@
 //!   move      one of eight is leaving: its eighth of the partitions gets other masters
 //!   rebuild   one of eight is dead: the same, and its pages wait for RedoDone
 //! ```
+//! With `--nodes` there are eight whole nodes instead: see [`nodes`].
+//!
 //! A request's stall is the time from when its client asks to when it has the page.
 
 mod instance;
+mod nodes;
 mod report;
 mod spent;
 mod world;
@@ -49,6 +52,10 @@ pub(crate) struct Args {
     /// Requests that each instance has under way; each is followed by the next at once
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
     clients: u32,
+    /// Whole nodes over loopback that share this host's processors, instead of modelled cores; takes 5
+    /// KiB of memory a page
+    #[arg(long)]
+    nodes: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -75,6 +82,9 @@ struct Stretch {
 /// # Errors
 /// [`BenchError`].
 pub(crate) fn run(args: &Args, change: Change) -> Result<(), BenchError> {
+    if args.nodes {
+        return nodes::run(args, change);
+    }
     cores::pin(cores::pair()?[0])?;
     let mut random = Random::new(args.pages.into());
     let mut world = World::new(INSTANCES)?;

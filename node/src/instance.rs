@@ -13,9 +13,6 @@ use pagewire_protocol::{BufferTag, Incarnation, InstanceId, LinkKind, Lsn, TcpRe
 use pagewire_transport::arena::LeaseExpired;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-/// How long this very instance may take to say what it counts.
-const OWN_STAT_LIMIT: Duration = Duration::from_secs(10);
-
 /// A running node that an agent drives.
 #[derive(Debug)]
 pub struct NodeInstance {
@@ -71,8 +68,8 @@ impl Instance for NodeInstance {
     }
 
     fn is_settled(&self) -> Result<bool, String> {
-        let stat = self.node.instance_stat(self.config.instance, OWN_STAT_LIMIT);
-        stat.map(|stat| stat.loading == 0).map_err(|e| e.to_string())
+        let loading = self.node.partitions_loading();
+        loading.map(|loading| loading == 0).map_err(|e| e.to_string())
     }
 
     fn leave(&self, timeout: Duration) -> Result<(), String> {

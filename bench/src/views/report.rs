@@ -55,14 +55,66 @@ impl Stretch {
     }
 }
 
-impl Figures<'_> {
-    fn what(&self) -> &'static str {
-        match self.change {
-            Change::Leave => "move",
-            Change::Crash => "rebuild",
+impl Change {
+    fn what(self) -> &'static str {
+        match self {
+            Self::Leave => "move",
+            Self::Crash => "rebuild",
         }
     }
+}
 
+/// The same of whole nodes.
+#[derive(Debug)]
+pub(super) struct NodeFigures<'a> {
+    pub(super) args: &'a Args,
+    pub(super) change: Change,
+    pub(super) populated: Duration,
+    pub(super) partitions: usize,
+    pub(super) before: Stretch,
+    pub(super) during: Stretch,
+    pub(super) after: Stretch,
+    pub(super) failed: u64,
+}
+
+impl Report for NodeFigures<'_> {
+    fn json(&self) -> Value {
+        json!({
+            "what": self.change.what(),
+            "pages": self.args.pages,
+            "nodes": INSTANCES,
+            "partitions": self.partitions,
+            "before": self.before.json(),
+            "during": self.during.json(),
+            "after": self.after.json(),
+            "failed": self.failed,
+        })
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let longest = longest_ms(&self.during.requests);
+        let mut lines = vec![
+            format!(
+                "{}: {} of 4096 partitions, {} pages of 4 KiB cached by {INSTANCES} nodes in {:.1} s",
+                self.change.what(),
+                self.partitions,
+                self.args.pages,
+                self.populated.as_secs_f64()
+            ),
+            self.before.line("before"),
+            self.during.line("during"),
+            self.after.line("after"),
+            format!("{} requests failed", self.failed),
+        ];
+        if self.change == Change::Leave {
+            let verdict = if longest <= STALL_LIMIT_MS { "kept" } else { "missed" };
+            lines.push(format!("no request over {STALL_LIMIT_MS} ms: {verdict}"));
+        }
+        lines
+    }
+}
+
+impl Figures<'_> {
     fn where_it_went(&self) -> Vec<String> {
         let spent = &self.moved.spent;
         let line = |work: Work| {
@@ -89,7 +141,7 @@ impl Report for Figures<'_> {
         };
         let work: serde_json::Map<_, _> = Work::ALL.into_iter().map(of_work).collect();
         json!({
-            "what": self.what(),
+            "what": self.change.what(),
             "pages": self.args.pages,
             "instances": INSTANCES,
             "partitions": self.moved.partitions,
@@ -112,7 +164,7 @@ impl Report for Figures<'_> {
         let mut lines = vec![
             format!(
                 "{}: {} of 4096 partitions, {} pages cached by {INSTANCES} instances in {:.1} s",
-                self.what(),
+                self.change.what(),
                 moved.partitions,
                 args.pages,
                 self.populated.as_secs_f64()

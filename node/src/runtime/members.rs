@@ -112,6 +112,15 @@ impl Node {
         }
     }
 
+    /// Partitions, most of any shard, that this instance masters and that cannot be used yet: what the
+    /// other members have of them is still being collected.
+    ///
+    /// # Errors
+    /// [`NodeError::Stopped`], [`NodeError::Panicked`].
+    pub fn partitions_loading(&self) -> Result<usize, NodeError> {
+        Ok(self.ask(Control::Loading)?.into_iter().max().unwrap_or(0))
+    }
+
     /// What instance `of` counts, in all its shards together.
     ///
     /// # Errors

@@ -50,6 +50,7 @@ pub(super) enum Control {
     Leave(Sender<()>),
     StatPage(BufferTag, Sender<(InstanceId, Stat)>),
     StatInstance(InstanceId, Sender<(InstanceId, Stat)>),
+    Loading(Sender<usize>),
     #[cfg(test)]
     Panic(&'static str, Sender<()>),
 }
@@ -265,6 +266,7 @@ impl Driver {
                 Control::Leave(reply) => shard.leave(reply),
                 Control::StatPage(tag, reply) => shard.ask_about_page(tag, reply),
                 Control::StatInstance(of, reply) => shard.ask_about_instance(of, reply),
+                Control::Loading(reply) => drop(reply.send(shard.grd().loading().count())),
                 #[cfg(test)]
                 Control::Panic(words, _asker) => panic!("{words}"),
                 Control::Status(reply) => {

@@ -19,7 +19,6 @@ use crate::{
         merge::{Given, merge},
         out::Out,
         store::InstanceSet,
-        table::TagMap,
     },
     planted,
     view::{Life, Member, View},
@@ -35,7 +34,9 @@ struct Loading {
     awaited: InstanceSet,
     /// Died since the partition was given to this instance, or may have.
     dead: InstanceSet,
-    reports: TagMap<Vec<(InstanceId, Report)>>,
+    /// In the order in which they came: one place for all, as pages are many. The last one counts of
+    /// those that one instance makes of one page.
+    reports: Vec<(BufferTag, InstanceId, Report)>,
     deferred: Vec<(InstanceId, BufferTag, Pcm)>,
 }
 
@@ -142,11 +143,8 @@ impl Directory {
                 loading.awaited = InstanceSet(loading.awaited.0 & !gone.0);
             }
             loading.dead = InstanceSet(loading.dead.0 | gone.0);
-            for reports in loading.reports.values_mut() {
-                if planted::is("keep_reports_of_the_dead") {
-                    break;
-                }
-                reports.retain(|(id, _)| !gone.has(*id));
+            if !planted::is("keep_reports_of_the_dead") {
+                loading.reports.retain(|(_, from, _)| !gone.has(*from));
             }
             loading.deferred.retain(|(from, ..)| !gone.has(*from));
         }
@@ -184,10 +182,8 @@ impl Directory {
         match record {
             GuideRecord::Page { tag, epoch, report } => {
                 if let Some(loading) = self.awaiting(tag.partition(), epoch, from, view) {
-                    let reports = loading.reports.entry(tag).or_default();
                     // A view in between makes the sender begin the partition again.
-                    reports.retain(|(id, _)| *id != from);
-                    reports.push((from, report));
+                    loading.reports.push((tag, from, report));
                 }
             }
             GuideRecord::End { partition, epoch } => {
@@ -246,12 +242,16 @@ impl Directory {
         if !self.moves.loading.get(&partition).is_some_and(whole) {
             return;
         }
-        let Some(loading) = self.moves.loading.remove(&partition) else { return };
+        let Some(mut loading) = self.moves.loading.remove(&partition) else { return };
         let redo_missing = !self.unredone.is_empty();
         if redo_missing {
             self.moves.uncertain.insert(partition);
         }
-        for (tag, reports) in loading.reports {
+        loading.reports.sort_by_key(|(tag, from, _)| (*tag, *from));
+        let mut reports = Vec::new();
+        for of_page in loading.reports.chunk_by(|one, next| one.0 == next.0) {
+            let tag = of_page[0].0;
+            last_of_each(of_page, &mut reports);
             let given =
                 Given { reports: &reports, dead: loading.dead, redo_missing, refused: None };
             let outcome = merge(&given);
@@ -298,6 +298,16 @@ impl Directory {
             self.save(page);
         }
     }
+}
+
+/// Of reports on one page, sorted by instance: the last one of each instance.
+fn last_of_each(
+    of_page: &[(BufferTag, InstanceId, Report)],
+    reports: &mut Vec<(InstanceId, Report)>,
+) {
+    reports.clear();
+    let lasts = of_page.chunk_by(|one, next| one.1 == next.1).filter_map(<[_]>::last);
+    reports.extend(lasts.map(|(_, from, report)| (*from, *report)));
 }
 
 fn everyone(view: &View) -> InstanceSet {

@@ -70,7 +70,16 @@ impl Holdings {
         let first = self.telling.partitions.front().copied();
         self.telling.partitions.retain(same);
         for partition in view.changed(old) {
-            for tag in self.tags_of(partition) {
+            let mut busy = Vec::new();
+            self.holdings.each_of(partition, |tag, h| {
+                // Most by far, and a cut would change nothing but the fence.
+                if h.is_quiet() {
+                    h.fence = GrantNumber(0);
+                } else {
+                    busy.push(*tag);
+                }
+            });
+            for tag in busy {
                 self.cut(tag, GrantNumber(0), out);
                 self.after_cut(tag, true, out);
             }
@@ -308,15 +317,11 @@ impl Holdings {
 
     /// Counts of what is held.
     pub(in crate::grd) fn stat(&self) -> InstanceStat {
-        let mut stat = InstanceStat::default();
-        for (_, h) in self.holdings.iter() {
-            stat.held_shared += u64::from(h.mode == Mode::S);
-            stat.held_exclusive += u64::from(h.mode == Mode::X);
-            stat.dirty += u64::from(h.dirty);
-            stat.past_images += u64::from(h.past.is_some());
-            stat.requests += u64::from(h.pending.is_some());
-        }
-        stat
+        let [held_shared, held_exclusive, dirty, past_images, requests, ..] =
+            self.holdings.counts();
+        let of_holder =
+            InstanceStat { held_shared, held_exclusive, dirty, ..InstanceStat::default() };
+        InstanceStat { past_images, requests, ..of_holder }
     }
 }
 

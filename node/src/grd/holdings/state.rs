@@ -3,7 +3,7 @@
 use crate::grd::{
     event::{GrantPath, WaiterId},
     fifo::Fifo,
-    store::InstanceSet,
+    store::{Counted, InstanceSet},
 };
 use pagewire_protocol::{GrantNumber, InstanceId, Lsn, Mode, RequestId};
 
@@ -234,6 +234,17 @@ impl Holding {
             && self.parked.is_none()
     }
 
+    /// Something is held or kept, nothing is under way, and nothing is to be begun.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.activity == Activity::Idle
+            && self.revocation.is_none()
+            && self.parked.is_none()
+            && self.pending.is_none()
+            && self.waiters.is_empty()
+            && !(self.wants_write || self.wants_eviction || self.reopen)
+            && !self.is_nothing()
+    }
+
     /// Nothing of the page is held any more.
     pub(super) fn give_up(&mut self) {
         self.mode = Mode::N;
@@ -243,6 +254,17 @@ impl Holding {
         self.asked = false;
         self.wants_eviction = false;
         self.activity = Activity::Idle;
+    }
+}
+
+impl Counted for Holding {
+    /// In the order in which `Holdings::stat` reads them.
+    fn kinds(&self) -> u8 {
+        u8::from(self.mode == Mode::S)
+            | u8::from(self.mode == Mode::X) << 1
+            | u8::from(self.dirty) << 2
+            | u8::from(self.past.is_some()) << 3
+            | u8::from(self.pending.is_some()) << 4
     }
 }
 

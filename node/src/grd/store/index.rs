@@ -176,7 +176,7 @@ impl Index {
         };
     }
 
-    fn slots(&self) -> impl Iterator<Item = Slot> {
+    pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
         self.places.iter().filter(|place| **place != 0).map(|place| slot(*place))
     }
 

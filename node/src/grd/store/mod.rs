@@ -29,7 +29,7 @@ mod tests;
 
 pub use entry::{Entry, GRANT_MAX};
 pub use index::Cursor;
-pub use pages::PageMap;
+pub use pages::{Counted, Counts, PageMap};
 pub use set::InstanceSet;
 
 use crate::grd::table::TagHasher;

@@ -2,7 +2,9 @@
 //! grows without a pause and one partition can be walked without the others.
 //!
 //! For what an instance holds: it has to tell a new master of a partition what it has there, bit by
-//! bit, while requests go on. A map of the standard library would have to be read as a whole.
+//! bit, while requests go on. A map of the standard library would have to be read as a whole. For
+//! tools it counts, as values change, how many are of which [kind](Counted): to read them all for a
+//! question of how many are dirty would keep everybody waiting.
 
 use super::{
     Cursor, Slot,
@@ -16,6 +18,24 @@ const CHUNK: usize = 1 << 10;
 
 type Place<T> = Option<(BufferTag, T)>;
 
+/// What is counted of the values of a [`PageMap`].
+pub trait Counted {
+    /// Bit by bit the kinds that this value is of.
+    fn kinds(&self) -> u8;
+}
+
+/// How many values are of each kind, by its bit.
+pub type Counts = [u64; 8];
+
+/// The value that was given out to be changed last: an event asks for the same page again and again.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    tag: BufferTag,
+    slot: Slot,
+    /// What it is counted as, whatever it has become.
+    kinds: u8,
+}
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct PageMap<T> {
@@ -23,17 +43,17 @@ pub struct PageMap<T> {
     chunks: Vec<Vec<Place<T>>>,
     free: Vec<u32>,
     len: usize,
-    /// What was changed last, and where it is: an event asks for the same page again and again.
-    last: Option<(BufferTag, Slot)>,
+    counts: Counts,
+    last: Option<Last>,
 }
 
-impl<T> Default for PageMap<T> {
+impl<T: Counted> Default for PageMap<T> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<T> PageMap<T> {
+impl<T: Counted> PageMap<T> {
     /// Without pages.
     #[must_use]
     pub fn new() -> Self {
@@ -42,6 +62,7 @@ impl<T> PageMap<T> {
             chunks: Vec::new(),
             free: Vec::new(),
             len: 0,
+            counts: Counts::default(),
             last: None,
         }
     }
@@ -66,8 +87,8 @@ impl<T> PageMap<T> {
 
     #[inline]
     fn find(&self, tag: &BufferTag) -> Option<Slot> {
-        match self.last {
-            Some((last, slot)) if last == *tag => Some(slot),
+        match &self.last {
+            Some(last) if last.tag == *tag => Some(last.slot),
             _ => self.look_up(tag),
         }
     }
@@ -91,7 +112,7 @@ impl<T> PageMap<T> {
     #[inline]
     pub fn get_mut(&mut self, tag: &BufferTag) -> Option<&mut T> {
         let slot = self.find(tag)?;
-        self.last = Some((*tag, slot));
+        self.touch(tag, slot);
         at_mut(&mut self.chunks, slot).as_mut().map(|(_, value)| value)
     }
 
@@ -99,8 +120,35 @@ impl<T> PageMap<T> {
     #[inline]
     pub fn get_or_insert_with(&mut self, tag: BufferTag, make: impl FnOnce() -> T) -> &mut T {
         let slot = self.find(&tag).unwrap_or_else(|| self.vacant(&tag));
-        self.last = Some((tag, slot));
+        self.touch(&tag, slot);
         &mut at_mut(&mut self.chunks, slot).get_or_insert_with(|| (tag, make())).1
+    }
+
+    /// The value of a page is about to change; one that is not there yet counts as nothing.
+    #[inline]
+    fn touch(&mut self, tag: &BufferTag, slot: Slot) {
+        if self.last.is_none_or(|last| last.slot != slot) {
+            self.settle();
+            self.last = Some(Last { tag: *tag, slot, kinds: kinds_of(at(&self.chunks, slot)) });
+        }
+    }
+
+    /// Counts what was changed last as what it has become.
+    fn settle(&mut self) {
+        if let Some(last) = self.last.take() {
+            let now = kinds_of(at(&self.chunks, last.slot));
+            recount(&mut self.counts, last.kinds, now);
+        }
+    }
+
+    /// How many values are of each kind.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let mut counts = self.counts;
+        if let Some(last) = &self.last {
+            recount(&mut counts, last.kinds, kinds_of(at(&self.chunks, last.slot)));
+        }
+        counts
     }
 
     /// A slot for a page that has none, in the index already.
@@ -130,7 +178,8 @@ impl<T> PageMap<T> {
     /// Takes a page out.
     pub fn remove(&mut self, tag: &BufferTag) -> Option<T> {
         let slot = self.find(tag)?;
-        self.last = None;
+        self.settle();
+        recount(&mut self.counts, kinds_of(at(&self.chunks, slot)), 0);
         let hash = tag.hash();
         self.partitions[partition_of(hash)].remove(Key::of_hash(hash), slot);
         self.free.push(slot.0);
@@ -141,6 +190,18 @@ impl<T> PageMap<T> {
     /// All pages, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&BufferTag, &T)> {
         self.chunks.iter().flatten().flatten().map(|(tag, value)| (tag, value))
+    }
+
+    /// All pages of one partition, to change.
+    pub fn each_of(&mut self, id: PartitionId, mut visit: impl FnMut(&BufferTag, &mut T)) {
+        self.settle();
+        for slot in self.partitions[usize::from(id.0 % PARTITIONS)].slots() {
+            if let Some((tag, value)) = at_mut(&mut self.chunks, slot) {
+                let before = value.kinds();
+                visit(tag, value);
+                recount(&mut self.counts, before, value.kinds());
+            }
+        }
     }
 
     /// Goes on with a walk of one partition: `visit` sees the pages that come next, about `max` of
@@ -162,6 +223,19 @@ impl<T> PageMap<T> {
     }
 }
 
+fn kinds_of<T: Counted>(place: &Place<T>) -> u8 {
+    place.as_ref().map_or(0, |(_, value)| value.kinds())
+}
+
+/// A value of the kinds `before` is of the kinds `now`.
+#[inline]
+fn recount(counts: &mut Counts, before: u8, now: u8) {
+    let changed = before ^ now;
+    for (count, bit) in counts.iter_mut().zip(0..).filter(|(_, bit)| changed >> bit & 1 != 0) {
+        *count = if now >> bit & 1 != 0 { *count + 1 } else { *count - 1 };
+    }
+}
+
 fn at<T>(chunks: &[Vec<Place<T>>], slot: Slot) -> &Place<T> {
     let at = slot.0 as usize;
     &chunks[at / CHUNK][at % CHUNK]
@@ -178,6 +252,19 @@ mod tests {
     use crate::random::Random;
     use std::collections::BTreeMap;
 
+    impl Counted for u32 {
+        fn kinds(&self) -> u8 {
+            self.to_le_bytes()[0]
+        }
+    }
+
+    /// What the map is to count.
+    fn counted(model: &BTreeMap<BufferTag, u32>) -> Counts {
+        std::array::from_fn(|bit| {
+            model.values().filter(|value| value.kinds() >> bit & 1 != 0).count() as u64
+        })
+    }
+
     #[test]
     fn many_changes_leave_it_as_a_map_would_be() {
         let tag = |block| BufferTag { relation: 7, block, ..BufferTag::default() };
@@ -186,6 +273,9 @@ mod tests {
         for step in 0..60_000u32 {
             let tag = tag(random.below(9_000));
             assert_eq!(map.get(&tag), model.get(&tag));
+            if step % 1000 < 3 {
+                assert_eq!(map.counts(), counted(&model), "step {step}");
+            }
             if random.below(3) == 0 {
                 assert_eq!(map.remove(&tag), model.remove(&tag));
             } else {
@@ -206,6 +296,14 @@ mod tests {
             assert_eq!(walked.len() - before, map.partition_len(id));
         }
         assert_eq!(walked, model);
+        for id in (0..PARTITIONS).map(PartitionId) {
+            map.each_of(id, |tag, value| {
+                assert_eq!(tag.partition(), id);
+                *value += 1;
+                *model.get_mut(tag).unwrap() += 1;
+            });
+        }
+        assert_eq!(map.counts(), counted(&model));
         assert_eq!(
             map.iter().map(|(tag, value)| (*tag, *value)).collect::<BTreeMap<_, _>>(),
             model

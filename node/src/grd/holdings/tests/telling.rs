@@ -373,3 +373,28 @@ fn a_request_goes_to_the_new_master_under_the_id_it_had() {
     let (_, effects) = query(&mut grd, 6);
     assert_eq!(effects, []);
 }
+
+#[test]
+fn the_fence_of_a_repair_goes_with_the_move_of_a_page_that_nothing_is_under_way_of() {
+    for moves in [false, true] {
+        let mut grd = holder(Mode::X, false, false);
+        query(&mut grd, 6);
+        let mut epoch = Epoch(1);
+        let mut from = InstanceId(0);
+        if moves {
+            // Instance 0 goes, and with it the partition moves.
+            let next = after(&view(), &[1, 2]);
+            (from, epoch) = (next.master(&tag()), Epoch(2));
+            let effects = run(&mut grd, Event::View(next));
+            assert!(!has(&effects, |e| matches!(e, Effect::Lower { .. } | Effect::Open { .. })));
+        }
+        // Grant 4 is below the fence.
+        let (request, grant, revokes) = (request(2, 1), GrantNumber(4), GrantNumber(3));
+        let message = Pcm::Ship { request, want: Mode::X, grant, revokes, acks: 0, past: false };
+        let incarnation = Incarnation(1);
+        let effects =
+            run(&mut grd, Event::Message { from, incarnation, epoch, tag: tag(), message });
+        let lowers = has(&effects, |e| matches!(e, Effect::Lower { to: Mode::N, .. }));
+        assert_eq!(lowers, moves, "{effects:?}");
+    }
+}
