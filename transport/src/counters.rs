@@ -108,6 +108,8 @@ pub struct PeerCounters {
     pub no_link: NoLink,
     /// What messages are on: 0 without a link, else [`LinkKind`] plus 1; see [`PeerCounters::on`].
     pub(crate) link: Gauge,
+    /// The incarnation that a link was made with last; 0 before there was one.
+    pub incarnation: Gauge,
     /// 1 while the peer is known; see [`PeerCounters::is_known`].
     pub(crate) known: Gauge,
     /// What its queue pairs have had to do.

@@ -4,8 +4,13 @@
 //! sockets that are closed again. A cluster key is taken in as a start would, so that both say the
 //! same, and forgotten at once.
 
-use super::socket::SocketPlace;
-use crate::{NodeConfig, config::CacheExcess};
+use super::socket::{SocketPlace, SocketProblem};
+use crate::{
+    NodeConfig,
+    config::{CacheExcess, NoKey},
+    status::{self, protocol::Query},
+    store::marks::Marks,
+};
 use pagewire_protocol::PageSize;
 use pagewire_transport::{ClusterKey, LinkPolicy, Overrides};
 use std::{
@@ -62,14 +67,20 @@ pub enum Trial {
         storage: PathBuf,
         /// Whether it can be used.
         storage_use: StorageUse,
+        /// Why this cluster cannot use it, though it can be written to: whose it is, in words.
+        storage_refused: Option<String>,
         /// The address of the first shard; each other one listens on the port that follows.
         listen: SocketAddr,
         /// The first address that cannot be listened on, and why.
         listen_error: Option<(SocketAddr, io::ErrorKind, String)>,
         /// The cluster key's file, if the configuration names one.
         key: Option<KeyFile>,
+        /// That there is no such file, and what comes of it.
+        no_key: Option<NoKey>,
         /// The socket for `pagewire status`, if the configuration names one.
         socket: Option<Box<SocketPlace>>,
+        /// Where this very instance listens, if it runs and says so.
+        running: Vec<String>,
     },
 }
 
@@ -147,20 +158,40 @@ impl Plan {
         let refused = refused.or_else(|| config.view().err().map(|e| format!("members: {e}")));
         let trial = match refused {
             Some(problem) => Trial::Refused(problem),
-            None => Trial::Tried {
-                storage_use: storage_use(&config.storage),
-                storage: config.storage.clone(),
-                listen: config.listen,
-                listen_error: listen_error(&config),
-                key: config.cluster_key.as_deref().map(KeyFile::try_out),
-                socket: config
-                    .status_socket
-                    .as_deref()
-                    .map(|at| Box::new(SocketPlace::try_out(at))),
-            },
+            None => tried(&config),
         };
         Self { trial: Some(trial), ..Self::of(&config) }
     }
+}
+
+fn tried(config: &NodeConfig) -> Trial {
+    let listen_error = listen_error(config);
+    let socket = config.status_socket.as_deref().map(SocketPlace::try_out);
+    let is_taken = matches!(&listen_error, Some((_, io::ErrorKind::AddrInUse, _)));
+    let has_listener = |place: &SocketPlace| place.problem == Some(SocketProblem::Listener);
+    let may_run = is_taken || socket.as_ref().is_some_and(has_listener);
+    let refused = Marks::refusal(&config.storage, config.cluster, config.page_size);
+    Trial::Tried {
+        storage_use: storage_use(&config.storage),
+        storage_refused: refused.map(|error| error.to_string()),
+        storage: config.storage.clone(),
+        listen: config.listen,
+        listen_error,
+        key: config.cluster_key.as_deref().map(KeyFile::try_out),
+        no_key: config.no_key(),
+        socket: socket.map(Box::new),
+        running: if may_run { running(config) } else { Vec::new() },
+    }
+}
+
+/// Where the instance of that configuration listens; nothing when none answers at its status socket.
+fn running(config: &NodeConfig) -> Vec<String> {
+    let answer = status::client::ask(config, &Query::Status);
+    let listen = answer.ok().and_then(|answer| {
+        let addresses = answer.get("listen")?.as_array()?.clone();
+        Some(addresses.iter().filter_map(|at| Some(at.as_str()?.to_owned())).collect())
+    });
+    listen.unwrap_or_default()
 }
 
 fn storage_use(folder: &Path) -> StorageUse {

@@ -109,6 +109,7 @@ impl Endpoint {
         (peer.incarnation, peer.process) = (Some(theirs.incarnation), Some(theirs.process));
         peer.connected(self.config.keepalive_for(theirs.pause_max_ms));
         peer.counters.links_up.add(1);
+        peer.counters.incarnation.set(theirs.incarnation.0);
         peer.reach.linked();
         peer.counters.no_link.set(None);
         self.agree_on_reads(slot, theirs.features.has(Features::READS));
