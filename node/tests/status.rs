@@ -246,14 +246,17 @@ fn a_node_without_a_configured_socket_is_found_where_the_environment_says() {
     let file = pair.path(0, "toml");
     let config = Config { members: vec![0], peers: Vec::new(), ..pair.configs[0].clone() };
     fs::write(&file, config.text()).expect("a configuration");
+    // Not the storage folder, where there is a folder of that name for its marks.
+    let runtime = pair.folder.path().join("runtime");
+    fs::create_dir(&runtime).expect("a folder");
     let run = |command: &str| {
         let arguments = [command.as_ref(), "--config".as_ref(), file.as_os_str()];
         let mut command = Process::command(arguments);
-        Process::start(command.env("XDG_RUNTIME_DIR", pair.folder.path()))
+        Process::start(command.env("XDG_RUNTIME_DIR", &runtime))
     };
     let mut node = run("node");
     node.line("that it listens", |line| line.contains("listens on"));
-    let socket = pair.folder.path().join(format!("pagewire/{}-0.sock", Config::CLUSTER));
+    let socket = runtime.join(format!("pagewire/{}-0.sock", Config::CLUSTER));
     assert!(socket.exists());
     let folder = fs::metadata(socket.parent().expect("a folder")).expect("a folder");
     assert_eq!(folder.permissions().mode() & 0o777, 0o700);

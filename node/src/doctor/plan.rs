@@ -67,16 +67,14 @@ pub enum Trial {
         storage: PathBuf,
         /// Whether it can be used.
         storage_use: StorageUse,
-        /// Why this cluster cannot use it, though it can be written to: whose it is, in words.
-        storage_refused: Option<String>,
         /// The address of the first shard; each other one listens on the port that follows.
         listen: SocketAddr,
         /// The first address that cannot be listened on, and why.
         listen_error: Option<(SocketAddr, io::ErrorKind, String)>,
         /// The cluster key's file, if the configuration names one.
-        key: Option<KeyFile>,
+        key: Option<Box<KeyFile>>,
         /// That there is no such file, and what comes of it.
-        no_key: Option<NoKey>,
+        no_key: Option<Box<NoKey>>,
         /// The socket for `pagewire status`, if the configuration names one.
         socket: Option<Box<SocketPlace>>,
         /// Where this very instance listens, if it runs and says so.
@@ -91,6 +89,8 @@ pub enum StorageUse {
     Direct,
     /// Only through the page cache.
     Cached,
+    /// It can be written to, and is another cluster's, in words.
+    NotOurs(String),
     /// Not at all, and why.
     Not(String),
 }
@@ -171,14 +171,19 @@ fn tried(config: &NodeConfig) -> Trial {
     let has_listener = |place: &SocketPlace| place.problem == Some(SocketProblem::Listener);
     let may_run = is_taken || socket.as_ref().is_some_and(has_listener);
     let refused = Marks::refusal(&config.storage, config.cluster, config.page_size);
+    let storage_use = match (storage_use(&config.storage), refused) {
+        (StorageUse::Direct | StorageUse::Cached, Some(error)) => {
+            StorageUse::NotOurs(error.to_string())
+        }
+        (found, _) => found,
+    };
     Trial::Tried {
-        storage_use: storage_use(&config.storage),
-        storage_refused: refused.map(|error| error.to_string()),
+        storage_use,
         storage: config.storage.clone(),
         listen: config.listen,
         listen_error,
-        key: config.cluster_key.as_deref().map(KeyFile::try_out),
-        no_key: config.no_key(),
+        key: config.cluster_key.as_deref().map(KeyFile::try_out).map(Box::new),
+        no_key: config.no_key().map(Box::new),
         socket: socket.map(Box::new),
         running: if may_run { running(config) } else { Vec::new() },
     }

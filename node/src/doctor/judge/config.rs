@@ -22,7 +22,6 @@ pub(super) fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
         Some(Trial::Tried {
             storage,
             storage_use,
-            storage_refused,
             listen,
             listen_error,
             key,
@@ -31,26 +30,26 @@ pub(super) fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
             running,
         }) => {
             let mut findings = vec![
-                judge_storage(storage, storage_use, storage_refused.as_deref()),
+                judge_storage(storage, storage_use),
                 judge_listen(*listen, plan.shards, listen_error.as_ref(), running),
                 cache_pages(plan),
                 poller_cores(facts, plan),
                 pollers(facts, plan),
             ];
-            findings.extend(key.as_ref().map(judge_key));
-            findings.extend(no_key.as_ref().map(judge_no_key));
+            findings.extend(key.as_deref().map(judge_key));
+            findings.extend(no_key.as_deref().map(judge_no_key));
             findings.extend(socket.as_deref().map(|socket| judge_socket(socket, running)));
             findings
         }
     }
 }
 
-fn judge_storage(folder: &Path, found: &StorageUse, refused: Option<&str>) -> Finding {
+fn judge_storage(folder: &Path, found: &StorageUse) -> Finding {
     let finding = Finding::new(AREA, format!("storage {}", folder.display()))
         .expected("a folder that all instances share, writable, with O_DIRECT");
     match found {
-        StorageUse::Direct | StorageUse::Cached if refused.is_some() => finding
-            .found(refused.unwrap_or_default())
+        StorageUse::NotOurs(why) => finding
+            .found(why)
             .change_if(true, "name this cluster's folder in `storage`, or do as it says"),
         StorageUse::Direct => finding.found("writable, with O_DIRECT"),
         StorageUse::Cached => finding.found("writable, without O_DIRECT").note_if(
