@@ -44,7 +44,7 @@ mod file;
 mod warnings;
 
 pub use error::ConfigError;
-pub use warnings::CacheExcess;
+pub use warnings::{CacheExcess, NoKey};
 
 use crate::{
     file_kind,

@@ -24,6 +24,7 @@ pub mod roster;
 pub mod runtime;
 mod signals;
 pub mod status;
+pub mod storage_watch;
 pub mod store;
 pub mod view;
 

@@ -8,6 +8,7 @@ use pagewire_node::{
     roster::Roster,
     runtime::Node,
     status::{self, StatusError},
+    storage_watch::{News, StorageWatch},
     view::View,
 };
 use pagewire_protocol::Incarnation;
@@ -345,7 +346,15 @@ fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
         config.cluster,
         places(&node.listen_addresses())
     ));
+    if let Some(server) = &status {
+        tell(&format!(
+            "`pagewire status --config FILE` asks at {}",
+            server.file().path().display()
+        ));
+    }
     let peers = config.members.iter().copied().filter(|id| *id != config.instance);
+    let mut storage =
+        StorageWatch::new(instance, incarnation, node.marks().folder(), Instant::now());
     let (mut roster, line) = Roster::new(peers, Instant::now());
     tell(&line);
     let mut link_lines = LinkLines::new(config.transport);
@@ -353,8 +362,31 @@ fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
         let missing = node.peers_missing()?;
         roster.observe(&missing, Instant::now()).iter().for_each(|line| tell(line));
         link_lines.observe(&node.links()).iter().for_each(|line| tell(line));
+        watch_storage(&mut storage, &node);
         let pause = if roster.was_whole() { WHOLE_CHECK } else { PEERS_CHECK };
         std::thread::park_timeout(pause);
+    }
+}
+
+/// Looks whether the peers' storage is this one, and nobody else's.
+fn watch_storage(watch: &mut StorageWatch, node: &Node) {
+    let marks = node.marks();
+    let read = |id| {
+        marks.of(id).unwrap_or_else(|error| {
+            tracing::debug!("{error}");
+            None
+        })
+    };
+    for news in watch.observe(&node.linked_lives(), Instant::now(), read) {
+        match news {
+            News::Tell(line) => tracing::error!("{line}"),
+            News::LeaveAgain => {
+                let (instance, incarnation) = node.identity();
+                if let Err(error) = marks.leave(instance, incarnation) {
+                    tracing::warn!("{error}");
+                }
+            }
+        }
     }
 }
 

@@ -9,10 +9,14 @@
 //! one host stands between two instances. A checksum is put on every page written and checked on
 //! every page read.
 //!
+//! Beside the page files are the [`marks`] that say whose the folder is.
+//!
 //! Threading: any; the runtime's I/O threads call it, because it blocks.
 
+pub mod marks;
+
 use pagewire_protocol::{
-    BufferTag, Fork, Lsn, PageSize,
+    BufferTag, ClusterId, Fork, Lsn, PageSize,
     page::{self, PageError},
     tag::blocks_per_segment,
 };
@@ -50,6 +54,60 @@ pub enum StoreError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// The folder is of another cluster.
+    #[error(
+        "storage folder {} is of cluster {found} (says {}), this instance of cluster {cluster}: name the \
+         folder of this cluster in `storage`, mend `cluster`, or remove that file if the other cluster \
+         has left the folder for good", root.display(), path.display()
+    )]
+    OtherCluster {
+        /// The folder.
+        root: PathBuf,
+        /// Its mark.
+        path: PathBuf,
+        /// Whose it is.
+        found: ClusterId,
+        /// Whose this instance is.
+        cluster: ClusterId,
+    },
+    /// The pages in the folder have another size.
+    #[error(
+        "storage folder {} has pages of {found_bytes} bytes (says {}), this instance of {page_size}: set \
+         the same page size on all (`page_size`), or name another folder in `storage`",
+        root.display(), path.display()
+    )]
+    OtherPageSize {
+        /// The folder.
+        root: PathBuf,
+        /// Its mark.
+        path: PathBuf,
+        /// Size of its pages, in bytes.
+        found_bytes: u64,
+        /// Size of this instance's pages, in bytes.
+        page_size: u64,
+    },
+    /// A mark that says whose the folder is cannot be read or made.
+    #[error(
+        "{}, which says whose the storage is: {source}; give this user the right to read and write \
+         there", path.display()
+    )]
+    Mark {
+        /// The mark.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A mark says nothing.
+    #[error(
+        "{}, which says whose the storage is, cannot be understood ({problem}): see that no instance \
+         runs and that the storage is this cluster's, and remove it", path.display()
+    )]
+    BadMark {
+        /// The mark.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
     },
     /// A page file cannot be used.
     #[error("page file {}: {source}", path.display())]

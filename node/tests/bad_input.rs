@@ -200,6 +200,12 @@ fn instances_that_do_not_fit_end_and_the_cluster_carries_on() {
     let addresses = cluster.addresses.clone();
     let storage = cluster.files.storage();
     let newcomer = || Config::new(1, &storage).with_peers(&addresses);
+    // Where nobody has left a mark.
+    let elsewhere = |name: &str| {
+        let folder = cluster.files.folder.path().join(name);
+        std::fs::create_dir(&folder).expect("a folder");
+        folder
+    };
 
     let mut more = newcomer();
     more.members.push(3);
@@ -212,11 +218,11 @@ fn instances_that_do_not_fit_end_and_the_cluster_carries_on() {
     let cases = [
         (newcomer(), ["instance id 1 is in use", "expected one process per id", "stop one"]),
         (
-            Config { cluster: 8, ..newcomer() },
+            Config { cluster: 8, storage: elsewhere("cluster-8"), ..newcomer() },
             ["of cluster 4711", "this one of cluster 8", "the same cluster id"],
         ),
         (
-            Config { page_size: 4096, ..newcomer() },
+            Config { page_size: 4096, storage: elsewhere("pages-4096"), ..newcomer() },
             ["pages of 8192", "this one of 4096", "the same page size"],
         ),
         (more, ["has member list", "the same members", "members of instance 1 are [0, 1, 2, 3]"]),
@@ -274,7 +280,8 @@ fn instances_that_have_each_other_wait_for_the_right_third_when_a_wrong_one_came
     let mut configs = Config::three(folder.path());
     // The wrong one has the lesser id, so that the others dial it before it has dialled them.
     let mut wrong = configs[0].clone();
-    wrong.cluster = 8;
+    (wrong.cluster, wrong.storage) = (8, folder.path().join("other"));
+    std::fs::create_dir(&wrong.storage).expect("a folder");
     let path = |at: usize| folder.path().join(format!("{at}.toml"));
     let mut nodes: Vec<_> = [1, 2].iter().map(|&at| configs[at].run(&path(at))).collect();
     let ended = wrong.run(&path(0)).end();
@@ -292,7 +299,10 @@ fn instances_that_have_each_other_wait_for_the_right_third_when_a_wrong_one_came
 #[test]
 fn of_a_pair_with_different_clusters_one_ends_and_both_say_why() {
     let words = ["of cluster 8", "of cluster 4711", "the same cluster id"];
-    one_of_a_pair_ends(words, |_, configs| configs[1].cluster = 8);
+    one_of_a_pair_ends(words, |folder, configs| {
+        (configs[1].cluster, configs[1].storage) = (8, folder.join("other"));
+        std::fs::create_dir(&configs[1].storage).expect("a folder");
+    });
 }
 
 #[test]

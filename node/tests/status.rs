@@ -120,7 +120,40 @@ fn a_running_node_says_what_messages_with_each_peer_go_over_and_why() {
     nodes.remove(1).kill();
     nodes[0].line("that it is gone", |line| line == "instance 1 is gone");
     let text = pair.status(0, &[]).succeeded().stdout;
-    assert!(text.contains("instance 1: no link\n  links up 1, down 1"), "{text}");
+    let none = text.lines().find(|line| line.starts_with("instance 1: no link: "));
+    let none = none.unwrap_or_else(|| panic!("{text}"));
+    assert!(none.ends_with(" s ago"), "{none}");
+    assert!(text.contains("\n  links up 1, down 1"), "{text}");
+}
+
+#[test]
+fn a_peer_that_cannot_be_reached_is_told_with_the_reason_and_the_number_of_tries() {
+    let pair = Pair::new();
+    let mut node = pair.run(0);
+    let at = format!("asks at {}", pair.path(0, "sock").display());
+    node.line("where it can be asked", |line| {
+        line.starts_with("`pagewire status") && line.ends_with(&at)
+    });
+    let text = || pair.status(0, &[]).succeeded().stdout;
+    let refused = "instance 1: no link: nobody listens there (connection refused), tried ";
+    wait_for("a try that was refused", || text().contains(refused));
+    let json = pair.status(0, &["--json"]).succeeded().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let no_link = &json["peers"][0]["no_link"];
+    assert!(no_link["tries"].as_u64() > Some(0) && no_link["last_s"].is_u64(), "{json}");
+    assert!(no_link["reason"].as_str().is_some_and(|why| why.contains("refused")), "{json}");
+    // The log has it as well, once it has gone on for a while.
+    let address = pair.configs[1].listen;
+    let line = node.complaint("word of it", |line| line.contains("no link with instance 1"));
+    for words in [&address.to_string(), "nobody listens there", "times in", "mend its address"] {
+        assert!(line.contains(words), "'{words}' in: {line}");
+    }
+    let _peer = pair.run(1);
+    node.line("that it is up", |line| line == "instance 1 is up");
+    assert!(text().contains("instance 1: TCP\n"), "{}", text());
+    let again = node.history().matches("no link with instance 1").count();
+    // It was noted when it was waited for.
+    assert_eq!(again, 1, "{}", node.history());
 }
 
 #[test]
@@ -213,14 +246,17 @@ fn a_node_without_a_configured_socket_is_found_where_the_environment_says() {
     let file = pair.path(0, "toml");
     let config = Config { members: vec![0], peers: Vec::new(), ..pair.configs[0].clone() };
     fs::write(&file, config.text()).expect("a configuration");
+    // Not the storage folder, where there is a folder of that name for its marks.
+    let runtime = pair.folder.path().join("runtime");
+    fs::create_dir(&runtime).expect("a folder");
     let run = |command: &str| {
         let arguments = [command.as_ref(), "--config".as_ref(), file.as_os_str()];
         let mut command = Process::command(arguments);
-        Process::start(command.env("XDG_RUNTIME_DIR", pair.folder.path()))
+        Process::start(command.env("XDG_RUNTIME_DIR", &runtime))
     };
     let mut node = run("node");
     node.line("that it listens", |line| line.contains("listens on"));
-    let socket = pair.folder.path().join(format!("pagewire/{}-0.sock", Config::CLUSTER));
+    let socket = runtime.join(format!("pagewire/{}-0.sock", Config::CLUSTER));
     assert!(socket.exists());
     let folder = fs::metadata(socket.parent().expect("a folder")).expect("a folder");
     assert_eq!(folder.permissions().mode() & 0o777, 0o700);

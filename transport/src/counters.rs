@@ -7,6 +7,7 @@ use pagewire_protocol::{InstanceId, Lane, LinkKind, TcpReason};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 /// Counts of one lane of one peer.
@@ -64,6 +65,33 @@ pub struct ReadCounters {
     pub late: Counter,
 }
 
+/// Why there is no link with a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkFailure {
+    /// What the last try found, in words, or what the last link ended with.
+    pub reason: String,
+    /// Tries that have failed since there was a link.
+    pub tries: u64,
+    /// When it was found.
+    pub at: Instant,
+}
+
+/// What keeps a link from being made, or nothing. Written at each try, never on the data path.
+#[derive(Debug, Default)]
+pub struct NoLink(Mutex<Option<LinkFailure>>);
+
+impl NoLink {
+    pub(crate) fn set(&self, failure: Option<LinkFailure>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    /// The failure that stands; `None` while there is a link, and before the first try has ended.
+    #[must_use]
+    pub fn get(&self) -> Option<LinkFailure> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Counts of one peer.
 #[derive(Debug, Default)]
 pub struct PeerCounters {
@@ -76,8 +104,12 @@ pub struct PeerCounters {
     pub links_up: Counter,
     /// Links that went down.
     pub links_down: Counter,
+    /// Why there is no link.
+    pub no_link: NoLink,
     /// What messages are on: 0 without a link, else [`LinkKind`] plus 1; see [`PeerCounters::on`].
     pub(crate) link: Gauge,
+    /// The incarnation that a link was made with last; 0 before there was one.
+    pub incarnation: Gauge,
     /// 1 while the peer is known; see [`PeerCounters::is_known`].
     pub(crate) known: Gauge,
     /// What its queue pairs have had to do.

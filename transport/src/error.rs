@@ -204,8 +204,8 @@ pub enum LinkError {
     /// Nothing was heard of the peer.
     #[error(
         "nothing was heard for {silent_ms} ms, expected a keepalive within {limit_ms} ms: its host \
-         is down, cut off or stopped; or its build is older and its `keepalive` longer than that: \
-         make it at most half of the `peer_timeout` here"
+         is down, cut off or stopped; or its build is older and its `keepalive_ms` longer than that: \
+         make it at most half of the `peer_timeout_ms` here"
     )]
     Silent {
         /// How long it has been silent.
@@ -216,6 +216,12 @@ pub enum LinkError {
     /// The session is over.
     #[error("the session was ended: its incarnation is over")]
     Ended,
+    /// Nothing answered at the peer's address in time.
+    #[error("nothing answered within {limit_ms} ms")]
+    ConnectTimeout {
+        /// The limit.
+        limit_ms: u128,
+    },
     /// The handshake was not finished in time.
     #[error("the handshake took longer than {limit_ms} ms")]
     HandshakeTimeout {

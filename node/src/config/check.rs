@@ -138,15 +138,21 @@ impl NodeConfig {
         self.listen.port() != 0 && self.rows_meet(self.listen, *address, here)
     }
 
-    /// Checks that every other member has an address. Whoever adds peers later need not ask.
+    /// Checks that every other member has an address, and that peers can know this instance's. Whoever
+    /// adds peers later, and tells them where it listens, need not ask.
     ///
     /// # Errors
-    /// [`ConfigError::Value`] with the members that have none.
+    /// [`ConfigError::Value`] with the members that have none, or `listen` without a port.
     pub fn check_peers(&self, path: &Path) -> Result<(), ConfigError> {
         let is_known =
             |id: &_| *id == self.instance || self.peers.iter().any(|p| p.instance == *id);
         let unknown = self.members.iter().filter(|id| !is_known(id));
         let unknown: Vec<_> = unknown.map(ToString::to_string).collect();
+        if unknown.is_empty() && self.listen.port() == 0 && self.peers_max() > 0 {
+            let expected =
+                "a port of its own: peers cannot dial one that the system chooses at each start";
+            return Err(ConfigError::value(path, "listen", self.listen.to_string(), expected));
+        }
         if unknown.is_empty() {
             return Ok(());
         }

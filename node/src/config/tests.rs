@@ -60,6 +60,71 @@ fn a_member_without_an_address_is_named() {
 }
 
 #[test]
+fn a_port_that_the_system_chooses_is_refused_where_peers_have_to_know_it() {
+    let check = |listen: &str, peers: &str| {
+        let config = parse(&(GOOD.replace("127.0.0.1:0", listen) + peers)).unwrap();
+        config.check_peers(Path::new("node.toml")).map_err(|error| error.to_string())
+    };
+    let peer = "[[peers]]\ninstance = 4\naddress = \"127.0.0.1:9\"\n";
+    let error = check("127.0.0.1:0", peer).unwrap_err();
+    assert!(error.contains("listen is 127.0.0.1:0, expected a port of its own"), "{error}");
+    let error = check("127.0.0.1:0", "members_max = 2\n").unwrap_err();
+    assert!(error.contains("listen is 127.0.0.1:0"), "one may join later: {error}");
+    check("127.0.0.1:7400", peer).unwrap();
+    check("127.0.0.1:0", "").unwrap();
+}
+
+#[test]
+fn peers_that_prove_nothing_are_warned_of_where_other_hosts_reach_them() {
+    let peer = "[[peers]]\ninstance = 4\naddress = \"10.0.0.4:9\"\n";
+    let told = |listen: &str, more: &str| {
+        let config = parse(&(GOOD.replace("127.0.0.1:0", listen) + more)).unwrap();
+        (config.warnings(), config.notes())
+    };
+    for listen in ["10.0.0.1:7400", "0.0.0.0:7400", "[::]:7400"] {
+        let (warnings, notes) = told(listen, peer);
+        let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+        for words in [&format!("whoever reaches {listen}"), "any instance", "openssl rand -hex 32"]
+        {
+            assert!(warning.contains(words), "{words} in: {warning}");
+        }
+        assert_eq!(notes, [""; 0]);
+    }
+    let (warnings, notes) = told("127.0.0.1:7400", peer);
+    assert_eq!(warnings, [""; 0], "others do not reach it");
+    assert!(notes[0].contains("an account on this host"), "{notes:?}");
+    let nothing = (Vec::new(), Vec::new());
+    assert_eq!(told("10.0.0.1:7400", ""), nothing, "there are no peers");
+    assert_eq!(told("10.0.0.1:7400", &format!("cluster_key = \"k\"\n{peer}")), nothing);
+}
+
+#[test]
+fn what_is_named_to_operators_as_a_key_of_the_file_is_one() {
+    let texts = [
+        include_str!("../../../transport/src/error.rs"),
+        include_str!("../../../transport/src/endpoint/connect/explain.rs"),
+        include_str!("../store.rs"),
+        include_str!("../storage_watch.rs"),
+        include_str!("../runtime/error.rs"),
+        include_str!("../doctor/judge/config.rs"),
+        include_str!("check.rs"),
+        include_str!("error.rs"),
+        include_str!("warnings.rs"),
+    ];
+    let code = texts.iter().flat_map(|text| text.lines());
+    let code = code.filter(|line| !line.trim_start().starts_with("//"));
+    // Every second piece is between backquotes; commands have blanks or dashes in them.
+    let named = code.flat_map(|line| line.split('`').skip(1).step_by(2));
+    let is_name = |name: &&str| name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let named: Vec<_> = named.filter(is_name).collect();
+    assert!(named.contains(&"keepalive_ms") && named.len() > 20, "{named:?}");
+    for name in named {
+        let is_key = RANGES.iter().any(|(key, _)| *key == name) || name == "listen";
+        assert!(is_key || name == "auto", "`{name}` is no key of the file");
+    }
+}
+
+#[test]
 fn an_unknown_key_is_named_with_its_line() {
     let error = parse(&format!("{GOOD}arena_mib = 5\n")).unwrap_err();
     assert!(error.contains("line 5") && error.contains("arena_mib"), "{error}");

@@ -10,9 +10,35 @@ impl NodeConfig {
         let cache = self.cache_excess().map(|excess| {
             format!("cache_pages is {}, {}: {}", excess.found, excess.used(), excess.change())
         });
+        let no_key = self.no_key().filter(|no_key| no_key.is_reachable);
+        let no_key =
+            no_key.map(|no_key| format!("cluster_key is {}: {}", no_key.found, no_key.change));
         let rest =
             self.spare_cores().into_iter().chain(self.idle_rdma()).chain(self.shared_cores());
-        cache.into_iter().chain(rest).collect()
+        cache.into_iter().chain(no_key).chain(rest).collect()
+    }
+
+    /// What a start notes, in case somebody asks.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let no_key = self.no_key().filter(|no_key| !no_key.is_reachable);
+        no_key.into_iter().map(|no_key| format!("cluster_key is {}", no_key.found)).collect()
+    }
+
+    /// That peers do not prove who they are, where there can be any.
+    pub(crate) fn no_key(&self) -> Option<NoKey> {
+        if self.cluster_key.is_some() || self.peers_max() == 0 {
+            return None;
+        }
+        let is_reachable = !self.listen.ip().is_loopback();
+        let found = match is_reachable {
+            true => format!("none: whoever reaches {} can speak as any instance", self.listen),
+            false => {
+                "none: whoever has an account on this host can speak as any instance".to_owned()
+            }
+        };
+        let change = "make one (`openssl rand -hex 32 > cluster.key && chmod 600 cluster.key`), give all \
+                      instances the same, and name it in `cluster_key`";
+        Some(NoKey { is_reachable, found, change })
     }
 
     /// What is named of RDMA devices, where none is used.
@@ -70,6 +96,17 @@ impl NodeConfig {
         };
         shards_of.into_iter().filter(|(_, shards)| is_shared(shards)).map(told).collect()
     }
+}
+
+/// An instance without a cluster key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoKey {
+    /// From other hosts, too.
+    pub is_reachable: bool,
+    /// What was found, in words.
+    pub found: String,
+    /// What to do.
+    pub change: &'static str,
 }
 
 /// More pages to cache than there is room for.

@@ -4,8 +4,13 @@
 //! sockets that are closed again. A cluster key is taken in as a start would, so that both say the
 //! same, and forgotten at once.
 
-use super::socket::SocketPlace;
-use crate::{NodeConfig, config::CacheExcess};
+use super::socket::{SocketPlace, SocketProblem};
+use crate::{
+    NodeConfig,
+    config::{CacheExcess, NoKey},
+    status::{self, protocol::Query},
+    store::marks::Marks,
+};
 use pagewire_protocol::PageSize;
 use pagewire_transport::{ClusterKey, LinkPolicy, Overrides};
 use std::{
@@ -67,9 +72,13 @@ pub enum Trial {
         /// The first address that cannot be listened on, and why.
         listen_error: Option<(SocketAddr, io::ErrorKind, String)>,
         /// The cluster key's file, if the configuration names one.
-        key: Option<KeyFile>,
+        key: Option<Box<KeyFile>>,
+        /// That there is no such file, and what comes of it.
+        no_key: Option<Box<NoKey>>,
         /// The socket for `pagewire status`, if the configuration names one.
         socket: Option<Box<SocketPlace>>,
+        /// Where this very instance listens, if it runs and says so.
+        running: Vec<String>,
     },
 }
 
@@ -80,6 +89,8 @@ pub enum StorageUse {
     Direct,
     /// Only through the page cache.
     Cached,
+    /// It can be written to, and is another cluster's, in words.
+    NotOurs(String),
     /// Not at all, and why.
     Not(String),
 }
@@ -147,20 +158,45 @@ impl Plan {
         let refused = refused.or_else(|| config.view().err().map(|e| format!("members: {e}")));
         let trial = match refused {
             Some(problem) => Trial::Refused(problem),
-            None => Trial::Tried {
-                storage_use: storage_use(&config.storage),
-                storage: config.storage.clone(),
-                listen: config.listen,
-                listen_error: listen_error(&config),
-                key: config.cluster_key.as_deref().map(KeyFile::try_out),
-                socket: config
-                    .status_socket
-                    .as_deref()
-                    .map(|at| Box::new(SocketPlace::try_out(at))),
-            },
+            None => tried(&config),
         };
         Self { trial: Some(trial), ..Self::of(&config) }
     }
+}
+
+fn tried(config: &NodeConfig) -> Trial {
+    let listen_error = listen_error(config);
+    let socket = config.status_socket.as_deref().map(SocketPlace::try_out);
+    let is_taken = matches!(&listen_error, Some((_, io::ErrorKind::AddrInUse, _)));
+    let has_listener = |place: &SocketPlace| place.problem == Some(SocketProblem::Listener);
+    let may_run = is_taken || socket.as_ref().is_some_and(has_listener);
+    let refused = Marks::refusal(&config.storage, config.cluster, config.page_size);
+    let storage_use = match (storage_use(&config.storage), refused) {
+        (StorageUse::Direct | StorageUse::Cached, Some(error)) => {
+            StorageUse::NotOurs(error.to_string())
+        }
+        (found, _) => found,
+    };
+    Trial::Tried {
+        storage_use,
+        storage: config.storage.clone(),
+        listen: config.listen,
+        listen_error,
+        key: config.cluster_key.as_deref().map(KeyFile::try_out).map(Box::new),
+        no_key: config.no_key().map(Box::new),
+        socket: socket.map(Box::new),
+        running: if may_run { running(config) } else { Vec::new() },
+    }
+}
+
+/// Where the instance of that configuration listens; nothing when none answers at its status socket.
+fn running(config: &NodeConfig) -> Vec<String> {
+    let answer = status::client::ask(config, &Query::Status);
+    let listen = answer.ok().and_then(|answer| {
+        let addresses = answer.get("listen")?.as_array()?.clone();
+        Some(addresses.iter().filter_map(|at| Some(at.as_str()?.to_owned())).collect())
+    });
+    listen.unwrap_or_default()
 }
 
 fn storage_use(folder: &Path) -> StorageUse {

@@ -8,10 +8,18 @@ use super::{
     redo::{NothingToFlush, RedoLog},
     shards::{self, Answer, Control, Running, Shards, Status},
 };
-use crate::{config::NodeConfig, view::View};
+use crate::{
+    config::NodeConfig,
+    store::{Store, marks::Marks},
+    view::View,
+};
 use crossbeam_channel::Sender;
 use pagewire_protocol::{Incarnation, InstanceId};
-use pagewire_transport::{LinkPolicy, counters::EndpointCounters, poller::PollerCounters};
+use pagewire_transport::{
+    LinkPolicy,
+    counters::{EndpointCounters, PeerCounters},
+    poller::PollerCounters,
+};
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -34,6 +42,7 @@ pub struct Node {
     transport: LinkPolicy,
     longest_wait_ns: Arc<AtomicU64>,
     endpoint_counters: Vec<Arc<EndpointCounters>>,
+    marks: Marks,
 }
 
 impl Node {
@@ -51,12 +60,18 @@ impl Node {
     /// # Errors
     /// As [`Node::start`].
     pub fn start_with(config: &NodeConfig, redo: &Arc<dyn RedoLog>) -> Result<Self, NodeError> {
+        // Before anything is written there.
+        Store::open(&config.storage, config.page_size)?;
+        let marks = Marks::claim(&config.storage, config.cluster, config.page_size)?;
         let mut shards = Shards::open(config, redo)?;
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+        config.notes().iter().for_each(|note| tracing::info!("{note}"));
         for peer in &config.peers {
             shards.add_peer(peer.instance, peer.address)?;
         }
         let (listen_address, identity) = (shards.listen_address(), shards.identity());
+        // Before a peer can have a session with this instance, and look for it.
+        marks.leave(identity.0, identity.1)?;
         let longest_wait_ns = shards.longest_wait_ns();
         let shards = shards.run(config)?;
         let endpoint_counters = shards.iter().map(|s| Arc::clone(&s.endpoint_counters)).collect();
@@ -70,6 +85,7 @@ impl Node {
             transport,
             longest_wait_ns,
             endpoint_counters,
+            marks,
         })
     }
 
@@ -136,6 +152,21 @@ impl Node {
     #[must_use]
     pub fn links(&self) -> Vec<PeerLinks> {
         links::of(&self.endpoint_counters)
+    }
+
+    /// The lives of the peers that there is a link with.
+    #[must_use]
+    pub fn linked_lives(&self) -> Vec<(InstanceId, Incarnation)> {
+        let peers = self.endpoint_counters.first().map(|shard| shard.peers()).unwrap_or_default();
+        let is_linked = |counters: &PeerCounters| counters.is_known() && counters.on().is_some();
+        let linked = peers.into_iter().filter(|(_, counters)| is_linked(counters));
+        linked.map(|(id, counters)| (id, Incarnation(counters.incarnation.get()))).collect()
+    }
+
+    /// The marks in its storage.
+    #[must_use]
+    pub fn marks(&self) -> &Marks {
+        &self.marks
     }
 
     /// Counters of the transport, by shard.

@@ -35,6 +35,9 @@ pub struct Status {
     pub listen: Vec<String>,
     /// What the configuration lets messages travel on: `auto`, `verbs` or `tcp`.
     pub transport: String,
+    /// The number of the storage that it has before it, the same on all instances.
+    #[serde(default)]
+    pub storage_id: u64,
     /// How long it runs, in seconds.
     pub up_s: u64,
     /// Number of the membership view that is in force.
@@ -101,6 +104,8 @@ pub struct PeerStatus {
     pub instance: u16,
     /// What messages with it go over, by shard: `verbs`, `tcp` or nothing.
     pub links: Vec<Option<String>>,
+    /// Why there is none, where a shard has none and something was found.
+    pub no_link: Option<NoLink>,
     /// Links that came up, of all shards together, as all that follow.
     pub links_up: u64,
     /// Links that went down.
@@ -123,6 +128,18 @@ pub struct PeerStatus {
     pub messages_received: u64,
     /// Of pages sent and received, in bytes.
     pub page_bytes: u64,
+}
+
+/// Why there is no link with a peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NoLink {
+    /// What the last try found, in words, or what the last link ended with.
+    pub reason: String,
+    /// Tries that have failed since there was a link, of all shards together.
+    pub tries: u64,
+    /// How long ago the last one failed, in seconds.
+    pub last_s: u64,
 }
 
 /// Answers for a running node.
@@ -159,6 +176,7 @@ impl NodeFacts {
                 LinkPolicy::Tcp => "tcp",
             }
             .to_owned(),
+            storage_id: self.node.marks().storage_id(),
             up_s: self.started.elapsed().as_secs(),
             view: self.node.view().epoch().0,
             members: members::of(&self.node),
@@ -194,7 +212,20 @@ fn reasons(links: &PeerLinks, end: End) -> BTreeMap<String, u64> {
     of_end.map(|(why, count)| (TcpReason::name(why.reason).to_owned(), count)).collect()
 }
 
+/// With what a shard without a link has found; the words are those of the last one.
+fn add_failure(no_link: &mut Option<NoLink>, counters: &PeerCounters) {
+    let Some(failure) = counters.no_link.get() else { return };
+    let last_s = failure.at.elapsed().as_secs();
+    let before = no_link.take().unwrap_or(NoLink { last_s: u64::MAX, ..NoLink::default() });
+    let tries = before.tries + failure.tries;
+    let is_later = last_s <= before.last_s;
+    let (reason, last_s) =
+        if is_later { (failure.reason, last_s) } else { (before.reason, before.last_s) };
+    *no_link = Some(NoLink { reason, tries, last_s });
+}
+
 fn add(status: &mut PeerStatus, counters: &PeerCounters) {
+    add_failure(&mut status.no_link, counters);
     let lanes = |count: fn(&LaneCounters) -> u64| counters.lanes.iter().map(count).sum::<u64>();
     status.links_up += counters.links_up.get();
     status.links_down += counters.links_down.get();

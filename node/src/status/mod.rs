@@ -34,7 +34,7 @@ mod text;
 
 pub use command::{StatusOptions, run};
 pub use error::StatusError;
-pub use facts::{NodeFacts, Status};
+pub use facts::{NoLink, NodeFacts, Status};
 pub use members::MemberStatus;
 pub use page::{PageOptions, PageStatus};
 pub use place::Places;

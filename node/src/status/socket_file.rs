@@ -82,7 +82,9 @@ impl SocketFile {
         Self { path: path.to_owned(), identity: (about.dev(), about.ino()) }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 

@@ -1,7 +1,7 @@
 //! A node's status for people. Pure.
 
 use super::{
-    facts::{Connections, PeerStatus, Status},
+    facts::{Connections, NoLink, PeerStatus, Status},
     members::MemberStatus,
 };
 use std::{collections::BTreeMap, fmt::Write as _};
@@ -15,8 +15,9 @@ pub(super) fn of(status: &Status) -> String {
     let _ = writeln!(
         out,
         "instance {instance} of cluster {cluster}, incarnation {incarnation}, pagewire {version}, up \
-         {up_s} s\nlistens on {}, transport = \"{transport}\"",
-        listen.join(", ")
+         {up_s} s\nlistens on {}, transport = \"{transport}\", storage {:016x}",
+        listen.join(", "),
+        status.storage_id
     );
     if !members.is_empty() {
         let _ = writeln!(out, "view {view}, {}", count(members.len() as u64, "member"));
@@ -86,7 +87,8 @@ fn member(out: &mut String, member: &MemberStatus, me: u16) {
 }
 
 fn peer(out: &mut String, peer: &PeerStatus) {
-    let _ = writeln!(out, "instance {}: {}", peer.instance, links(&peer.links));
+    let why = if peer.links.iter().all(Option::is_some) { String::new() } else { why_none(peer) };
+    let _ = writeln!(out, "instance {}: {}{why}", peer.instance, links(&peer.links));
     let _ = writeln!(
         out,
         "  links up {}, down {}; moved to verbs {}, fell to TCP {}",
@@ -98,6 +100,17 @@ fn peer(out: &mut String, peer: &PeerStatus) {
         peer.messages_sent, peer.messages_sent_again, peer.messages_received, peer.page_bytes
     );
     why_tcp(out, peer);
+}
+
+/// Why there is no link, of the shards that have none.
+fn why_none(peer: &PeerStatus) -> String {
+    let Some(NoLink { reason, tries, last_s }) = &peer.no_link else {
+        return ": no try has ended yet".to_owned();
+    };
+    match tries {
+        0 => format!(": {reason}, {last_s} s ago"),
+        tries => format!(": {reason}, tried {}, last {last_s} s ago", count(*tries, "time")),
+    }
 }
 
 /// Every try of verbs is counted, and every fall from it: so there may be more of them than links, and
@@ -150,6 +163,7 @@ mod tests {
         let one = PeerStatus {
             instance: 1,
             links: on(&["verbs", "verbs"]),
+            no_link: None,
             links_up: 2,
             links_down: 1,
             moves_to_verbs: 4,
@@ -164,6 +178,10 @@ mod tests {
         let other = PeerStatus { instance: 2, links: vec![None], ..PeerStatus::default() };
         let mut mixed = other.clone();
         (mixed.instance, mixed.links) = (3, vec![Some("tcp".to_owned()), None]);
+        mixed.no_link = Some(NoLink { reason: "nobody is there".to_owned(), tries: 12, last_s: 3 });
+        let mut down = mixed.clone();
+        (down.instance, down.links) = (4, vec![None]);
+        down.no_link = Some(NoLink { reason: "it hung up".to_owned(), tries: 0, last_s: 1 });
         let status = Status {
             version: "0.1.0".to_owned(),
             cluster: 42,
@@ -171,6 +189,7 @@ mod tests {
             incarnation: 17,
             listen: vec!["10.0.0.1:7400".to_owned(), "10.0.0.1:7401".to_owned()],
             transport: "auto".to_owned(),
+            storage_id: 0xab,
             up_s: 12,
             view: 3,
             members: Vec::new(),
@@ -183,20 +202,23 @@ mod tests {
                 handshakes_dropped: 3,
                 refused_unproven: 2,
             },
-            peers: vec![one, other, mixed],
+            peers: vec![one, other, mixed, down],
         };
         let expected = "\
 instance 0 of cluster 42, incarnation 17, pagewire 0.1.0, up 12 s
-listens on 10.0.0.1:7400, 10.0.0.1:7401, transport = \"auto\"
+listens on 10.0.0.1:7400, 10.0.0.1:7401, transport = \"auto\", storage 00000000000000ab
 instance 1: verbs
   links up 2, down 1; moved to verbs 4, fell to TCP 3
   messages sent 100 (again 7), received 90; pages 8192 bytes
   reasons for TCP, 8 in all, one for each try of verbs and each fall: this end's failed 3; the other's \
 no-port 5
-instance 2: no link
+instance 2: no link: no try has ended yet
   links up 0, down 0; moved to verbs 0, fell to TCP 0
   messages sent 0 (again 0), received 0; pages 0 bytes
-instance 3: by shard: TCP, no link
+instance 3: by shard: TCP, no link: nobody is there, tried 12 times, last 3 s ago
+  links up 0, down 0; moved to verbs 0, fell to TCP 0
+  messages sent 0 (again 0), received 0; pages 0 bytes
+instance 4: no link: it hung up, 1 s ago
   links up 0, down 0; moved to verbs 0, fell to TCP 0
   messages sent 0 (again 0), received 0; pages 0 bytes
 connections accepted 90, turned away 25 (no handshake 7, did not fit 6, wrong proof 5, repeated 4, too \

@@ -67,7 +67,7 @@ fn a_status_socket_that_could_not_be_made_is_to_be_changed() {
     let _node = UnixListener::bind(&socket).expect("a socket");
     let long = folder.path().join("x".repeat(96));
     for (socket, subject, words) in [
-        (socket, "status_socket", &["a process listens", "unless that is this very instance"][..]),
+        (socket, "status_socket", &["a process listens", "not this instance", "end it"][..]),
         (folder.path().join("no/node.sock"), "status_socket", &["No such file", "make the folder"]),
         (path.clone(), "status_socket", &["a regular file", "name another path"]),
         (long, "configuration file", &["status_socket", "at most 96 bytes"]),
@@ -76,6 +76,61 @@ fn a_status_socket_that_could_not_be_made_is_to_be_changed() {
         assert_tells(&one(&diagnosis, subject), Level::Change, words);
         assert_eq!(diagnosis.changes, 1, "{diagnosis:#?}");
     }
+}
+
+#[test]
+fn what_this_very_instance_uses_while_it_runs_needs_no_change() {
+    let (_folder, path, base) = config("huge_pages = false\narena_mb = 16\nshards = 2\n");
+    let mut node = base.run(&path);
+    node.line("that it can be asked", |line| line.contains("`pagewire status"));
+    let judged = || diagnose(Host::good().path(), Some(&path));
+    let running = judged();
+    for (subject, words) in
+        [("listen", "this very instance"), ("status_socket", "this very instance")]
+    {
+        assert_tells(&one(&running, subject), Level::Ok, &[words]);
+    }
+    assert!(running.ok, "{running:#?}");
+    // Another one that wants its port, and its socket, is told otherwise.
+    let text = fs::read_to_string(&path).expect("the file");
+    fs::write(&path, text.replace("instance = 0", "instance = 9").replace("[0]", "[9]"))
+        .expect("written");
+    let other = judged();
+    for subject in ["listen", "status_socket"] {
+        assert_tells(&one(&other, subject), Level::Change, &[]);
+    }
+    // One that runs, and was told of another port since: somebody else has that.
+    let taken = TcpListener::bind(SocketAddr::new(base.listen.ip(), 0)).expect("a port");
+    let taken = taken.local_addr().expect("an address");
+    let text = text.replace(&base.listen.to_string(), &taken.to_string()).replace("shards = 2", "");
+    fs::write(&path, text).expect("written");
+    assert_tells(&one(&judged(), "listen"), Level::Change, &["in use", "ss -ltnp"]);
+}
+
+#[test]
+fn storage_of_another_cluster_and_peers_that_prove_nothing_are_told() {
+    let (_folder, path, base) = config("");
+    let mut other = base.clone();
+    other.cluster += 1;
+    other.run(&path).line("that it can be asked", |line| line.contains("`pagewire status"));
+    fs::write(&path, base.text()).expect("written");
+    let diagnosis = diagnose(Host::good().path(), Some(&path));
+    let cluster = format!("is of cluster {}", other.cluster);
+    assert_tells(&one(&diagnosis, "storage"), Level::Change, &[&cluster, "`storage`"]);
+    fs::remove_dir_all(base.storage.join("pagewire")).expect("removed");
+
+    let with_peer = |listen: &str| {
+        let more = format!("members_max = 2\n{}", base.more);
+        let config = Config { more, listen: listen.parse().expect("an address"), ..base.clone() };
+        fs::write(&path, config.text()).expect("written");
+        diagnose(Host::good().path(), Some(&path))
+    };
+    let words = ["account on this host", "before others can reach it"];
+    let here = with_peer(&base.listen.to_string());
+    assert_tells(&one(&here, "cluster_key"), Level::Note, &words);
+    let words = ["whoever reaches 192.0.2.1:7400", "openssl rand -hex 32"];
+    assert_tells(&one(&with_peer("192.0.2.1:7400"), "cluster_key"), Level::Note, &words);
+    assert_eq!(fs::read_dir(&base.storage).expect("the folder").count(), 0);
 }
 
 #[test]

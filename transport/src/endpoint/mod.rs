@@ -407,6 +407,7 @@ impl Endpoint {
             tracing::warn!("link to instance {id} at {address} closed: {reason}");
         }
         peer.counters.links_down.add(1);
+        peer.note_down(&reason);
         peer.liveness.down_since = Some(Instant::now());
         peer.forget_link();
         peer.note_stale(&self.events);

@@ -1,12 +1,18 @@
 //! What an endpoint knows of one peer.
 
 use super::{
-    backoff::Backoff, connect::attempt::Forming, events::EventQueue, liveness::Liveness,
-    reads::PeerReads, sampler::Sampler, switch::Switch,
+    backoff::Backoff,
+    connect::{Reach, attempt::Forming},
+    events::EventQueue,
+    liveness::Liveness,
+    reads::PeerReads,
+    sampler::Sampler,
+    switch::Switch,
 };
 use crate::{
     Arena,
-    counters::PeerCounters,
+    counters::{LinkFailure, PeerCounters},
+    error::LinkError,
     link::{Link, Urgency, dual::DualLink},
     session::{AckDue, Session},
 };
@@ -76,6 +82,7 @@ pub(super) struct Peer {
     /// The slot is free: its peer was removed.
     pub(super) is_vacant: bool,
     pub(super) dial_at: Instant,
+    pub(super) reach: Reach,
     pub(super) liveness: Liveness,
     sampler: Sampler,
     backoff: Backoff,
@@ -115,6 +122,7 @@ impl Peer {
             admitted: None,
             is_vacant: false,
             dial_at: Instant::now() + wait,
+            reach: Reach::default(),
             liveness: Liveness::new(Instant::now(), Duration::MAX),
             sampler: Sampler::default(),
             backoff: Backoff::new(seed),
@@ -184,6 +192,12 @@ impl Peer {
     pub(super) fn is_over(&self, incarnation: Incarnation) -> bool {
         self.ended.is_some_and(|ended| incarnation <= ended)
             || self.admitted.is_some_and(|admitted| incarnation < admitted)
+    }
+
+    /// What its link has ended with, for whoever asks before another try has failed.
+    pub(super) fn note_down(&self, reason: &LinkError) {
+        let (reason, at) = (reason.to_string(), Instant::now());
+        self.counters.no_link.set(Some(LinkFailure { reason, tries: 0, at }));
     }
 
     /// The link is gone, and with it all that was meant for it.

@@ -1,6 +1,7 @@
 //! One configuration against the host.
 
 use super::ranges;
+use crate::config::NoKey;
 use crate::doctor::{
     facts::HostFacts,
     finding::Finding,
@@ -18,16 +19,26 @@ pub(super) fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
             let finding = Finding::new(AREA, "configuration file").found(problem);
             vec![finding.expected("a file that `pagewire node` takes").change_if(true, "mend it")]
         }
-        Some(Trial::Tried { storage, storage_use, listen, listen_error, key, socket }) => {
+        Some(Trial::Tried {
+            storage,
+            storage_use,
+            listen,
+            listen_error,
+            key,
+            no_key,
+            socket,
+            running,
+        }) => {
             let mut findings = vec![
                 judge_storage(storage, storage_use),
-                judge_listen(*listen, plan.shards, listen_error.as_ref()),
+                judge_listen(*listen, plan.shards, listen_error.as_ref(), running),
                 cache_pages(plan),
                 poller_cores(facts, plan),
                 pollers(facts, plan),
             ];
-            findings.extend(key.as_ref().map(judge_key));
-            findings.extend(socket.as_deref().map(judge_socket));
+            findings.extend(key.as_deref().map(judge_key));
+            findings.extend(no_key.as_deref().map(judge_no_key));
+            findings.extend(socket.as_deref().map(|socket| judge_socket(socket, running)));
             findings
         }
     }
@@ -37,6 +48,9 @@ fn judge_storage(folder: &Path, found: &StorageUse) -> Finding {
     let finding = Finding::new(AREA, format!("storage {}", folder.display()))
         .expected("a folder that all instances share, writable, with O_DIRECT");
     match found {
+        StorageUse::NotOurs(why) => finding
+            .found(why)
+            .change_if(true, "name this cluster's folder in `storage`, or do as it says"),
         StorageUse::Direct => finding.found("writable, with O_DIRECT"),
         StorageUse::Cached => finding.found("writable, without O_DIRECT").note_if(
             true,
@@ -53,6 +67,7 @@ fn judge_listen(
     first: SocketAddr,
     shards: u16,
     error: Option<&(SocketAddr, io::ErrorKind, String)>,
+    running: &[String],
 ) -> Finding {
     let last = first.port().saturating_add(shards.saturating_sub(1));
     let (subject, expected) = match shards {
@@ -66,12 +81,12 @@ fn judge_listen(
     let finding = Finding::new(AREA, subject).expected(expected);
     match error {
         None => finding.found("free"),
-        Some((address, io::ErrorKind::AddrInUse, why)) => {
-            finding.found(format!("{address}: {why}")).change_if(
-                true,
-                "stop what uses it (ss -ltnp), unless that is this very instance; or mend `listen`",
-            )
+        Some((address, io::ErrorKind::AddrInUse, _)) if running.contains(&address.to_string()) => {
+            finding.found("in use by this very instance, which runs")
         }
+        Some((address, io::ErrorKind::AddrInUse, why)) => finding
+            .found(format!("{address}: {why}"))
+            .change_if(true, "stop what uses it (ss -ltnp), or mend `listen`"),
         Some((address, _, why)) => finding
             .found(format!("{address}: {why}"))
             .change_if(true, "choose an address of this host (ip addr)"),
@@ -161,7 +176,21 @@ fn judge_key(key: &KeyFile) -> Finding {
     }
 }
 
-fn judge_socket(socket: &SocketPlace) -> Finding {
+fn judge_no_key(no_key: &NoKey) -> Finding {
+    let finding = Finding::new(AREA, "cluster_key")
+        .found(&no_key.found)
+        .expected("the same key on all instances, so that none but they can speak as one of them");
+    let change = match no_key.is_reachable {
+        true => no_key.change.to_owned(),
+        false => format!(
+            "nothing for a trial on one host; before others can reach it, {}",
+            no_key.change
+        ),
+    };
+    finding.note_if(true, change)
+}
+
+fn judge_socket(socket: &SocketPlace, running: &[String]) -> Finding {
     let finding = Finding::new(AREA, format!("status_socket {}", socket.path.display()))
         .expected("a folder where this user may make a socket, and no other process on it");
     match &socket.problem {
@@ -169,10 +198,12 @@ fn judge_socket(socket: &SocketPlace) -> Finding {
         Some(SocketProblem::Folder(why)) => finding
             .found(format!("its folder cannot be written to: {why}"))
             .change_if(true, "make the folder and let this user write there, or set status_socket"),
-        Some(SocketProblem::Listener) => finding.found("a process listens there").change_if(
-            true,
-            "end it, unless that is this very instance; or set status_socket to a path of its own",
-        ),
+        Some(SocketProblem::Listener) if !running.is_empty() => {
+            finding.found("this very instance answers there")
+        }
+        Some(SocketProblem::Listener) => finding
+            .found("a process listens there, which is not this instance")
+            .change_if(true, "end it, or set status_socket to a path of its own"),
         Some(SocketProblem::InTheWay(found, change)) => {
             finding.found(found).change_if(true, *change)
         }

@@ -182,8 +182,9 @@ impl Directory {
                 out.send(from, page.tag, Pcm::Released { grant });
                 self.next(page, out);
             }
-            // It is told what it has now, and thinks again.
-            State::Repairing if page.is_assigned(from) => {}
+            // Its answer says whether it still releases: when it is asked it has dropped the page, when
+            // it is told what it has it thinks again.
+            State::Repairing if page.is_awaited(from) => {}
             State::Repairing => page.rare.leaving = page.rare.leaving.with(from),
             _ if !holds => {}
             State::Converting(c) if c.source == Some(from) && c.want == Mode::S => {

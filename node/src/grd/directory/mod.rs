@@ -14,9 +14,9 @@
 //!  CLAIM           | repeated: CLAIMED  | this grant: record, | of an old grant: | -
 //!                  |   again            |   CLAIMED, next     |   CLAIMED        |
 //!  RELEASE         | holder: remove,    | this grant: over;   | when it is over; | -
-//!                  |   RELEASED         | not involved: remove| of one that was  |
-//!                  |                    | ships S: after claim| assigned: ignore |
-//!                  |                    | revoked: ignore     |                  |
+//!                  |   RELEASED         | not involved: remove| of one that is to|
+//!                  |                    | ships S: after claim| report or was    |
+//!                  |                    | revoked: ignore     | assigned: ignore |
 //!  CANCEL          | -                  | queued: RESPONSE    | the same         | queued: the same
 //!                  |                    |   Cancelled; this   |                  |
 //!                  |                    |   request: NotLost  |                  |

@@ -43,9 +43,10 @@ pub(super) struct Repair {
 }
 
 impl Page {
-    /// `id` is being told what it has.
-    pub(super) fn is_assigned(&self, id: InstanceId) -> bool {
-        self.rare.repair.as_ref().is_some_and(|repair| repair.assigning && repair.awaited.has(id))
+    /// `id` is being asked what it has, or told, and has not answered: what it has said before does not
+    /// count any more. It may have been told once already, and then asked again because somebody left.
+    pub(super) fn is_awaited(&self, id: InstanceId) -> bool {
+        self.rare.repair.as_ref().is_some_and(|repair| repair.awaited.has(id))
     }
 }
 

@@ -145,11 +145,11 @@ fn the_next_request_waits_until_who_is_told_has_heard() {
 #[test]
 fn a_release_during_a_repair_waits_for_its_end() {
     let mut grd = repairing();
+    let held = Report { dirty: false, ..holds(Mode::S) };
+    assert_eq!(run(&mut grd, report(2, 4, held)), []);
     let release = Pcm::Release { grant: GrantNumber(2), version: Lsn(9) };
     assert_eq!(run(&mut grd, message(2, release)), [], "until all have reported");
-    run(&mut grd, report(1, 4, Report::default()));
-    let held = Report { dirty: false, ..holds(Mode::S) };
-    let effects = sent(&run(&mut grd, report(2, 4, held)));
+    let effects = sent(&run(&mut grd, report(1, 4, Report::default())));
     assert!(matches!(effects[..], [(2, Pcm::Released { .. })]), "{effects:?}");
     assert_eq!(grd.entry(&tag()), None, "nobody has it, and storage has it whole");
 }

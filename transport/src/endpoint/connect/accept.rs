@@ -7,7 +7,11 @@ use super::{
     wire::{fresh_nonce, is_first, is_last, position, read_some, write_whole},
 };
 use crate::{
-    endpoint::{Endpoint, token::incoming_token},
+    endpoint::{
+        Endpoint,
+        log_limit::{Who, Why},
+        token::incoming_token,
+    },
     error::LinkError,
 };
 use mio::{Interest, net::TcpStream};
@@ -62,7 +66,8 @@ impl Endpoint {
                     // be no further event for it.
                     let words = explain::out_of_descriptors(&e, self.peers.len());
                     let words = words.unwrap_or_else(|| e.to_string());
-                    self.complain(format_args!("a connection cannot be accepted: {words}"));
+                    let told = format_args!("a connection cannot be accepted: {words}");
+                    self.complain(Who::This, Why::NoConnection, told);
                     self.accept_again = true;
                     return;
                 }
@@ -75,7 +80,8 @@ impl Endpoint {
             Ok(nonce) => nonce,
             Err(error) => {
                 self.counters.handshakes_dropped.add(1);
-                self.complain(format_args!("connection from {address} dropped: {error}"));
+                let told = format_args!("connection from {address} dropped: {error}");
+                self.complain(Who::This, Why::NoConnection, told);
                 return;
             }
         };
@@ -105,9 +111,10 @@ impl Endpoint {
         let (_, oldest) = taken.min()?;
         if let Some(Incoming { address, .. }) = self.incoming[oldest].take() {
             self.counters.handshakes_dropped.add(1);
-            self.complain(format_args!(
+            let told = format_args!(
                 "connection from {address} dropped for a newer one: {MAX_INCOMING} are in handshake"
-            ));
+            );
+            self.complain(Who::Address(address.ip()), Why::Crowded, told);
         }
         Some(oldest)
     }
@@ -121,10 +128,11 @@ impl Endpoint {
                 let Incoming { address, shake, .. } = slow;
                 let (step, got) =
                     (if shake.dialler_nonce().is_some() { 3 } else { 1 }, shake.got());
-                self.complain(format_args!(
+                let told = format_args!(
                     "connection from {address} dropped: its handshake was not over in {limit_ms} \
                      ms; {got} bytes of message {step} had come"
-                ));
+                );
+                self.complain(Who::Address(address.ip()), Why::Slow, told);
             }
         }
     }
@@ -147,25 +155,33 @@ impl Endpoint {
     /// Nothing was proven: counts it, and tells the other side if it may be a peer.
     fn turn_away(&mut self, mut incoming: Incoming, error: &LinkError) {
         let address = incoming.address;
+        let who = Who::Address(address.ip());
         if let Some(rejection) = refused_by_us(error) {
-            self.count_unproven(&rejection, incoming.shake.dialler_nonce());
+            let why = self.count_unproven(&rejection, incoming.shake.dialler_nonce());
             let bytes = incoming.shake.refuse(rejection.refusal);
             let _ = write_whole(&mut incoming.stream, bytes.as_slice());
-            let who = format_args!("the process at {address}");
-            let detail = explain::unproven(&rejection, who, false);
-            self.complain(format_args!("connection refused: {detail}"));
+            let process = format_args!("the process at {address}");
+            let detail = match why {
+                Why::Replay => explain::replayed(process),
+                _ => explain::unproven(&rejection, process, false),
+            };
+            self.complain(who, why, format_args!("connection refused: {detail}"));
             return;
         }
         self.counters.not_a_hello.add(1);
         let got = incoming.shake.got();
         match error {
             LinkError::Handshake(problem) => {
-                self.complain(format_args!("connection from {address} closed: {problem}"));
+                let told = format_args!("connection from {address} closed: {problem}");
+                self.complain(who, Why::NoHandshake, told);
             }
-            _ => self.complain(format_args!(
-                "connection from {address} ended in its handshake, {got} bytes into a message: \
-                 {error}"
-            )),
+            _ => {
+                let told = format_args!(
+                    "connection from {address} ended in its handshake, {got} bytes into a message: \
+                     {error}"
+                );
+                self.complain(who, Why::Cut, told);
+            }
         }
     }
 
@@ -285,7 +301,8 @@ impl Endpoint {
         if refusal != Refusal::Busy {
             let (address, detail) =
                 (incoming.address, explain::proven(refusal, theirs, reply, false));
-            self.complain(format_args!("connection from {address} refused: {detail}"));
+            let told = format_args!("connection from {address} refused: {detail}");
+            self.complain(Who::Peer(theirs.instance), Why::Refused(refusal), told);
         }
         let (bytes, _) = incoming.shake.answer(reply, self.config.proof_key());
         let _ = write_whole(&mut incoming.stream, &bytes);

@@ -55,6 +55,11 @@ impl Forming {
         Self { is_ours: false, with, ..Self::ours(hello.nonce, deadline) }
     }
 
+    /// Ours, and nobody has answered yet.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.is_ours && self.dial.as_ref().is_some_and(|dial| !dial.is_connected)
+    }
+
     pub(super) fn nonce(&self) -> LinkNonce {
         self.nonce
     }

@@ -6,7 +6,11 @@ use super::{
     wire::{fresh_nonce, is_first, is_last, position, write_whole},
 };
 use crate::{
-    endpoint::{Endpoint, token::dial_token},
+    endpoint::{
+        Endpoint,
+        log_limit::{Who, Why},
+        token::dial_token,
+    },
     error::LinkError,
     link::tcp::CONNECTIONS,
 };
@@ -47,10 +51,12 @@ impl Endpoint {
             }
             Err(error) => {
                 let id = self.peers[slot].id;
-                if let Some(words) = explain::out_of_descriptors(&error, self.peers.len()) {
-                    self.complain(format_args!("no link with instance {id}: {words}"));
-                }
-                self.forming_failed(slot, &error.into());
+                let Some(words) = explain::out_of_descriptors(&error, self.peers.len()) else {
+                    return self.unreachable(slot, &error.into());
+                };
+                let told = format_args!("no link with instance {id}: {words}");
+                self.complain(Who::This, Why::NoConnection, told);
+                self.no_link(slot, words);
             }
         }
     }
@@ -98,19 +104,25 @@ impl Endpoint {
     fn dial_failed(&mut self, slot: usize, error: &LinkError) {
         let (id, address) = (self.peers[slot].id, self.peers[slot].address);
         let who = format_args!("instance {id} at {address}");
-        if let Some(rejection) = refused_by_us(error) {
-            self.count_unproven(&rejection, None);
+        let reason = if let Some(rejection) = refused_by_us(error) {
+            let why = self.count_unproven(&rejection, None);
             let detail = explain::unproven(&rejection, who, false);
-            self.complain(format_args!("no link: {detail}"));
+            self.complain(Who::Peer(id), why, format_args!("no link: {detail}"));
+            detail
         } else if let LinkError::Handshake(HandshakeError::RefusedByPeer(rejection)) = error {
             let detail = explain::unproven(rejection, who, true);
             self.counters.refused_unproven.add(1);
-            self.refused_by(slot, rejection.refusal, false, detail);
+            self.refused_by(slot, rejection.refusal, false, detail.clone());
+            detail
         } else if let LinkError::Handshake(problem) = error {
             self.counters.not_a_hello.add(1);
-            self.complain(format_args!("no link with instance {id} at {address}: {problem}"));
-        }
-        self.forming_failed(slot, error);
+            let told = format_args!("no link with {who}: {problem}");
+            self.complain(Who::Peer(id), Why::NoHandshake, told);
+            problem.to_string()
+        } else {
+            return self.unreachable(slot, error);
+        };
+        self.no_link(slot, reason);
     }
 
     /// The answer is proven; it may still refuse.
@@ -122,11 +134,13 @@ impl Endpoint {
                 // Our life is over there, and with it the session: nothing will answer for it.
                 self.end_life(slot);
             }
-            if refusal != Refusal::Busy {
-                let detail = explain::proven(refusal, answer, &ours, true);
-                self.refused_by(slot, refusal, true, detail);
+            if refusal == Refusal::Busy {
+                // Its own link is on the way.
+                return self.forming_failed(slot, LinkError::Refused(refusal));
             }
-            return self.forming_failed(slot, &LinkError::Refused(refusal));
+            let detail = explain::proven(refusal, answer, &ours, true);
+            self.refused_by(slot, refusal, true, detail.clone());
+            return self.no_link(slot, detail);
         }
         let fits = is_meant
             && (answer.nonce, answer.class) == (ours.nonce, ours.class)
@@ -134,27 +148,37 @@ impl Endpoint {
             && answer.page_size == ours.page_size
             && answer.fits_view_of(&ours);
         if !fits {
-            return self.forming_failed(slot, &LinkError::Refused(Refusal::WrongTarget));
+            return self.refused_answer(slot, Refusal::WrongTarget, answer, &ours);
         }
         let peer = &self.peers[slot];
         let is_over = peer.incarnation.is_some_and(|known| answer.incarnation < known)
             || peer.is_over(answer.incarnation);
         if is_over {
-            return self.forming_failed(slot, &LinkError::Refused(Refusal::Ended));
+            return self.refused_answer(slot, Refusal::Ended, answer, &ours);
         }
         if self.is_return(slot, answer.incarnation) {
             self.end_older(slot, answer.incarnation);
-            return self.forming_failed(slot, &LinkError::Refused(Refusal::NoReturn));
+            return self.refused_answer(slot, Refusal::NoReturn, answer, &ours);
         }
         let is_other =
             peer.incarnation == Some(answer.incarnation) && peer.process != Some(answer.process);
         let is_same = is_first(dial.class)
             || peer.forming.as_ref().is_some_and(|f| f.is_with(answer.incarnation, answer.process));
         if is_other || !is_same {
-            return self.forming_failed(slot, &LinkError::Refused(Refusal::DuplicateInstance));
+            return self.refused_answer(slot, Refusal::DuplicateInstance, answer, &ours);
         }
         self.end_older(slot, answer.incarnation);
         self.dial_accepted(slot, dial, answer);
+    }
+
+    /// This end does not take the answer, which is proven.
+    fn refused_answer(&mut self, slot: usize, refusal: Refusal, answer: &Hello, ours: &Hello) {
+        // That we have reached somebody else is told as if we were refused for it.
+        let detail = explain::proven(refusal, answer, ours, refusal == Refusal::WrongTarget);
+        let (id, address) = (self.peers[slot].id, self.peers[slot].address);
+        let told = format_args!("no link with instance {id} at {address}: {detail}");
+        self.complain(Who::Peer(id), Why::Refused(refusal), told);
+        self.no_link(slot, detail);
     }
 
     fn dial_accepted(&mut self, slot: usize, dial: Dial, answer: &Hello) {
@@ -168,7 +192,7 @@ impl Endpoint {
             (None, Some(posted)) => self.establish(slot, posted, answer),
             (None, None) => {
                 let error = io::Error::from(ErrorKind::InvalidData).into();
-                self.forming_failed(slot, &error);
+                self.unreachable(slot, &error);
             }
         }
     }

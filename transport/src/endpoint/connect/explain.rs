@@ -1,7 +1,7 @@
 //! What the operator reads of a refusal: what was found, what was expected, what to do.
 
 use super::MAX_INCOMING;
-use crate::link::tcp::CONNECTIONS;
+use crate::{error::LinkError, link::tcp::CONNECTIONS};
 use pagewire_protocol::{
     PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
     hello::{Hello, Refusal, Rejection},
@@ -10,7 +10,10 @@ use rustix::{
     io::Errno,
     process::{Resource, getrlimit},
 };
-use std::{fmt::Display, io};
+use std::{
+    fmt::Display,
+    io::{self, ErrorKind},
+};
 
 /// Of a connection that this process has no file descriptor for, to one of `peers` or from somebody;
 /// `None`: it failed for another reason.
@@ -36,6 +39,40 @@ pub(super) fn out_of_descriptors(error: &io::Error, peers: usize) -> Option<Stri
         "{found}, expected room for {needed} connections beside all other files: {each} for each of \
          {peers} peers, as many for links that take their place, {MAX_INCOMING} in handshake; {change}"
     ))
+}
+
+/// Of a try to make a link that came to nothing before anything was said: what was found, and what to do.
+pub(super) fn unreachable(error: &LinkError) -> (String, &'static str) {
+    let address = "check the peer's address, the network and its firewalls";
+    match error {
+        LinkError::Io(io) => match io.kind() {
+            ErrorKind::ConnectionRefused => (
+                "nobody listens there (connection refused)".to_owned(),
+                "start that instance, or mend its address here",
+            ),
+            ErrorKind::TimedOut => ("nothing answers there (timed out)".to_owned(), address),
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+                (format!("no way leads there ({io})"), address)
+            }
+            ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+            | ErrorKind::UnexpectedEof => unreachable(&LinkError::Closed),
+            _ => (error.to_string(), address),
+        },
+        LinkError::ConnectTimeout { limit_ms } => {
+            (format!("nothing answers there (timed out after {limit_ms} ms)"), address)
+        }
+        LinkError::HandshakeTimeout { limit_ms } => (
+            format!("who listens there did not finish the handshake within {limit_ms} ms"),
+            "see that it is a Pagewire instance, and that it is not stopped or overloaded",
+        ),
+        LinkError::Closed => (
+            "who listens there closed the connection in its handshake".to_owned(),
+            "see that it is a Pagewire instance, and what its log says",
+        ),
+        _ => (error.to_string(), "see what the log of that instance says"),
+    }
 }
 
 /// Of a refusal before the proof. `who` is the other side; `refused_us` tells who refused.
@@ -75,6 +112,14 @@ pub(super) fn unproven(rejection: &Rejection, who: impl Display, refused_us: boo
              connection: give all instances the same cluster key file, or find out who tries"
         ),
     }
+}
+
+/// Of a handshake that was proven before, on another connection. `who` is the other side.
+pub(super) fn replayed(who: impl Display) -> String {
+    format!(
+        "{who} repeats the handshake of an earlier connection, expected a new one: somebody has recorded \
+         what this cluster sends, and plays it again; find out who, and keep others off its network"
+    )
 }
 
 /// Of a proven refusal. `theirs` is what the other side said, `ours` what this side is;
@@ -169,6 +214,23 @@ mod tests {
                 !text.contains("key file") && text.contains("changes bytes on the way"),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_reached_is_told_with_what_to_look_at() {
+        let io = |kind: ErrorKind| LinkError::Io(kind.into());
+        for (error, found, change) in [
+            (io(ErrorKind::ConnectionRefused), "connection refused", "start that instance"),
+            (io(ErrorKind::TimedOut), "timed out", "firewalls"),
+            (io(ErrorKind::HostUnreachable), "no way leads there", "firewalls"),
+            (LinkError::ConnectTimeout { limit_ms: 5000 }, "after 5000 ms", "firewalls"),
+            (LinkError::HandshakeTimeout { limit_ms: 5000 }, "within 5000 ms", "not stopped"),
+            (LinkError::Closed, "closed the connection", "its log"),
+            (io(ErrorKind::ConnectionReset), "closed the connection", "its log"),
+        ] {
+            let told = unreachable(&error);
+            assert!(told.0.contains(found) && told.1.contains(change), "{error}: {told:?}");
         }
     }
 

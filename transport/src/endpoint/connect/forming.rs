@@ -1,7 +1,11 @@
 //! A link that is being made, from either side, and the moment when it is whole.
 
-use super::attempt::{Authenticated, Forming, Posted};
+use super::{
+    attempt::{Authenticated, Forming, Posted},
+    explain,
+};
 use crate::{
+    counters::LinkFailure,
     endpoint::{Endpoint, event::Event, token::link_token},
     error::LinkError,
     link::{
@@ -16,7 +20,7 @@ use pagewire_protocol::{
     Incarnation, Lane, Sequence,
     hello::{Features, Hello},
 };
-use std::time::Instant;
+use std::{fmt, time::Instant};
 
 impl Endpoint {
     /// What the session expects next; without one, the first of each lane.
@@ -105,6 +109,9 @@ impl Endpoint {
         (peer.incarnation, peer.process) = (Some(theirs.incarnation), Some(theirs.process));
         peer.connected(self.config.keepalive_for(theirs.pause_max_ms));
         peer.counters.links_up.add(1);
+        peer.counters.incarnation.set(theirs.incarnation.0);
+        peer.reach.linked();
+        peer.counters.no_link.set(None);
         self.agree_on_reads(slot, theirs.features.has(Features::READS));
         self.begin_on_tcp(slot);
         let peer = &mut self.peers[slot];
@@ -157,10 +164,35 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn forming_failed(&mut self, slot: usize, reason: &LinkError) {
+    /// A try to make a link has come to nothing, for a `reason` that was told elsewhere, or is none.
+    pub(super) fn forming_failed(&mut self, slot: usize, reason: impl fmt::Display) {
         let peer = &mut self.peers[slot];
         tracing::debug!("no link with instance {} at {} yet: {reason}", peer.id, peer.address);
         peer.forming = None;
         peer.dial_at = peer.dial_at.max(Instant::now());
+    }
+
+    /// As [`Endpoint::forming_failed`]; whoever asks for the peer is told `reason`.
+    pub(super) fn no_link(&mut self, slot: usize, reason: String) {
+        self.forming_failed(slot, &reason);
+        let (peer, at) = (&mut self.peers[slot], Instant::now());
+        peer.reach.failed(at);
+        let tries = peer.reach.tries();
+        peer.counters.no_link.set(Some(LinkFailure { reason, tries, at }));
+    }
+
+    /// As [`Endpoint::no_link`]: the peer cannot be reached, which nothing else tells the operator.
+    pub(super) fn unreachable(&mut self, slot: usize, error: &LinkError) {
+        let (found, change) = explain::unreachable(error);
+        self.no_link(slot, found.clone());
+        let peer = &mut self.peers[slot];
+        if let Some(failing) = peer.reach.take_due(Instant::now()) {
+            let (id, address, tries) = (peer.id, peer.address, peer.reach.tries());
+            tracing::warn!(
+                "no link with instance {id} at {address}: {found}, tried {tries} times in {} s: \
+                 {change}",
+                failing.as_secs()
+            );
+        }
     }
 }

@@ -47,16 +47,18 @@ pub(super) mod attempt;
 mod dial;
 mod explain;
 mod forming;
+mod reach;
 mod wire;
 
 pub(super) use accept::Incoming;
+pub(super) use reach::Reach;
 
 use wire::no_random;
 
 use super::{
     Endpoint, EndpointConfig,
     event::Event,
-    log_limit::LogLimit,
+    log_limit::{LogLimit, Who, Why},
     peer::Peer,
     token::{INCOMING_PLACES, Place},
 };
@@ -179,12 +181,17 @@ impl Endpoint {
             match &peer.forming {
                 Some(forming) if forming.deadline() <= now => {
                     let limit_ms = self.config.handshake_timeout.as_millis();
-                    self.forming_failed(slot, &LinkError::HandshakeTimeout { limit_ms });
+                    let is_connecting = forming.is_connecting();
+                    let error = match is_connecting {
+                        true => LinkError::ConnectTimeout { limit_ms },
+                        false => LinkError::HandshakeTimeout { limit_ms },
+                    };
+                    self.unreachable(slot, &error);
                     // Meanwhile the other side, to which this one was busy, gets its turn.
                     self.peers[slot].retry_soon(now);
                 }
                 Some(forming) if forming.is_abandoned() => {
-                    self.forming_failed(slot, &LinkError::Closed);
+                    self.unreachable(slot, &LinkError::Closed);
                 }
                 Some(_) => {}
                 None if peer.link.is_none() && peer.dial_at <= now && self.may_dial(peer) => {
@@ -203,9 +210,11 @@ impl Endpoint {
     }
 
     /// A warning that somebody outside can cause: not more of them than a log can bear.
-    fn complain(&mut self, text: fmt::Arguments<'_>) {
-        if self.gate.complaints.allows(Instant::now()) {
-            tracing::warn!("{text}");
+    fn complain(&mut self, who: Who, why: Why, text: fmt::Arguments<'_>) {
+        match self.gate.complaints.allows(who, why, Instant::now()) {
+            None => {}
+            Some(0) => tracing::warn!("{text}"),
+            Some(again) => tracing::warn!("{text} ({again} times more since it was told last)"),
         }
     }
 
@@ -232,15 +241,18 @@ impl Endpoint {
         }
     }
 
-    /// Counts a refusal of ours that came before a proof.
-    fn count_unproven(&self, rejection: &Rejection, dialler: Option<Nonce>) {
-        match rejection.refusal {
+    /// Counts a refusal of ours that came before a proof, and says what it is for.
+    fn count_unproven(&self, rejection: &Rejection, dialler: Option<Nonce>) -> Why {
+        let counters = &self.counters;
+        let (counter, why) = match rejection.refusal {
             Refusal::Proof if dialler.is_some_and(|d| self.gate.proven.contains(&d)) => {
-                self.counters.replays_refused.add(1);
+                (&counters.replays_refused, Why::Replay)
             }
-            Refusal::Proof => self.counters.proofs_refused.add(1),
-            _ => self.counters.refused.add(1),
-        }
+            Refusal::Proof => (&counters.proofs_refused, Why::Refused(Refusal::Proof)),
+            other => (&counters.refused, Why::Refused(other)),
+        };
+        counter.add(1);
+        why
     }
 
     /// Tells the owner that `slot` refuses us, proven or not; at most one such event of each kind waits

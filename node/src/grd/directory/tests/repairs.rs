@@ -278,6 +278,29 @@ fn who_releases_what_it_is_being_assigned_thinks_again() {
     assert_eq!(grd.entry(&tag()).unwrap().holders, [B]);
 }
 
+/// Found by a seed of the simulator: whoever was told to write the page thinks again, and a repair that
+/// began anew meanwhile took its earlier release for a later one.
+#[test]
+fn a_release_from_before_a_report_does_not_let_go_of_what_the_report_says_is_held() {
+    let mut grd = shipping(Mode::X);
+    let refuse = Pcm::Refuse { request: request(1, 2), grant: GrantNumber(3) };
+    run(&mut grd, message(1, refuse));
+    run(&mut grd, report(2, 4, nothing(None)));
+    let unsaved = Report { unsaved: true, dirty: false, ..holds(Mode::S) };
+    let assign = Pcm::Assign { mode: Mode::S, grant: GrantNumber(5), dirty: true };
+    assert_eq!(sent(&run(&mut grd, report(1, 4, unsaved))), [(1, assign)]);
+    assert_eq!(dies(&mut grd, &[0, 1]), [(1, query(6))]);
+    // On its way when it was told; then it took the duty, and held the page when it was asked.
+    let release = Pcm::Release { grant: GrantNumber(2), version: Lsn(9) };
+    assert_eq!(run(&mut grd, message(1, release)), []);
+    assert_eq!(run(&mut grd, message(1, Pcm::Assigned { grant: GrantNumber(5) })), []);
+    assert_eq!(run(&mut grd, report(1, 6, holds(Mode::S))), [], "it is not let go");
+    assert_eq!(grd.entry(&tag()).unwrap().holders, [B]);
+    // One that comes after the report does.
+    let effects = sent(&run(&mut grd, message(1, release)));
+    assert_eq!(effects, [(1, Pcm::Released { grant: GrantNumber(2) })]);
+}
+
 #[test]
 fn what_readers_know_on_storage_is_on_storage_after_a_repair() {
     let mut grd = shipping(Mode::X);

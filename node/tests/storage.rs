@@ -1,0 +1,59 @@
+//! Storage that is another cluster's, or not the same on all instances: a start refuses the one, the
+//! instances tell the other.
+
+mod support;
+
+use std::fs;
+use support::{ledger::Config, process::Process};
+
+#[test]
+fn storage_of_another_cluster_or_with_other_pages_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("node.toml");
+    let first = Config { members: vec![0], ..Config::new(0, folder.path()) };
+    let mut node = first.run(&path);
+    node.line("that it listens", |line| line.contains("listens on"));
+    node.kill();
+    let refused = |config: Config| {
+        fs::write(&path, config.text()).expect("a configuration");
+        let arguments = ["node".as_ref(), "--config".as_ref(), path.as_os_str()];
+        Process::pagewire(arguments).end().refused()
+    };
+    let line = refused(Config { cluster: 8, ..first.clone() });
+    let is_of = format!("is of cluster {}", Config::CLUSTER);
+    for words in [&is_of, "this instance of cluster 8", "`storage`", "remove that file"] {
+        assert!(line.contains(words), "'{words}' in: {line}");
+    }
+    let line = refused(Config { page_size: 4096, ..first.clone() });
+    for words in ["has pages of 8192 bytes", "4096", "`page_size`"] {
+        assert!(line.contains(words), "'{words}' in: {line}");
+    }
+    // Its own cluster starts there again.
+    first.run(&path).line("that it listens", |line| line.contains("listens on"));
+}
+
+#[test]
+fn instances_with_storage_of_their_own_are_told_that_it_is_not_the_same() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut configs = Config::three(folder.path());
+    for (at, name) in ["shared", "other", "shared"].iter().enumerate() {
+        configs[at].storage = folder.path().join(name);
+        fs::create_dir_all(&configs[at].storage).expect("a folder");
+    }
+    let path = |at: usize| folder.path().join(format!("{at}.toml"));
+    let mut nodes: Vec<_> = (0..3).map(|at| configs[at].run(&path(at))).collect();
+    for (at, others) in [(0, &[1][..]), (1, &[0, 2]), (2, &[1])] {
+        let mut lines = Vec::new();
+        for _ in others {
+            let line = nodes[at].complaint("word of it", |line| line.contains("not this storage"));
+            lines.push(line);
+        }
+        for other in others {
+            let words =
+                format!("storage of instance {other} is not this storage: its mark is not in");
+            assert!(lines.iter().any(|line| line.contains(&words)), "{words}: {lines:?}");
+        }
+    }
+    let told = nodes[0].history();
+    assert!(!told.contains("storage of instance 2"), "they have the same: {told}");
+}
