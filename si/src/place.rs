@@ -214,9 +214,9 @@ fn tell_readers(path: &Path, file: &File) -> Result<(), RingError> {
     }
     let ring = Ring::map_header(file).map_err(RingError::io(path, "map its header"))?;
     ring.state().store(STATE_GONE, Ordering::Relaxed);
-    // Nobody's cursor is near it, whatever size and damage the ring has.
+    // Further from every cursor than any ring has entries, and where nobody attaches any more.
     let head = ring.head().load(Ordering::Relaxed);
-    ring.cells().jump(head.wrapping_add(POSITION_END));
+    ring.cells().jump(head.max(POSITION_END).wrapping_add(1 << 32));
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! Writer and readers in one process. Processes, and what breaks files, are in tests/.
 
+mod window;
+
 use crate::{RingConfig, RingState, RingWriter, SiEntry, SiRead, SiReader};
 use pagewire_protocol::{ClusterId, Incarnation, InstanceId, SiMessage};
 
