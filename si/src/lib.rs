@@ -17,6 +17,9 @@
 //! ```
 #![warn(missing_docs)]
 
+use pagewire_protocol::{ClusterId, InstanceId};
+use std::path::PathBuf;
+
 #[cfg(target_endian = "big")]
 compile_error!("the ring's layout is little-endian and is read as the host's integers");
 
@@ -35,6 +38,13 @@ mod writer;
 /// What the protocol is made of; the model checker gives it its own.
 mod sync {
     pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
+}
+
+/// Where the ring of an instance is unless its configuration says otherwise: in memory, where whoever
+/// reads it needs the numbers of cluster and instance alone.
+#[must_use]
+pub fn default_path(cluster: ClusterId, instance: InstanceId) -> PathBuf {
+    PathBuf::from(format!("/dev/shm/pagewire-{cluster}-{instance}.si"))
 }
 
 pub use entry::SiEntry;

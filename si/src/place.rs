@@ -66,8 +66,7 @@ pub(crate) fn for_writing(path: &Path, config: &RingConfig, mode: u32) -> Result
         if let Some(ring) = judged {
             return Ok(Place::Found(file, ring));
         }
-        tell_readers(path, &file)?;
-        let made = make(path, config, mode, Existing::Replace)?;
+        let made = make(path, config, mode, Existing::Replace(&file))?;
         let Some((new, ring)) = made else { continue };
         return Ok(Place::New(new, ring));
     }
@@ -220,10 +219,13 @@ fn tell_readers(path: &Path, file: &File) -> Result<(), RingError> {
     Ok(())
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Existing {
+/// What to do with what has the name already.
+#[derive(Clone, Copy)]
+enum Existing<'a> {
+    /// Leave it: it was not there before.
     Respect,
-    Replace,
+    /// Put the new one in its place.
+    Replace(&'a File),
 }
 
 /// Makes a ring beside `path` and gives it that name; `None` when somebody else had it first.
@@ -231,7 +233,7 @@ fn make(
     path: &Path,
     config: &RingConfig,
     mode: u32,
-    existing: Existing,
+    existing: Existing<'_>,
 ) -> Result<Option<(File, Ring)>, RingError> {
     let beside = Beside::of(path);
     // What a writer of this process id, killed here, may have left.
@@ -247,7 +249,11 @@ fn make(
     }
     let ring = fill(path, &file, config)?;
     let named = match existing {
-        Existing::Replace => fs::rename(&beside.0, path),
+        Existing::Replace(old) => {
+            // First, so that none of its readers is left behind if this process ends in between.
+            tell_readers(path, old)?;
+            fs::rename(&beside.0, path)
+        }
         Existing::Respect => fs::hard_link(&beside.0, path),
     };
     match named {

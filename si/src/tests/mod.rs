@@ -1,5 +1,6 @@
 //! Writer and readers in one process. Processes, and what breaks files, are in tests/.
 
+mod c_header;
 mod window;
 
 use crate::{RingConfig, RingState, RingWriter, SiEntry, SiRead, SiReader};
