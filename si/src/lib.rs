@@ -50,5 +50,6 @@ pub fn default_path(cluster: ClusterId, instance: InstanceId) -> PathBuf {
 pub use entry::SiEntry;
 pub use error::{RingError, RingFault};
 pub use layout::{ENTRIES_MAX, ENTRIES_MIN, RING_MODE, RING_VERSION};
+pub use place::cluster_of;
 pub use reader::{RingState, SiRead, SiReader};
 pub use writer::{RingConfig, RingWriter};

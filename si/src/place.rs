@@ -91,6 +91,24 @@ pub(crate) fn for_reading(
     Ok((fixed, ring))
 }
 
+/// The cluster that the ring at `path` says it is of: for tools that are given a path alone. Whoever
+/// caches knows its cluster, and has it checked.
+///
+/// # Errors
+/// [`RingError`], as [`crate::SiReader::attach`].
+pub fn cluster_of(path: &Path) -> Result<ClusterId, RingError> {
+    let file = open_to_read(path)?;
+    check_kind(path, &file)?;
+    let fixed = header(path, &file)?.map_err(RingError::fault(path))?;
+    Ok(fixed.cluster)
+}
+
+/// Opens a file that has to be there.
+pub(crate) fn open_to_read(path: &Path) -> Result<File, RingError> {
+    let absent = || RingError::io(path, "open it")(ErrorKind::NotFound.into());
+    open(path, Access::Read)?.ok_or_else(absent)
+}
+
 /// A ring in a memfd.
 pub(crate) fn in_memory(path: &Path, config: &RingConfig) -> Result<(File, Ring), RingError> {
     let file = memory::memfd().map_err(RingError::io(path, "make a memfd"))?;
@@ -100,7 +118,7 @@ pub(crate) fn in_memory(path: &Path, config: &RingConfig) -> Result<(File, Ring)
 }
 
 /// Opens `path`; `None` when nothing is there.
-pub(crate) fn open(path: &Path, access: Access) -> Result<Option<File>, RingError> {
+fn open(path: &Path, access: Access) -> Result<Option<File>, RingError> {
     // A FIFO must not keep us waiting. A writer goes through no link: it may come to write elsewhere.
     let (write, no_link) = match access {
         Access::Read => (false, 0),

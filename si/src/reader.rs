@@ -1,17 +1,11 @@
 //! Those that read a ring.
 
 use crate::{
-    RingError, RingFault, SiEntry,
-    layout::Fixed,
-    lock,
-    memory::{Access, Ring},
-    place,
-    protocol::Copied,
+    RingError, RingFault, SiEntry, layout::Fixed, lock, memory::Ring, place, protocol::Copied,
 };
 use pagewire_protocol::{ClusterId, Incarnation, InstanceId};
 use std::{
     fs::File,
-    io,
     os::{
         fd::{AsRawFd, BorrowedFd},
         unix::fs::MetadataExt,
@@ -65,9 +59,7 @@ impl SiReader {
     /// [`RingError`]: no such file, no permission, not a ring, or one that is cut, damaged, of another
     /// version or of another cluster.
     pub fn attach(path: &Path, cluster: ClusterId) -> Result<Self, RingError> {
-        let file = place::open(path, Access::Read)?;
-        let absent = || RingError::io(path, "open it")(io::ErrorKind::NotFound.into());
-        Self::new(path, file.ok_or_else(absent)?, cluster)
+        Self::new(path, place::open_to_read(path)?, cluster)
     }
 
     /// Attaches to the ring behind a file descriptor that another process has sent.

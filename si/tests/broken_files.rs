@@ -280,7 +280,7 @@ fn without_permission_a_ring_is_refused_with_what_the_system_says() {
     let place = Place::new();
     let everyone = fs::Permissions::from_mode(0o755);
     fs::set_permissions(place.folder.path(), everyone).unwrap();
-    fs::set_permissions(place.path(), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o000)).unwrap();
     // A copy, where anybody may run it: the folder that tests are built in may be closed.
     let program = place.folder.path().join("test");
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
