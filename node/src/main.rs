@@ -64,6 +64,7 @@ enum Command {
     #[command(after_help = doctor_help(), long_about = DOCTOR)]
     Doctor(doctor::DoctorOptions),
     /// Look into the invalidations that reach an instance
+    #[command(after_help = ENVIRONMENT)]
     Si(si_cmd::SiOptions),
     /// Replay the transfer logs of a finished demo against its page file
     #[command(after_help = ENVIRONMENT)]

@@ -31,7 +31,10 @@ sequence and the instance that published it; and each time when readers had to r
 so when the ring has no writer, and goes on with the next one. Ctrl-C ends it.";
 
 const TAIL_EXIT: &str = "\
-Exit status: 0 after --count messages, 1 when there is no ring or it cannot be read.";
+Exit status: 0 after --count messages, 1 when there is no ring or it cannot be read, 130 after Ctrl-C.
+
+Environment:
+  PAGEWIRE_LOG  What is logged to standard error, as `pagewire --help` has it [default: warn]";
 
 #[derive(Debug, Clone, clap::Args)]
 struct TailOptions {
