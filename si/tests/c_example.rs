@@ -7,10 +7,16 @@ use pagewire_protocol::{
 use pagewire_si::{RingConfig, RingWriter};
 use std::{
     fs,
-    io::{BufRead, BufReader, Lines},
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::Duration,
 };
+
+/// Nothing here takes as long.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const CLUSTER: ClusterId = ClusterId(42);
 const ENTRIES: u32 = 16;
@@ -45,7 +51,7 @@ fn compile(folder: &Path) -> Option<PathBuf> {
 
 struct Tail {
     child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+    lines: Receiver<String>,
 }
 
 impl Tail {
@@ -53,12 +59,17 @@ impl Tail {
         let mut command = Command::new(program);
         command.arg(ring).arg(CLUSTER.to_string()).args(more);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        // Ends with the process, or with whoever reads the lines.
+        thread::spawn(move || {
+            stdout.lines().map_while(Result::ok).try_for_each(|l| sender.send(l))
+        });
         Self { child, lines }
     }
 
     fn line(&mut self) -> String {
-        self.lines.next().expect("a line").expect("text")
+        self.lines.recv_timeout(PATIENCE).expect("a line")
     }
 }
 
