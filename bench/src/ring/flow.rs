@@ -70,7 +70,12 @@ impl Flow {
         thread::scope(|scope| {
             let theirs = scope.spawn(|| Writing { args, shared: &shared, writer }.run(second));
             let pinned = cores::pin(first);
-            let reading = Reading { args, shared: &shared, reader, out: out(args) };
+            let reading = Reading {
+                args,
+                shared: &shared,
+                reader,
+                out: vec![SiEntry::default(); batch(args)],
+            };
             let ours = reading.run(&mut flow);
             let written = theirs.join().expect("the writer's thread is not to panic")?;
             flow.write_per_s = written;
@@ -80,8 +85,10 @@ impl Flow {
     }
 }
 
-fn out(args: &Args) -> Vec<SiEntry> {
-    vec![SiEntry::default(); args.batch.into()]
+/// Messages written or read at once: half of the ring at most, so that a writer which is held back to
+/// the reader has room for them.
+fn batch(args: &Args) -> usize {
+    usize::from(args.batch).min(args.entries as usize / 2)
 }
 
 struct Writing<'a> {
@@ -94,7 +101,7 @@ impl Writing<'_> {
     /// Messages a second of each filling.
     fn run(mut self, core: CoreId) -> Result<Vec<f64>, BenchError> {
         let pinned = cores::pin(core);
-        let batch = vec![[0; 16]; self.args.batch.into()];
+        let batch = vec![[0; 16]; batch(self.args)];
         let mut rates = Vec::new();
         for _ in 0..self.args.run.rounds {
             for turn in TURNS {
