@@ -14,6 +14,17 @@ pub(crate) enum BenchError {
     /// An instance cannot be had.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// A ring cannot be had.
+    #[error(transparent)]
+    Ring(#[from] pagewire_si::RingError),
+    /// A reader that keeps up was told to reset.
+    #[error("a reader was told to reset after {read} of {written} messages, expected all of them")]
+    Reset {
+        /// Messages that it had read.
+        read: u64,
+        /// Messages that were written.
+        written: u64,
+    },
     /// A page was not granted.
     #[error(transparent)]
     Acquire(#[from] AcquireError),

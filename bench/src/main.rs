@@ -12,6 +12,7 @@
 //!   hit      a page that is held locally              against a bare hash look-up
 //!   directory  memory and time of a directory entry   against a map of the standard library
 //!   move     requests while partitions are moved       alone: no request over 100 ms
+//!   ring     invalidations through shared memory      alone; and two sizes of ring at one load
 //!   rebuild  requests while a master's share is rebuilt   alone: seconds, and where they go
 //! ```
 //! What carries the messages is in [`ways`], how legs alternate in [`pairing`].
@@ -29,6 +30,7 @@ mod pairing;
 mod rate;
 mod relation;
 mod report;
+mod ring;
 mod spin;
 mod stats;
 mod ucx;
@@ -75,6 +77,8 @@ enum Benchmark {
     Move(views::Args),
     /// Requests while the share of a dead master is rebuilt.
     Rebuild(views::Args),
+    /// The SI ring: a look, messages a second, and who has to reset at which size.
+    Ring(ring::Args),
 }
 
 impl Benchmark {
@@ -91,6 +95,7 @@ impl Benchmark {
             Self::Directory(args) => directory::run(args),
             Self::Move(args) => views::run(args, views::Change::Leave),
             Self::Rebuild(args) => views::run(args, views::Change::Crash),
+            Self::Ring(args) => ring::run(args),
         }
     }
 }

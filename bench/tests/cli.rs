@@ -353,3 +353,24 @@ fn figures_and_lines_that_cannot_be_printed_are_an_error() {
         assert!(text.starts_with(told) && text.contains("; check where it goes"), "{text}");
     }
 }
+
+#[test]
+fn the_ring_prints_its_figures_for_both_sizes_also_where_a_batch_is_larger_than_the_ring() {
+    let few = ["--rounds", "1", "--messages", "5000", "--looks", "100", "--load-messages", "6400"];
+    let output = bench(&[&["ring", "--json", "--entries", "64"], &few[..]].concat());
+    if one_core_only(&output) {
+        return;
+    }
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    for key in ["has_new_ns", "read_per_s", "written_per_s", "streamed_per_s"] {
+        assert!(json[key].as_f64() > Some(0.0), "{key} in {json}");
+    }
+    assert_eq!((&json["allocations"], &json["entries"]), (&0.into(), &64.into()));
+    let rings = json["load"]["rings"].as_array().expect("a list");
+    let sizes: Vec<_> = rings.iter().map(|ring| &ring["entries"]).collect();
+    assert_eq!(sizes, [4096, 64]);
+    let output = bench(&["ring", "--entries", "65535"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("65535 entries, expected a power of two"), "{told}");
+}

@@ -5,7 +5,7 @@
 //! threads and sockets. On top of it the ledger workload of `pagewire demo`: [`ledger`] (data and
 //! proof), [`agent`] (one instance's part) and [`demo`] (the coordinator), whose choices [`random`]
 //! makes repeatable. [`doctor`] looks at the host before anything runs,
-//! [`status`] asks an instance that does.
+//! [`status`] asks an instance that does, [`si_cmd`] shows the invalidations that reach it.
 #![forbid(unsafe_code)]
 
 pub mod agent;
@@ -22,6 +22,7 @@ pub mod planted;
 pub mod random;
 pub mod roster;
 pub mod runtime;
+pub mod si_cmd;
 mod signals;
 pub mod status;
 pub mod storage_watch;

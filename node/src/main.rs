@@ -7,6 +7,7 @@ use pagewire_node::{
     link_lines::LinkLines,
     roster::Roster,
     runtime::Node,
+    si_cmd,
     status::{self, StatusError},
     storage_watch::{News, StorageWatch},
     view::View,
@@ -63,6 +64,9 @@ enum Command {
     /// Say what this host offers and what to change
     #[command(after_help = doctor_help(), long_about = DOCTOR)]
     Doctor(doctor::DoctorOptions),
+    /// Look into the invalidations that reach an instance
+    #[command(after_help = ENVIRONMENT)]
+    Si(si_cmd::SiOptions),
     /// Replay the transfer logs of a finished demo against its page file
     #[command(after_help = ENVIRONMENT)]
     Verify(demo::verify_cmd::VerifyOptions),
@@ -281,6 +285,7 @@ fn run(command: Command) -> Result<bool, Box<dyn Error>> {
             let config = NodeConfig::load(&options.config)?;
             Ok(status::page::run(&options, &config).map(|()| true)?)
         }
+        Command::Si(options) => Ok(si_cmd::run(&options).map(|()| true)?),
         Command::Verify(options) => Ok(demo::verify_cmd::run(&options)?),
         Command::Node(options) => {
             let config = NodeConfig::load(&options.config)?;

@@ -125,7 +125,8 @@ fn what_messages_go_over_is_told_with_the_reason() {
 
 #[test]
 fn the_help_of_every_command_says_what_it_does_and_how_to_see_more() {
-    let commands = [&[][..], &["demo"], &["node"], &["verify"], &["doctor"]];
+    let commands =
+        [&[][..], &["demo"], &["node"], &["verify"], &["doctor"], &["si"], &["si", "tail"]];
     for command in commands {
         let arguments = command.iter().copied().chain(["--help"]);
         let Ended { stdout, stderr, .. } = Process::pagewire(arguments).end().succeeded();

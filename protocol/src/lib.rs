@@ -19,6 +19,7 @@ pub mod lsn;
 pub mod page;
 pub mod pcm;
 pub mod read;
+pub mod si;
 pub mod stat;
 pub mod tag;
 
@@ -35,6 +36,7 @@ pub use lsn::Lsn;
 pub use page::PageSize;
 pub use pcm::Pcm;
 pub use read::{ReadMessage, ReadRefusal, RegionId};
+pub use si::SiMessage;
 pub use stat::{InstanceStat, PageStat, Stat, StatAbout};
 pub use tag::{BufferTag, Fork};
 

@@ -1,0 +1,129 @@
+//! Follows a ring: from the end, through resets, writers that come and go, and rings that are replaced.
+
+use super::{SiError, Source, text::Met};
+use pagewire_si::{RingFault, RingState, SiEntry, SiRead, SiReader};
+use std::{
+    io::{self, ErrorKind, Write},
+    thread,
+    time::Duration,
+};
+
+/// Entries read at once.
+const BATCH: usize = 256;
+/// Between two looks when nothing comes: people read this.
+const PAUSE: Duration = Duration::from_millis(2);
+/// Looks in vain between two questions to the system for the writer.
+const LOOKS: u32 = 50;
+/// Attempts, a pause between them, to attach to a ring that is just being replaced.
+const ATTEMPTS_MAX: u32 = 1000;
+
+/// Prints what comes until `count` messages have, or whoever reads `out` has gone.
+pub(super) fn follow(
+    source: &Source,
+    count: Option<u64>,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<(), SiError> {
+    let mut tail = Tail { source, left: count, json, out };
+    match tail.run() {
+        // `pagewire si tail ... | head`
+        Err(SiError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        ended => ended,
+    }
+}
+
+struct Tail<'a, W> {
+    source: &'a Source,
+    /// Messages until the end.
+    left: Option<u64>,
+    json: bool,
+    out: &'a mut W,
+}
+
+impl<W: Write> Tail<'_, W> {
+    fn run(&mut self) -> Result<(), SiError> {
+        loop {
+            let mut reader = attach(self.source)?;
+            self.say(&Met::Attached { path: &self.source.path, reader: &reader })?;
+            if self.read_to_the_end(&mut reader)? {
+                return Ok(());
+            }
+            self.say(&Met::Gone)?;
+        }
+    }
+
+    /// True when all messages that were wanted have come, false when the ring is gone.
+    fn read_to_the_end(&mut self, reader: &mut SiReader) -> Result<bool, SiError> {
+        let mut batch = [SiEntry::default(); BATCH];
+        let (mut looks, mut had_writer) = (0, true);
+        loop {
+            if !reader.has_new() {
+                self.out.flush()?;
+                if looks == 0 && !self.look_for_writer(reader, &mut had_writer)? {
+                    return Ok(false);
+                }
+                looks = (looks + 1) % LOOKS;
+                thread::sleep(PAUSE);
+                continue;
+            }
+            looks = 0;
+            let room = self.left.map_or(BATCH, |left| usize::try_from(left).unwrap_or(BATCH));
+            match reader.read(&mut batch[..room.min(BATCH)]) {
+                SiRead::Messages(count) => {
+                    for entry in &batch[..count] {
+                        self.say(&Met::Message(entry))?;
+                    }
+                    if let Some(left) = &mut self.left {
+                        *left -= count as u64;
+                        if *left == 0 {
+                            self.out.flush()?;
+                            return Ok(true);
+                        }
+                    }
+                }
+                SiRead::Reset => self.say(&Met::Reset(reader))?,
+                SiRead::Gone => return Ok(false),
+            }
+        }
+    }
+
+    /// Says when the writer has come or gone; false when the ring is gone.
+    fn look_for_writer(
+        &mut self,
+        reader: &SiReader,
+        had_writer: &mut bool,
+    ) -> Result<bool, SiError> {
+        let has_writer = match reader.state()? {
+            RingState::Gone => return Ok(false),
+            RingState::Written => true,
+            RingState::NoWriter => false,
+        };
+        if has_writer != *had_writer {
+            *had_writer = has_writer;
+            let met = if has_writer { Met::Writer(reader) } else { Met::NoWriter };
+            self.say(&met)?;
+            self.out.flush()?;
+        }
+        Ok(true)
+    }
+
+    fn say(&mut self, met: &Met<'_>) -> io::Result<()> {
+        writeln!(self.out, "{}", met.line(self.json))
+    }
+}
+
+/// Attaches; waits a moment for one that is just being replaced.
+fn attach(source: &Source) -> Result<SiReader, SiError> {
+    let mut attempts = 0;
+    loop {
+        match SiReader::attach(&source.path, source.cluster) {
+            Err(error)
+                if error.ring_fault() == Some(&RingFault::Replaced) && attempts < ATTEMPTS_MAX =>
+            {
+                attempts += 1;
+                thread::sleep(PAUSE);
+            }
+            attached => return Ok(attached?),
+        }
+    }
+}
