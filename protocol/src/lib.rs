@@ -19,6 +19,7 @@ pub mod lsn;
 pub mod page;
 pub mod pcm;
 pub mod read;
+pub mod si;
 pub mod stat;
 pub mod tag;
 

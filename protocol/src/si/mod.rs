@@ -1,0 +1,3 @@
+//! Shared invalidations: what instances say to each other about them.
+
+pub mod wire;
