@@ -22,6 +22,7 @@ pub mod planted;
 pub mod random;
 pub mod roster;
 pub mod runtime;
+pub mod si;
 mod signals;
 pub mod status;
 pub mod store;

@@ -36,6 +36,7 @@ pub use lsn::Lsn;
 pub use page::PageSize;
 pub use pcm::Pcm;
 pub use read::{ReadMessage, ReadRefusal, RegionId};
+pub use si::SiMessage;
 pub use stat::{InstanceStat, PageStat, Stat, StatAbout};
 pub use tag::{BufferTag, Fork};
 

@@ -12,6 +12,7 @@
 //! ```
 //! All integers little-endian; counts are 8 bytes. What follows the messages in a frame means nothing.
 
+use super::SI_MESSAGE_BYTES;
 use crate::{Body, DecodeError, Epoch, Incarnation, MessageKind};
 
 /// A stream begins.
@@ -23,8 +24,6 @@ pub const SI_FRAME: MessageKind = MessageKind(113);
 /// Everything up to a batch is in the subscriber's ring.
 pub const SI_ACK: MessageKind = MessageKind(114);
 
-/// Bytes of one message.
-pub const SI_MESSAGE_BYTES: usize = 16;
 /// Most messages in a body.
 pub const INLINE_MAX: usize = 4;
 

@@ -1,0 +1,44 @@
+//! The SI ring: invalidations in shared memory, written by one process and read by any number.
+//!
+//! Purpose: the instance that receives SI messages (`pagewire-node`) writes them here; database
+//! backends, in processes of their own, read them with [`SiReader`] or with the C header
+//! `include/pagewire_si.h`. docs/si.md draws the bytes and states the order of memory accesses.
+//!
+//! Invariants: the writer never looks at readers, so none of them can hold it up or break it; a reader
+//! maps the ring read-only, keeps its cursor to itself, and gets every message in order or is told
+//! [`SiRead::Reset`], never anything third. Writing and reading allocate nothing and take no lock.
+//!
+//! ```text
+//!   protocol.rs   the order of loads, stores and fences: the text that the model checker reads
+//!   layout.rs     where everything is; the fixed part of the header, read and written: pure
+//!   memory.rs     mappings and memfds             place.rs   ring files: made, taken over, replaced
+//!   lock.rs       who writes, and whether it lives
+//!   writer.rs, reader.rs, entry.rs                what callers see
+//! ```
+#![warn(missing_docs)]
+
+#[cfg(target_endian = "big")]
+compile_error!("the ring's layout is little-endian and is read as the host's integers");
+
+mod entry;
+mod error;
+mod layout;
+mod lock;
+mod memory;
+mod place;
+mod protocol;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+/// What the protocol is made of; the model checker gives it its own.
+mod sync {
+    pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
+}
+
+pub use entry::SiEntry;
+pub use error::{RingError, RingFault};
+pub use layout::{ENTRIES_MAX, ENTRIES_MIN, RING_MODE, RING_VERSION};
+pub use reader::{RingState, SiRead, SiReader};
+pub use writer::{RingConfig, RingWriter};
