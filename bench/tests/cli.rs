@@ -353,3 +353,37 @@ fn figures_and_lines_that_cannot_be_printed_are_an_error() {
         assert!(text.starts_with(told) && text.contains("; check where it goes"), "{text}");
     }
 }
+
+#[test]
+fn broadcasts_are_reported_as_one_object() {
+    for (nodes, readers) in [("2", "1"), ("3", "0")] {
+        let few = ["--rounds", "2", "--samples-per-round", "50", "--messages-per-round", "8192"];
+        let args = ["broadcast", "--json", "--nodes", nodes, "--readers", readers];
+        let output = bench(&[&args[..], &few].concat());
+        if one_core_only(&output) {
+            return;
+        }
+        assert!(output.status.success(), "{output:?}");
+        let json: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        let expected = [
+            "control",
+            "messages_per_s",
+            "nodes",
+            "ping_pong_p50_us",
+            "publish_to_ticket",
+            "publish_to_visible",
+            "ratio_p50",
+            "readers",
+            "rounds",
+        ];
+        assert_eq!(keys(&json), expected);
+        assert_eq!(keys(&json["messages_per_s"]), ["1", "4096", "64"]);
+        assert_eq!(
+            (json["nodes"].to_string(), json["readers"].to_string()),
+            (nodes.into(), readers.into())
+        );
+        assert_eq!(json["publish_to_ticket"]["samples"], 100);
+        let seen = if readers == "0" { 0 } else { 2 * 2 * 200 };
+        assert_eq!(json["publish_to_visible"]["samples"], seen);
+    }
+}

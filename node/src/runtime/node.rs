@@ -8,13 +8,14 @@ use super::{
     redo::{NothingToFlush, RedoLog},
     shards::{self, Answer, Control, Running, Shards, Status},
 };
-use crate::{config::NodeConfig, view::View};
+use crate::{config::NodeConfig, si::shared::SiShared, view::View};
 use crossbeam_channel::Sender;
 use pagewire_protocol::{Incarnation, InstanceId};
 use pagewire_transport::{LinkPolicy, counters::EndpointCounters, poller::PollerCounters};
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -34,6 +35,8 @@ pub struct Node {
     transport: LinkPolicy,
     longest_wait_ns: Arc<AtomicU64>,
     endpoint_counters: Vec<Arc<EndpointCounters>>,
+    pub(super) si: Arc<SiShared>,
+    pub(super) si_ring: Option<PathBuf>,
 }
 
 impl Node {
@@ -57,7 +60,7 @@ impl Node {
             shards.add_peer(peer.instance, peer.address)?;
         }
         let (listen_address, identity) = (shards.listen_address(), shards.identity());
-        let longest_wait_ns = shards.longest_wait_ns();
+        let (longest_wait_ns, si) = (shards.longest_wait_ns(), shards.si());
         let shards = shards.run(config)?;
         let endpoint_counters = shards.iter().map(|s| Arc::clone(&s.endpoint_counters)).collect();
         let transport = config.transport;
@@ -70,6 +73,8 @@ impl Node {
             transport,
             longest_wait_ns,
             endpoint_counters,
+            si,
+            si_ring: config.si_ring.clone(),
         })
     }
 

@@ -8,3 +8,10 @@
 //! [`core`] decides, and the runtime's shard 0 does what it says.
 
 pub mod core;
+mod error;
+mod publisher;
+mod queue;
+pub(crate) mod shared;
+
+pub use error::{PublishError, TicketError};
+pub use publisher::{Publisher, Ticket};

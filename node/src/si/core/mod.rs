@@ -177,10 +177,11 @@ impl<B: Batch> SiCore<B> {
         effects.push(Effect::Begin { to: peer, begin });
     }
 
-    /// The session with `peer` is over. What it was owed is delivered when a view says that it is gone.
-    pub fn ended(&mut self, peer: InstanceId) {
-        self.publisher.over((peer, Incarnation(0)));
-        self.subscriber.over((peer, Incarnation(0)));
+    /// The session with this life of a peer is over. What it was owed is delivered when a view says that
+    /// the life is.
+    pub fn ended(&mut self, life: Life) {
+        self.publisher.over(life);
+        self.subscriber.over(life);
     }
 
     // ---- publishing ----------------------------------------------------------------------------

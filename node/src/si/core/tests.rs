@@ -86,7 +86,7 @@ fn who_died_drops_out_with_the_view_and_readers_here_reset() {
     let (mut core, mut effects) = of_three();
     core.publish(5, true, &mut effects);
     core.acknowledged(B, ack(1, 1), &mut effects).unwrap();
-    core.ended(C);
+    core.ended((C, Incarnation(1)));
     assert_eq!(effects, [], "the end of a session alone says nothing");
     core.view(&view(2, &[life(0, 7), life(1, 1)]), &mut effects);
     assert_eq!(effects, [Effect::Reset, Effect::Complete { position: 5 }]);
