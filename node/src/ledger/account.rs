@@ -231,6 +231,7 @@ mod tests {
             balance: -7,
             transfers: 3,
             last: TransferId { instance: InstanceId(2), sequence: 99 },
+            place: 7,
         };
         write(&mut page, &account).expect("room for an account");
         assert_eq!(find(&page), Ok(32));
