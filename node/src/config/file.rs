@@ -16,6 +16,7 @@ use std::{
 pub(super) const RANGES: &[(&str, &str)] = &[
     ("storage", "the path of a folder"),
     ("cluster_key", "the path of a file"),
+    ("si_ring", "the path of a file"),
     ("rdma_device", "the name of an RDMA device, such as \"mlx5_0\""),
     ("cluster", "a number from 0 to 18446744073709551615"),
     ("instance", "a number from 0 to 63"),
@@ -38,7 +39,6 @@ pub(super) const RANGES: &[(&str, &str)] = &[
     ("transport", "\"auto\", \"verbs\" or \"tcp\""),
     ("rdma_port", "1 to 255"),
     ("rdma_gid_index", "0 to 255"),
-    ("si_ring", "the path of a file"),
     ("si_ring_entries", "a power of two from 16 to 16777216"),
     ("status_socket", SOCKET),
 ];

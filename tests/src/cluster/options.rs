@@ -360,6 +360,24 @@ impl Options {
         }
     }
 
+    /// The same shape with few instances that die and join all the time, and change what a page says as
+    /// often: what planted bugs of invalidations are looked for in.
+    #[must_use]
+    pub fn with_many_invalidations(self) -> Self {
+        Self {
+            instances: 3,
+            members: 3,
+            pages: 1,
+            steps: 3000,
+            exclusive_percent: 50,
+            fault_every: 30,
+            crash_weight: 10,
+            join_weight: 20,
+            si_percent: 60,
+            ..self
+        }
+    }
+
     /// Faults that change who is a member.
     #[must_use]
     pub fn changes_members(&self) -> bool {
