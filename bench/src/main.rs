@@ -11,6 +11,7 @@
 //!   grant    a page of another instance               against a page fetch, and a bare chain
 //!   hit      a page that is held locally              against a bare hash look-up
 //!   directory  memory and time of a directory entry   against a map of the standard library
+//!   broadcast  an invalidation to every instance      against a 64 B ping-pong
 //!   move     requests while partitions are moved       alone: no request over 100 ms
 //!   ring     invalidations through shared memory      alone; and two sizes of ring at one load
 //!   rebuild  requests while a master's share is rebuilt   alone: seconds, and where they go
@@ -18,6 +19,7 @@
 //! What carries the messages is in [`ways`], how legs alternate in [`pairing`].
 #![forbid(unsafe_code)]
 
+mod broadcast;
 mod cores;
 mod directory;
 mod error;
@@ -73,6 +75,11 @@ enum Benchmark {
     Hit(hit::Args),
     /// What a page costs in the directory: memory, look-up, insert.
     Directory(directory::Args),
+    /// An invalidation, to every instance's ring and to readers in other processes.
+    Broadcast(broadcast::Args),
+    /// A reader process of `broadcast`.
+    #[command(hide = true)]
+    BroadcastReader(broadcast::ReaderArgs),
     /// Requests while an eighth of the partitions moves to other masters.
     Move(views::Args),
     /// Requests while the share of a dead master is rebuilt.
@@ -93,6 +100,8 @@ impl Benchmark {
             Self::Grant(args) => grant::run(args),
             Self::Hit(args) => hit::run(args),
             Self::Directory(args) => directory::run(args),
+            Self::Broadcast(args) => broadcast::run(args),
+            Self::BroadcastReader(args) => broadcast::run_reader(args),
             Self::Move(args) => views::run(args, views::Change::Leave),
             Self::Rebuild(args) => views::run(args, views::Change::Crash),
             Self::Ring(args) => ring::run(args),

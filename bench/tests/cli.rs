@@ -374,3 +374,37 @@ fn the_ring_prints_its_figures_for_both_sizes_also_where_a_batch_is_larger_than_
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.contains("65535 entries, expected a power of two"), "{told}");
 }
+
+#[test]
+fn broadcasts_are_reported_as_one_object() {
+    for (nodes, readers) in [("2", "1"), ("3", "0")] {
+        let few = ["--rounds", "2", "--samples-per-round", "50", "--messages-per-round", "8192"];
+        let args = ["broadcast", "--json", "--nodes", nodes, "--readers", readers];
+        let output = bench(&[&args[..], &few].concat());
+        if one_core_only(&output) {
+            return;
+        }
+        assert!(output.status.success(), "{output:?}");
+        let json: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        let expected = [
+            "control",
+            "messages_per_s",
+            "nodes",
+            "ping_pong_p50_us",
+            "publish_to_ticket",
+            "publish_to_visible",
+            "ratio_p50",
+            "readers",
+            "rounds",
+        ];
+        assert_eq!(keys(&json), expected);
+        assert_eq!(keys(&json["messages_per_s"]), ["1", "4096", "64"]);
+        assert_eq!(
+            (json["nodes"].to_string(), json["readers"].to_string()),
+            (nodes.into(), readers.into())
+        );
+        assert_eq!(json["publish_to_ticket"]["samples"], 100);
+        let seen = if readers == "0" { 0 } else { 2 * 2 * 200 };
+        assert_eq!(json["publish_to_visible"]["samples"], seen);
+    }
+}

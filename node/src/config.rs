@@ -27,6 +27,8 @@
 //! rdma_device = "mlx5_0"          # chosen by `listen`'s address, as are the two that follow
 //! rdma_port = 1
 //! rdma_gid_index = 3
+//! si_ring = "/dev/shm/pagewire-42-0.si"        # the invalidations' ring, which other processes read
+//! si_ring_entries = 65536         # a power of two; a reader further behind is told to reset
 //! status_socket = "/run/pagewire/42-0.sock"    # where `pagewire status` asks; a usual place
 //!
 //! [[peers]]
@@ -51,6 +53,7 @@ use crate::{
     view::{View, ViewError},
 };
 use pagewire_protocol::{ClusterId, Epoch, Incarnation, InstanceId, PageSize};
+use pagewire_si::{RingConfig, RingError, RingWriter};
 use pagewire_transport::{
     ArenaConfig, ClusterKey, ClusterKeyError, EndpointConfig, LaneCredits, LinkPolicy,
     link::verbs::Overrides,
@@ -135,6 +138,11 @@ pub struct NodeConfig {
     pub rdma: Overrides,
     /// Where a running node answers `pagewire status`; without one, in a usual place.
     pub status_socket: Option<PathBuf>,
+    /// File of the ring that invalidations are written to; without one it is in memory without a name,
+    /// for readers in this process.
+    pub si_ring: Option<PathBuf>,
+    /// Messages that the ring holds, a power of two.
+    pub si_ring_entries: u32,
     /// Receives posted for each peer.
     pub credits: LaneCredits,
 }
@@ -186,6 +194,8 @@ impl NodeConfig {
             transport: LinkPolicy::Auto,
             rdma: Overrides::default(),
             status_socket: None,
+            si_ring: None,
+            si_ring_entries: 1 << 16,
             credits: LaneCredits::default(),
         }
     }
@@ -232,6 +242,15 @@ impl NodeConfig {
             return chosen;
         }
         EndpointConfig::new(self.cluster, self.instance, self.listen).incarnation
+    }
+
+    /// The ring for invalidations, of this life.
+    pub(crate) fn open_si_ring(&self, incarnation: Incarnation) -> Result<RingWriter, RingError> {
+        let (cluster, instance) = (self.cluster, self.instance);
+        let ring = RingConfig { cluster, instance, incarnation, entries: self.si_ring_entries };
+        self.si_ring
+            .as_deref()
+            .map_or_else(|| RingWriter::in_memory(&ring), |path| RingWriter::open(path, &ring))
     }
 
     /// What the fabric is told, as the first shard would say it; reads the cluster key.

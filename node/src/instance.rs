@@ -7,11 +7,25 @@ use crate::{
     latency::GrantLatencies,
     ledger::workload::{PageWrite, Pages},
     runtime::{End, Handle, Node, NodeError, PeerLinks, ReadGuard, WhyTcp, WriteGuard},
+    si::{PublishError, Publisher},
     view::View,
 };
-use pagewire_protocol::{BufferTag, Incarnation, InstanceId, LinkKind, Lsn, TcpReason};
+use pagewire_protocol::{
+    BufferTag, Incarnation, InstanceId, LinkKind, Lsn, SiMessage, TcpReason, si::CatcacheId,
+};
+use pagewire_si::{SiEntry, SiRead, SiReader};
 use pagewire_transport::arena::LeaseExpired;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    net::SocketAddr,
+    ops::Deref,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long there may be no room for one more invalidation.
+const PUBLISH_LIMIT: Duration = Duration::from_secs(30);
 
 /// A running node that an agent drives.
 #[derive(Debug)]
@@ -31,7 +45,7 @@ impl NodeInstance {
 }
 
 impl Instance for NodeInstance {
-    type Worker = Handle;
+    type Worker = Worker;
 
     fn identity(&self) -> (InstanceId, Incarnation) {
         self.node.identity()
@@ -80,8 +94,10 @@ impl Instance for NodeInstance {
         self.node.take_longest_wait()
     }
 
-    fn worker(&self) -> Result<Handle, String> {
-        self.node.handle().map_err(|e| e.to_string())
+    fn worker(&self) -> Result<Worker, String> {
+        let handle = self.node.handle().map_err(|e| e.to_string())?;
+        let reader = self.node.si_reader().map_err(|e| e.to_string())?;
+        Ok(Worker { handle, publisher: self.node.si_publisher(), reader: RefCell::new(reader) })
     }
 
     fn flush(&self) -> Result<(), String> {
@@ -120,28 +136,89 @@ impl Instance for NodeInstance {
     }
 }
 
-impl GrantTimes for Handle {
+/// One worker's access to pages, and to invalidations.
+#[derive(Debug)]
+pub struct Worker {
+    handle: Handle,
+    publisher: Publisher,
+    reader: RefCell<SiReader>,
+}
+
+/// A page that a worker holds exclusively.
+#[derive(Debug)]
+pub struct WorkerWrite<'a> {
+    guard: WriteGuard<'a>,
+    publisher: &'a Publisher,
+    database: u32,
+}
+
+impl GrantTimes for Worker {
     fn latencies(&self) -> GrantLatencies {
-        Self::latencies(self)
+        self.handle.latencies()
     }
 }
 
-impl Pages for Handle {
+impl Pages for Worker {
     type Read<'a> = ReadGuard<'a>;
-    type Write<'a> = WriteGuard<'a>;
+    type Write<'a> = WorkerWrite<'a>;
     type Error = AcquireError;
 
     fn read(&self, tag: BufferTag) -> Result<ReadGuard<'_>, AcquireError> {
-        Self::read(self, tag)
+        self.handle.read(tag)
     }
 
-    fn write(&self, tag: BufferTag) -> Result<WriteGuard<'_>, AcquireError> {
-        Self::write(self, tag)
+    fn write(&self, tag: BufferTag) -> Result<WorkerWrite<'_>, AcquireError> {
+        let (publisher, database) = (&self.publisher, tag.database);
+        Ok(WorkerWrite { guard: self.handle.write(tag)?, publisher, database })
+    }
+
+    fn can_publish(&self) -> bool {
+        true
+    }
+
+    fn moved(&self, forget: &mut dyn FnMut(Option<u32>)) {
+        let mut reader = self.reader.borrow_mut();
+        let mut entries = [SiEntry::default(); 64];
+        while reader.has_new() {
+            match reader.read(&mut entries) {
+                SiRead::Messages(count) => {
+                    for entry in &entries[..count] {
+                        if let Ok(SiMessage::Catcache { hash, .. }) = entry.message() {
+                            forget(Some(hash));
+                        }
+                    }
+                }
+                SiRead::Reset => forget(None),
+                // The ring is this process's own: it lasts as long as its node.
+                SiRead::Gone => return forget(None),
+            }
+        }
     }
 }
 
-impl PageWrite for WriteGuard<'_> {
+impl Deref for WorkerWrite<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.guard
+    }
+}
+
+impl PageWrite for WorkerWrite<'_> {
     fn update(&mut self, change: &mut dyn FnMut(&mut [u8])) -> Result<Lsn, LeaseExpired> {
-        WriteGuard::update(self, change)
+        self.guard.update(change)
+    }
+
+    fn publish_moved(&mut self, block: u32) -> Result<(), String> {
+        let (cache, database) = (CatcacheId::default(), self.database);
+        let message = SiMessage::Catcache { cache, database, hash: block };
+        let deadline = Instant::now() + PUBLISH_LIMIT;
+        loop {
+            match self.guard.publish(self.publisher, &[message]) {
+                Ok(_ticket) => return Ok(()),
+                Err(PublishError::Full { .. }) if Instant::now() < deadline => thread::yield_now(),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
     }
 }

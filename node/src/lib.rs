@@ -22,6 +22,7 @@ pub mod planted;
 pub mod random;
 pub mod roster;
 pub mod runtime;
+pub mod si;
 pub mod si_cmd;
 mod signals;
 pub mod status;

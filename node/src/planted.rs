@@ -71,6 +71,19 @@ mod on {
         ("nobody_adopts_the_duty", "the duty to write of who died passes to nobody"),
         ("forget_what_was_in_transit", "a dirty copy in transit to one who died is no past image"),
         ("nothing_is_ever_lost", "a page that died with its holder is read from storage at once"),
+        (
+            "si_acknowledge_what_is_held_back",
+            "invalidations are acknowledged that are not in the ring",
+        ),
+        ("si_forget_a_member", "invalidations count as delivered without the last member's word"),
+        ("si_forget_the_later_view", "a later view in an acknowledgement holds no ticket up"),
+        (
+            "si_let_go_before_delivery",
+            "a page is let go before what was published under it is delivered",
+        ),
+        ("si_lanes_in_any_order", "a batch of invalidations that overtook others is not held back"),
+        ("si_begin_without_reset", "the ring is not reset when a stream begins"),
+        ("si_no_reset_for_the_dead", "the ring is not reset when a publisher has died"),
     ];
 
     thread_local! {

@@ -171,7 +171,10 @@ fn the_report_for_people_has_the_table_and_the_verdict() {
     assert!(stdout.starts_with("3 instances x 2 workers over tcp, 600 pages"), "{stdout}");
     let verdict = stdout.lines().last().expect("a last line");
     assert!(verdict.starts_with("VERIFIED: total "), "{stdout}");
-    assert!(verdict.ends_with("0 lost updates, 0 bad checksums, 0 failed audits"), "{stdout}");
+    assert!(
+        verdict.ends_with("0 lost updates, 0 bad checksums, 0 failed audits, 0 stale uses"),
+        "{stdout}"
+    );
 }
 
 // ---- arguments -----------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ mod pages;
 mod redo;
 mod report;
 mod rest;
+mod si;
 mod step;
 mod storage;
 mod trace;
@@ -122,6 +123,8 @@ struct Cluster {
     last_waiter: u64,
     /// Instances whose core has more to do.
     agains: Vec<usize>,
+    /// Instances that have something to do about invalidations.
+    si_work: Vec<usize>,
     /// What each instance has parked, the oldest first.
     parked: Vec<Vec<Parked>>,
     /// The page that came with the event that is being handled.
@@ -212,6 +215,7 @@ impl Cluster {
             habit: Habit::Mixed,
             last_waiter: 0,
             agains: Vec::new(),
+            si_work: Vec::new(),
             parked: ids.iter().map(|_| Vec::new()).collect(),
             incoming: None,
             effects: Vec::new(),

@@ -108,6 +108,10 @@ pub struct Report {
     pub audit_failures: u64,
     /// Reads of read-only pages.
     pub reads: u64,
+    /// Invalidations that it published.
+    pub invalidations: u64,
+    /// Times that a cache was used which an invalidation should have cleared.
+    pub stale_uses: u64,
     /// Pages sent to other instances.
     pub pages_shipped: u64,
     /// Bytes of those messages.

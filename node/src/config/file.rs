@@ -3,6 +3,7 @@
 use super::{ConfigError, NodeConfig, PeerConfig};
 use crate::status::place::PATH_MAX_BYTES;
 use pagewire_protocol::{ClusterId, InstanceId, PageSize};
+use pagewire_si::{ENTRIES_MAX, ENTRIES_MIN};
 use pagewire_transport::{LinkPolicy, link::verbs::Overrides};
 use serde::Deserialize;
 use std::{
@@ -15,6 +16,7 @@ use std::{
 pub(super) const RANGES: &[(&str, &str)] = &[
     ("storage", "the path of a folder"),
     ("cluster_key", "the path of a file"),
+    ("si_ring", "the path of a file"),
     ("rdma_device", "the name of an RDMA device, such as \"mlx5_0\""),
     ("cluster", "a number from 0 to 18446744073709551615"),
     ("instance", "a number from 0 to 63"),
@@ -37,6 +39,7 @@ pub(super) const RANGES: &[(&str, &str)] = &[
     ("transport", "\"auto\", \"verbs\" or \"tcp\""),
     ("rdma_port", "1 to 255"),
     ("rdma_gid_index", "0 to 255"),
+    ("si_ring_entries", "a power of two from 16 to 16777216"),
     ("status_socket", SOCKET),
 ];
 
@@ -56,6 +59,9 @@ const ACQUIRE_TIMEOUT_MS: RangeInclusive<u64> = 1..=86_400_000;
 const KEEPALIVE_MS: RangeInclusive<u64> = 1..=3_600_000;
 const PEER_TIMEOUT_MS: RangeInclusive<u64> = 2..=86_400_000;
 const RDMA_PORT: RangeInclusive<u8> = 1..=u8::MAX;
+
+const SI_RING_ENTRIES: RangeInclusive<u32> = ENTRIES_MIN..=ENTRIES_MAX;
+const _: () = assert!(ENTRIES_MIN == 16 && ENTRIES_MAX == 16_777_216);
 
 fn range_of(key: &str) -> &'static str {
     RANGES.iter().find(|(known, _)| *known == key).map_or("another value", |(_, range)| range)
@@ -143,6 +149,8 @@ struct FileConfig {
     rdma_port: Option<u8>,
     // A queue pair has 8 bits for it (`ibv_global_route.sgid_index`).
     rdma_gid_index: Option<u8>,
+    si_ring: Option<PathBuf>,
+    si_ring_entries: Option<u32>,
     status_socket: Option<PathBuf>,
 }
 
@@ -267,6 +275,12 @@ impl NodeConfig {
                 port: file.rdma_port,
                 gid_index: file.rdma_gid_index.map(u32::from),
             },
+            si_ring: Some(
+                file.si_ring.unwrap_or_else(|| {
+                    pagewire_si::default_path(ClusterId(file.cluster), instance)
+                }),
+            ),
+            si_ring_entries: file.si_ring_entries.unwrap_or(defaults.si_ring_entries),
             status_socket: file.status_socket,
             ..defaults
         })
@@ -286,6 +300,11 @@ impl NodeConfig {
         check(path, "acquire_timeout_ms", &self.acquire_timeout_ms, &ACQUIRE_TIMEOUT_MS)?;
         check(path, "keepalive_ms", &self.keepalive_ms, &KEEPALIVE_MS)?;
         check(path, "peer_timeout_ms", &self.peer_timeout_ms, &PEER_TIMEOUT_MS)?;
+        check(path, "si_ring_entries", &self.si_ring_entries, &SI_RING_ENTRIES)?;
+        if !self.si_ring_entries.is_power_of_two() {
+            let (key, found) = ("si_ring_entries", self.si_ring_entries.to_string());
+            return Err(ConfigError::value(path, key, found, range_of(key)));
+        }
         check(path, "rdma_port", &self.rdma.port.unwrap_or(1), &RDMA_PORT)?;
         if self.rdma.device.as_ref().is_some_and(String::is_empty) {
             let expected = range_of("rdma_device");

@@ -162,13 +162,14 @@ fn values_out_of_range_say_what_is_expected() {
         ("status_socket = \"/run/a\\u0000b\"", "\"/run/a\\0b\", expected an absolute path"),
         ("status_socket = \"/run/a\\nb\"", "\"/run/a\\nb\", expected an absolute path"),
         ("status_socket = \"/run/a\\u007fb\"", "no control characters"),
+        ("si_ring_entries = 1000", "si_ring_entries is 1000, expected a power of two"),
         ("transport = \"rdma\"", "\"rdma\", expected \"auto\", \"verbs\" or \"tcp\""),
     ] {
         let error = parse(&format!("{GOOD}{line}\n")).unwrap_err();
         assert!(error.contains(expected), "{error}");
     }
     for value in ["99999999999", "-1", "1.5", "\"8\"", "99999999999999999999"] {
-        for (key, range) in RANGES.iter().skip(5) {
+        for (key, range) in RANGES.iter().skip(6) {
             let error = parse(&format!("{GOOD}{key} = {value} # odd\n")).unwrap_err();
             let told = format!("{key} is {value}, expected {range}");
             assert!(error.contains(&told), "{told} in: {error}");

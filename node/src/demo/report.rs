@@ -119,6 +119,10 @@ pub struct DemoReport {
     pub audits_per_s: f64,
     /// Audits whose sum was wrong.
     pub audit_failures: u64,
+    /// Invalidations that were published.
+    pub invalidations: u64,
+    /// Times that a cache was used which an invalidation should have cleared.
+    pub stale_uses: u64,
     /// True when the verifier found nothing wrong.
     pub verified: bool,
     /// What that proves.
@@ -163,7 +167,8 @@ impl DemoReport {
         }
         let (transfers, audits) = (sum(|r| r.transfers), sum(|r| r.audits));
         let audit_failures = sum(|r| r.audit_failures);
-        let verdict = match found.verified && audit_failures == 0 {
+        let stale_uses = sum(|r| r.stale_uses);
+        let verdict = match found.verified && audit_failures == 0 && stale_uses == 0 {
             false => Verdict::NotVerified,
             true if setting.accounts < ACCOUNTS_MIN => Verdict::NothingToMove,
             true => Verdict::Verified,
@@ -181,6 +186,8 @@ impl DemoReport {
             transfers_per_s: rate(transfers),
             audits_per_s: rate(audits),
             audit_failures,
+            invalidations: sum(|r| r.invalidations),
+            stale_uses,
             verified: found.verified,
             verdict,
             total_before: found.total_before,
@@ -240,6 +247,7 @@ impl DemoReport {
             ("transfers", self.transfers, rate(self.transfers_per_s)),
             ("audits", self.audits, rate(self.audits_per_s)),
             ("reads", self.reads, String::new()),
+            ("invalidations", self.invalidations, String::new()),
         ] {
             writeln!(
                 out,
@@ -307,12 +315,13 @@ impl DemoReport {
         };
         format!(
             "{verdict}: total {} before, {} after; {} lost updates, {} bad checksums, \
-             {} failed audits",
+             {} failed audits, {} stale uses",
             self.total_before,
             self.total_after,
             self.lost_updates,
             self.bad_checksums,
-            self.audit_failures
+            self.audit_failures,
+            self.stale_uses
         )
     }
 
@@ -408,6 +417,17 @@ mod tests {
     }
 
     #[test]
+    fn a_stale_use_fails_the_run() {
+        let found = Verification { verified: true, ..Verification::default() };
+        let one = Report { invalidations: 7, stale_uses: 1, ..Report::default() };
+        let setting = report(true).setting;
+        let report = DemoReport::new(setting, Duration::from_secs(1), &[one], &found);
+        assert!(!report.passed() && (report.invalidations, report.stale_uses) == (7, 1));
+        let table = report.table();
+        assert!(table.contains("NOT VERIFIED") && table.contains("1 stale uses"), "{table}");
+    }
+
+    #[test]
     fn what_the_links_were_on_is_told_with_the_reasons() {
         let report = report(true);
         let json = serde_json::to_value(&report).expect("JSON");
@@ -449,6 +469,8 @@ mod tests {
             "transfers_per_s",
             "audits_per_s",
             "audit_failures",
+            "invalidations",
+            "stale_uses",
             "problems",
         ] {
             assert!(json.get(field).is_some(), "{field}");

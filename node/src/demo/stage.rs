@@ -218,8 +218,9 @@ fn config(
     arena_mib: u32,
 ) -> String {
     // A JSON string is a TOML basic string.
-    let [storage, cluster_key] =
-        [storage, cluster_key].map(|path| serde_json::Value::from(path.to_string_lossy()));
+    let ring = storage.with_file_name(format!("si-ring-{instance}"));
+    let [storage, cluster_key, ring] = [storage, cluster_key, ring.as_path()]
+        .map(|path| serde_json::Value::from(path.to_string_lossy()));
     let members: Vec<usize> = (0..members).collect();
     format!(
         "cluster = {cluster}\n\
@@ -228,6 +229,7 @@ fn config(
          listen = \"127.0.0.1:0\"\n\
          storage = {storage}\n\
          cluster_key = {cluster_key}\n\
+         si_ring = {ring}\n\
          page_size = {}\n\
          arena_mb = {arena_mib}\n",
         PAGE_SIZE.bytes()

@@ -4,7 +4,7 @@
 //!         pd_lower   aligned up to 8                               pd_upper
 //!  items ----|-------|===== account record, 40 bytes =====|-----------|---- tuples
 //!            <------------------ at least 64 bytes ------------------->
-//!  record: magic 4 | crc 4 | balance 8 | transfers 8 | last sequence 8 | last instance 2 | 0 x 6
+//!  record: magic 4 | crc 4 | balance 8 | transfers 8 | last sequence 8 | last instance 2 | place 4 | 0 x 2
 //! ```
 //! Invariants: PostgreSQL never reads the hole between `pd_lower` and `pd_upper`, so the record
 //! changes nothing for it; the record is written only under an exclusive guard, and `pd_lower` does
@@ -43,7 +43,8 @@ struct Record {
     transfers: U64,
     last_sequence: U64,
     last_instance: U16,
-    reserved: [u8; 6],
+    place: U32,
+    reserved: [u8; 2],
 }
 
 const _: () = assert!(size_of::<Record>() == RECORD_BYTES);
@@ -67,6 +68,8 @@ pub struct Account {
     pub transfers: u64,
     /// The last transfer that touched it.
     pub last: TransferId,
+    /// Where the account is: what instances cache of it. Changes now and then.
+    pub place: u32,
 }
 
 /// Why a page has no readable account.
@@ -162,6 +165,7 @@ pub fn read(page: &[u8]) -> Result<Account, AccountError> {
             instance: InstanceId(record.last_instance.get()),
             sequence: record.last_sequence.get(),
         },
+        place: record.place.get(),
     })
 }
 
@@ -178,7 +182,8 @@ pub fn write(page: &mut [u8], account: &Account) -> Result<(), AccountError> {
         transfers: account.transfers.into(),
         last_sequence: account.last.sequence.into(),
         last_instance: account.last.instance.0.into(),
-        reserved: [0; 6],
+        place: account.place.into(),
+        reserved: [0; 2],
     };
     record.crc = crc32c(&[&record.as_bytes()[CRC_FROM_BYTE..]]).into();
     page[offset..offset + RECORD_BYTES].copy_from_slice(record.as_bytes());
@@ -226,6 +231,7 @@ mod tests {
             balance: -7,
             transfers: 3,
             last: TransferId { instance: InstanceId(2), sequence: 99 },
+            place: 7,
         };
         write(&mut page, &account).expect("room for an account");
         assert_eq!(find(&page), Ok(32));

@@ -6,7 +6,10 @@
 //!   5 %  read:     S on one read-only page, its checksum must be right
 //! ```
 //! Invariants: guards of one action are taken in tag order; a transfer is in the log before its
-//! guards drop; a page without an account is never written. A worker belongs to one thread; what the
+//! guards drop; a page without an account is never written. Now and then a transfer moves its first
+//! account to another place: every worker caches the places of the accounts that it audits, and has
+//! nothing but invalidations to know when one is stale. An audit that finds a stale place in its cache
+//! counts it: there must be none. A worker belongs to one thread; what the
 //! workers of an instance share is in [`Ledger`].
 
 use super::{
@@ -21,6 +24,7 @@ use pagewire_protocol::{
 };
 use pagewire_transport::arena::LeaseExpired;
 use std::{
+    collections::BTreeMap,
     fmt::Display,
     ops::Deref,
     path::Path,
@@ -55,6 +59,17 @@ pub trait Pages {
     /// # Errors
     /// As [`Pages::read`].
     fn write(&self, tag: BufferTag) -> Result<Self::Write<'_>, Self::Error>;
+
+    /// Whether [`PageWrite::publish_moved`] reaches everyone.
+    fn can_publish(&self) -> bool {
+        false
+    }
+
+    /// Tells what was published since this thread asked last: the block of an account that moved, or
+    /// `None` for all of them.
+    fn moved(&self, forget: &mut dyn FnMut(Option<u32>)) {
+        let _ = forget;
+    }
 }
 
 /// A page held exclusively.
@@ -65,12 +80,24 @@ pub trait PageWrite: Deref<Target = [u8]> {
     /// # Errors
     /// [`LeaseExpired`]: nothing was changed that counts.
     fn update(&mut self, change: &mut dyn FnMut(&mut [u8])) -> Result<Lsn, LeaseExpired>;
+
+    /// Publishes that the account of `block`, which is this page's, has moved: whoever gets the page
+    /// afterwards can know.
+    ///
+    /// # Errors
+    /// When it cannot be published, in words.
+    fn publish_moved(&mut self, block: u32) -> Result<(), String> {
+        Err(format!("nobody would hear that the account of block {block} has moved"))
+    }
 }
 
 /// Of a hundred actions so many are transfers.
 pub const TRANSFER_PERCENT: u32 = 80;
 /// Of a hundred actions so many are audits; the rest are reads.
 pub const AUDIT_PERCENT: u32 = 15;
+
+/// One in so many transfers of an instance moves an account.
+pub const TRANSFERS_PER_MOVE: u64 = 16;
 
 /// Greatest amount of one transfer.
 const AMOUNT_MAX: u32 = 100;
@@ -123,6 +150,10 @@ pub struct Counts {
     pub audit_failures: AtomicU64,
     /// Reads of read-only pages.
     pub reads: AtomicU64,
+    /// Accounts that were moved, and whose move was published.
+    pub moves: AtomicU64,
+    /// Places in a cache that were stale when they were used.
+    pub stale_uses: AtomicU64,
 }
 
 impl Counts {
@@ -130,6 +161,9 @@ impl Counts {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }
+
+/// What a worker has cached: where the account of each block is.
+type Places = BTreeMap<u32, u32>;
 
 /// What the workers of one instance share.
 #[derive(Debug)]
@@ -188,12 +222,13 @@ impl Ledger {
         random: &mut Random,
         stop: &AtomicBool,
     ) -> Result<(), WorkerError> {
+        let mut places = Places::new();
         while !stop.load(Ordering::Relaxed) {
             match self.choose(random) {
                 Some(Action::Transfer { from, to, amount }) => {
                     self.transfer(pages, from, to, amount)?;
                 }
-                Some(Action::Audit(group)) => self.audit(pages, group)?,
+                Some(Action::Audit(group)) => self.audit(pages, group, &mut places)?,
                 Some(Action::Read(block)) => self.read(pages, block)?,
                 None => std::thread::park_timeout(IDLE_WAIT),
             }
@@ -239,12 +274,20 @@ impl Ledger {
         // Only now, so that a sequence is never lost to a page that could not be had.
         let sequence = self.last_sequence.fetch_add(1, Ordering::Relaxed) + 1;
         let id = TransferId { instance: self.instance, sequence };
+        let moves = pages.can_publish() && sequence.is_multiple_of(TRANSFERS_PER_MOVE);
+        let place = from_before.place.wrapping_add(u32::from(moves));
+        let from_before = Account { place, ..from_before };
         let transfer = Transfer {
             id,
             amount,
             from: self.post(from_page, from, from_before, -amount, id)?,
             to: self.post(to_page, to, to_before, amount, id)?,
         };
+        if moves {
+            let published = from_page.publish_moved(from);
+            published.map_err(|error| refused(self.manifest.tag(from), "for a move", &error))?;
+            Counts::add(&self.counts.moves);
+        }
         self.log.lock().unwrap_or_else(PoisonError::into_inner).append(&transfer)?;
         drop((low, high));
         Counts::add(&self.counts.transfers);
@@ -262,7 +305,7 @@ impl Ledger {
     ) -> Result<Side, WorkerError> {
         let before = page::lsn(page);
         let balance = account.balance.wrapping_add(delta);
-        let account = Account { balance, transfers: account.transfers + 1, last };
+        let account = Account { balance, transfers: account.transfers + 1, last, ..account };
         let mut written = Ok(());
         let tag = self.manifest.tag(block);
         let after = page.update(&mut |page| written = account::write(page, &account));
@@ -271,14 +314,29 @@ impl Ledger {
         Ok(Side { block, before, after, balance })
     }
 
-    fn audit<P: Pages>(&self, pages: &P, group: &[u32]) -> Result<(), WorkerError> {
+    fn audit<P: Pages>(
+        &self,
+        pages: &P,
+        group: &[u32],
+        places: &mut Places,
+    ) -> Result<(), WorkerError> {
         let mut guards = Vec::with_capacity(group.len());
         for block in group {
             guards.push(self.hold_for_read(pages, *block)?);
         }
+        // Once the pages are held: not before.
+        pages.moved(&mut |block| match block {
+            Some(block) => drop(places.remove(&block)),
+            None => places.clear(),
+        });
         let (mut sum, mut expected) = (0, 0);
         for (page, block) in guards.iter().zip(group) {
-            sum += i128::from(self.account(page, *block)?.balance);
+            let account = self.account(page, *block)?;
+            if *places.entry(*block).or_insert(account.place) != account.place {
+                Counts::add(&self.counts.stale_uses);
+                places.insert(*block, account.place);
+            }
+            sum += i128::from(account.balance);
             expected += i128::from(self.manifest.initial_balance);
         }
         if sum != expected {

@@ -17,6 +17,8 @@ pub(super) enum Command {
     Withdraw { sequence: u32, tag: BufferTag },
     /// The last pin on a page that is being revoked is gone.
     Unpinned(FrameIndex),
+    /// Keep this pin until everything is delivered that was published up to here.
+    Keep(PinTicket, u64),
     /// The last word: here is what has not been taken.
     Gone(Consumer<Completion>),
 }

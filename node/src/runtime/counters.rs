@@ -28,6 +28,14 @@ pub struct NodeCounters {
     pub guides_sent: Counter,
     /// Messages that were no PCM message of this version.
     pub bad_messages: Counter,
+    /// Invalidations published here that have left.
+    pub si_published: Counter,
+    /// Those of them that every member has.
+    pub si_acknowledged: Counter,
+    /// Invalidations of others that were written into the ring.
+    pub si_delivered: Counter,
+    /// Times the readers of the ring were told to reset, its opening aside.
+    pub si_resets: Counter,
     /// Times a message made this instance want a page that was not there, or not as it must be, or
     /// granted what was not asked for.
     pub protocol_errors: Counter,
@@ -54,6 +62,10 @@ impl NodeCounters {
             views_contradicted: total(|c| &c.views_contradicted),
             guides_sent: total(|c| &c.guides_sent),
             bad_messages: total(|c| &c.bad_messages),
+            si_published: total(|c| &c.si_published),
+            si_acknowledged: total(|c| &c.si_acknowledged),
+            si_delivered: total(|c| &c.si_delivered),
+            si_resets: total(|c| &c.si_resets),
             protocol_errors: total(|c| &c.protocol_errors),
         }
     }

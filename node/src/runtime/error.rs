@@ -2,6 +2,7 @@
 
 use crate::{store::StoreError, view::ViewError};
 use pagewire_protocol::InstanceId;
+use pagewire_si::RingError;
 use pagewire_transport::{ClusterKeyError, TransportError};
 use std::{io, net::SocketAddr};
 
@@ -21,6 +22,9 @@ pub enum NodeError {
     /// The fabric cannot be set up.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The ring for invalidations cannot be used.
+    #[error(transparent)]
+    SiRing(#[from] RingError),
     /// The arena leaves no room for pages.
     #[error("the arena has {frames} frames, expected at least {needed}: raise `arena_mb`")]
     ArenaTooSmall {

@@ -4,7 +4,8 @@ use super::{
     command::{Command, Grant},
     line::Line,
 };
-use pagewire_protocol::{Lsn, page};
+use crate::si::{PublishError, Publisher, Ticket};
+use pagewire_protocol::{Lsn, SiMessage, page};
 use pagewire_transport::arena::{ExclusivePin, LeaseExpired, SharedPin};
 use std::{cell::RefCell, mem, ops::Deref};
 
@@ -63,12 +64,14 @@ impl Drop for ReadGuard<'_> {
 pub struct WriteGuard<'a> {
     line: &'a Line,
     pin: Option<ExclusivePin<'a>>,
+    /// What was published under it last.
+    published: Option<Ticket>,
 }
 
 impl<'a> WriteGuard<'a> {
     #[inline]
     pub(super) fn new(line: &'a Line, pin: ExclusivePin<'a>) -> Self {
-        Self { line, pin: Some(pin) }
+        Self { line, pin: Some(pin), published: None }
     }
 
     /// What the shard has pinned.
@@ -85,6 +88,25 @@ impl WriteGuard<'_> {
     #[inline]
     pub fn page(&self) -> Result<&[u8], LeaseExpired> {
         self.pin.as_ref().map_or(Err(LeaseExpired), ExclusivePin::page)
+    }
+
+    /// Publishes invalidations of what the page says: whoever is granted the page after this guard, here
+    /// or on another instance, finds them in its instance's ring. The guard may be dropped at once:
+    /// nobody gets the page before they are delivered.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing is published.
+    pub fn publish(
+        &mut self,
+        publisher: &Publisher,
+        messages: &[SiMessage],
+    ) -> Result<Ticket, PublishError> {
+        if !publisher.is_of(&self.line.shared().si) {
+            return Err(PublishError::OtherInstance);
+        }
+        let ticket = publisher.publish(messages)?;
+        self.published = Some(ticket.clone());
+        Ok(ticket)
     }
 
     /// Changes the page: runs `change` on it and gives it its next version, which is returned.
@@ -170,6 +192,10 @@ impl Deref for WriteGuard<'_> {
 impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
         let Some(pin) = self.pin.take() else { return };
+        let under_way = self.published.take().filter(|ticket| !ticket.may_let_go());
+        if let Some(ticket) = under_way {
+            return self.line.command(Command::Keep(pin.into_ticket(), ticket.position()));
+        }
         let index = pin.index();
         if pin.release() {
             self.line.command(Command::Unpinned(index));

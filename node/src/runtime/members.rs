@@ -41,9 +41,16 @@ impl Node {
         };
         let of_shards: Vec<_> =
             self.shards.iter().zip(0..).map(|(_, n)| of_shard(n)).collect::<Result<_, _>>()?;
+        // The first one before the others, as it is the one for invalidations: no shard may use a view
+        // that this one does not tell when it acknowledges, or has not reset its ring for.
         let mut asked = Vec::with_capacity(self.shards.len());
-        for (shard, addresses) in self.shards.iter().zip(of_shards) {
-            asked.push(shard.ask(|reply| Control::View(Arc::clone(view), addresses, reply))?);
+        for ((shard, addresses), number) in self.shards.iter().zip(of_shards).zip(0..) {
+            let answer = shard.ask(|reply| Control::View(Arc::clone(view), addresses, reply))?;
+            if number == 0 {
+                answer.wait()??;
+            } else {
+                asked.push(answer);
+            }
         }
         for answer in asked {
             answer.wait()??;
@@ -66,6 +73,9 @@ impl Node {
     }
 
     /// All redo of a life that has ended is applied.
+    ///
+    /// To be told only when every member has put a view without that life in force: with it readers of
+    /// invalidations reset, as that life may have published what it changed to some members only.
     ///
     /// # Errors
     /// [`NodeError::Stopped`], [`NodeError::Panicked`].

@@ -28,6 +28,7 @@ mod refusals;
 mod shard;
 mod shards;
 mod shared;
+mod si;
 
 pub use counters::NodeCounters;
 pub use error::NodeError;

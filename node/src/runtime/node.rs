@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     config::NodeConfig,
+    si::shared::SiShared,
     store::{Store, marks::Marks},
     view::View,
 };
@@ -23,6 +24,7 @@ use pagewire_transport::{
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -43,6 +45,8 @@ pub struct Node {
     longest_wait_ns: Arc<AtomicU64>,
     endpoint_counters: Vec<Arc<EndpointCounters>>,
     marks: Marks,
+    pub(super) si: Arc<SiShared>,
+    pub(super) si_ring: Option<PathBuf>,
 }
 
 impl Node {
@@ -72,7 +76,7 @@ impl Node {
         let (listen_address, identity) = (shards.listen_address(), shards.identity());
         // Before a peer can have a session with this instance, and look for it.
         marks.leave(identity.0, identity.1)?;
-        let longest_wait_ns = shards.longest_wait_ns();
+        let (longest_wait_ns, si) = (shards.longest_wait_ns(), shards.si());
         let shards = shards.run(config)?;
         let endpoint_counters = shards.iter().map(|s| Arc::clone(&s.endpoint_counters)).collect();
         let transport = config.transport;
@@ -86,6 +90,8 @@ impl Node {
             longest_wait_ns,
             endpoint_counters,
             marks,
+            si,
+            si_ring: config.si_ring.clone(),
         })
     }
 

@@ -312,6 +312,7 @@ mod tests {
             acquire_timeout: Duration::from_secs(1),
             longest_wait_ns: Arc::default(),
             panic: Panic::none_yet(0),
+            si: Arc::new(crate::si::shared::SiShared::new(1)),
         });
         (arena.clone(), Pool::new(arena, table, shared, 8, Arc::default()))
     }

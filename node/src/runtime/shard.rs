@@ -33,6 +33,7 @@ mod guides;
 mod later;
 mod leave;
 mod room;
+mod si;
 mod stats;
 mod views;
 
@@ -41,6 +42,7 @@ use ends::HandleEnds;
 use flush::Flushes;
 use guides::Guides;
 use leave::Leaving;
+use si::Si;
 use stats::Askers;
 
 use super::{
@@ -59,11 +61,12 @@ use super::{
 use crate::{
     config::{CACHE_PAGES_MIN, NodeConfig},
     grd::{Effect, Event as Input, Grd, TagMap},
+    si::shared::SiShared,
     store::Store,
 };
 use pagewire_protocol::{BufferTag, ClusterView, Epoch, Incarnation, InstanceId, Lane, Lsn, Pcm};
 use pagewire_transport::{
-    Arena, Endpoint, EndpointConfig, Frame, Received, counters::EndpointCounters,
+    Arena, Endpoint, EndpointConfig, Frame, Received, arena::PinTicket, counters::EndpointCounters,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -92,6 +95,8 @@ pub(super) struct Place {
     pub(super) longest_wait_ns: Arc<AtomicU64>,
     /// Its redo log.
     pub(super) redo: Arc<dyn RedoLog>,
+    /// Where its threads publish invalidations.
+    pub(super) si: Arc<SiShared>,
 }
 
 /// One shard; see the module.
@@ -156,6 +161,10 @@ pub struct Shard {
     /// By instance, the life that its session is with.
     lives: Vec<Incarnation>,
     refusals: Refusals,
+    /// On the first shard.
+    si: Option<Si>,
+    /// Pins of guards that are gone, and up to where what was published under them has to be delivered.
+    kept: Vec<(u64, PinTicket)>,
     counters: Arc<NodeCounters>,
 }
 
@@ -181,6 +190,7 @@ impl Shard {
             clock: Arc::default(),
             longest_wait_ns: Arc::default(),
             redo: Arc::new(NothingToFlush),
+            si: Arc::new(SiShared::new(1)),
         };
         Self::start(&config, &place)
     }
@@ -218,7 +228,16 @@ impl Shard {
             acquire_timeout: Duration::from_millis(config.acquire_timeout_ms),
             longest_wait_ns: Arc::clone(&place.longest_wait_ns),
             panic: Panic::none_yet(place.number),
+            si: Arc::clone(&place.si),
         });
+        place.si.meet(place.number, shared.waker.clone(), arena.lease());
+        let me = (config.instance, endpoint.config().incarnation);
+        let si = if place.number == 0 {
+            let ring = config.open_si_ring(me.1)?;
+            Some(Si::new(Arc::clone(&place.si), me, &view, ring, config.page_size.bytes()))
+        } else {
+            None
+        };
         let io = IoThreads::start(config.io_threads_of_shard(), &store, &arena, &shared.waker)
             .map_err(NodeError::Thread)?;
         let redo = Redo::new(Arc::clone(&place.redo), shared.waker.clone());
@@ -269,6 +288,8 @@ impl Shard {
             contradicting: BTreeSet::new(),
             lives: Vec::new(),
             refusals: Refusals::new(Instant::now()),
+            si,
+            kept: Vec::with_capacity(64),
             counters,
         })
     }
@@ -373,9 +394,15 @@ impl Shard {
     /// One turn. True when it found anything to do.
     pub fn poll(&mut self) -> bool {
         // First what local threads want, so that it leaves together with what the last turn left.
-        let busy = self.take_commands();
+        let busy = self.take_commands() | self.publish() | self.let_go();
         let (handles, io, redo) = (&self.handles, &self.io, &self.redo);
-        let work_waits = || handles.have_commands() || io.has_done() || redo.has_news();
+        let si = self.si.as_ref();
+        let work_waits = || {
+            handles.have_commands()
+                || io.has_done()
+                || redo.has_news()
+                || si.is_some_and(Si::has_queued)
+        };
         let events = self.endpoint.poll_spinning(work_waits);
         self.turn(busy || events)
     }
@@ -384,12 +411,14 @@ impl Shard {
     /// tells of work that the caller wakes the shard for.
     pub fn wait(&mut self, timeout: Duration, work_waits: impl FnOnce() -> bool) -> bool {
         let (handles, io, redo, later) = (&self.handles, &self.io, &self.redo, &self.later);
+        let may_let_go = self.may_let_go();
         // Nothing wakes the shard for what it only looks for now and then.
         let looks = self.leaving.is_some()
             || self.has_more
             || !self.guides.is_empty()
             || !self.waiting.is_empty()
-            || self.redo.asks_again();
+            || self.redo.asks_again()
+            || self.si.as_ref().is_some_and(Si::has_queued);
         let timeout = if looks { timeout.min(LOOK_AGAIN) } else { timeout };
         let events = self.endpoint.wait(timeout, || {
             io.has_done()
@@ -397,6 +426,7 @@ impl Shard {
                 || work_waits()
                 || !later.is_empty()
                 || handles.have_commands()
+                || may_let_go
         });
         self.turn(events)
     }
@@ -407,7 +437,8 @@ impl Shard {
         while let Some(event) = self.endpoint.next_event() {
             self.on_event_in_turn(event);
         }
-        if mem::take(&mut self.is_awaited) {
+        let acknowledges = self.acknowledge_si();
+        if mem::take(&mut self.is_awaited) || acknowledges {
             // The rest of this turn would only make it late.
             self.endpoint.flush();
         }
@@ -420,7 +451,9 @@ impl Shard {
         }
         self.take_flushed();
         self.run();
+        busy |= self.let_go();
         self.outbox.pump(&mut self.endpoint);
+        busy |= self.publish();
         self.make_room();
         self.flush_on();
         self.send_guides();

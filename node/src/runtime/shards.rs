@@ -12,9 +12,10 @@ use super::{
     shard::{Place, Shard},
     shared::Panic,
 };
-use crate::{config::NodeConfig, view::View};
+use crate::{config::NodeConfig, si::shared::SiShared, view::View};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use pagewire_protocol::{BufferTag, Incarnation, InstanceId, Stat};
+use pagewire_si::SiReader;
 use pagewire_transport::{
     Arena, TransportError, Waker,
     counters::EndpointCounters,
@@ -48,6 +49,7 @@ pub(super) enum Control {
     LeaseLost(Sender<()>),
     RedoDone(InstanceId, Incarnation, Sender<()>),
     Leave(Sender<()>),
+    SiReader(Sender<Result<SiReader, NodeError>>),
     StatPage(BufferTag, Sender<(InstanceId, Stat)>),
     StatInstance(InstanceId, Sender<(InstanceId, Stat)>),
     Loading(Sender<usize>),
@@ -103,7 +105,7 @@ impl<T> Answer<'_, T> {
 
 /// The shards of an instance before they run.
 #[derive(Debug)]
-pub(super) struct Shards(Vec<Shard>, Arc<AtomicU64>);
+pub(super) struct Shards(Vec<Shard>, Arc<AtomicU64>, Arc<SiShared>);
 
 /// Address of shard `number` of the instance whose first shard listens on `first`.
 pub(super) fn address(first: SocketAddr, number: u16) -> Result<SocketAddr, NodeError> {
@@ -135,6 +137,7 @@ impl Shards {
             clock: Arc::<AtomicU64>::default(),
             longest_wait_ns: Arc::default(),
             redo: Arc::clone(redo),
+            si: Arc::new(SiShared::new(config.shards)),
         };
         let mut shards = vec![Shard::start(config, &place)?];
         let first = shards[0].listen_address();
@@ -142,12 +145,17 @@ impl Shards {
             (place.number, place.listen) = (number, address(first, number)?);
             shards.push(Shard::start(config, &place)?);
         }
-        Ok(Self(shards, place.longest_wait_ns))
+        Ok(Self(shards, place.longest_wait_ns, place.si))
     }
 
     /// Where the longest wait for a page is noted, in nanoseconds.
     pub(super) fn longest_wait_ns(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.1)
+    }
+
+    /// Where invalidations are published.
+    pub(super) fn si(&self) -> Arc<SiShared> {
+        Arc::clone(&self.2)
     }
 
     /// Where the first listens.
@@ -264,6 +272,7 @@ impl Driver {
                     let _ = reply.send(());
                 }
                 Control::Leave(reply) => shard.leave(reply),
+                Control::SiReader(reply) => drop(reply.send(shard.si_reader())),
                 Control::StatPage(tag, reply) => shard.ask_about_page(tag, reply),
                 Control::StatInstance(of, reply) => shard.ask_about_instance(of, reply),
                 Control::Loading(reply) => drop(reply.send(shard.grd().loading().count())),

@@ -4,6 +4,7 @@
 //! whoever changes the page raises.
 
 use super::index::PageIndex;
+use crate::si::shared::SiShared;
 use pagewire_protocol::Lsn;
 use pagewire_transport::{
     FrameIndex, Waker,
@@ -30,6 +31,8 @@ pub(super) struct Shared {
     /// Longest wait for a page since somebody asked, in nanoseconds; of all shards.
     pub(super) longest_wait_ns: Arc<AtomicU64>,
     pub(super) panic: Arc<Panic>,
+    /// Where invalidations are published; of all shards.
+    pub(super) si: Arc<SiShared>,
 }
 
 impl Shared {

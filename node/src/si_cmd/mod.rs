@@ -70,7 +70,8 @@ pub enum SiError {
 /// Where the ring of the instance of `config` is.
 #[must_use]
 pub fn ring_of(config: &NodeConfig) -> PathBuf {
-    pagewire_si::default_path(config.cluster, config.instance)
+    let usual = || pagewire_si::default_path(config.cluster, config.instance);
+    config.si_ring.clone().unwrap_or_else(usual)
 }
 
 /// Which ring is followed, and for whom.

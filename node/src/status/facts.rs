@@ -49,8 +49,27 @@ pub struct Status {
     /// Connections and handshakes, of all shards together.
     #[serde(default)]
     pub connections: Connections,
+    /// Invalidations, published and received.
+    #[serde(default)]
+    pub invalidations: Invalidations,
     /// Its peers, by id.
     pub peers: Vec<PeerStatus>,
+}
+
+/// Invalidations, in messages, since the instance started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Invalidations {
+    /// Published here, and in the own ring.
+    pub published: u64,
+    /// Those of them that every member has.
+    pub acknowledged: u64,
+    /// Published here, and not acknowledged by all: tickets wait for them.
+    pub waiting: u64,
+    /// Of other instances, written into the own ring.
+    pub delivered: u64,
+    /// Times that the ring's readers were told to reset.
+    pub resets: u64,
 }
 
 /// Connections that came in or were dialled, before they are links. Of those that were turned away the
@@ -181,7 +200,19 @@ impl NodeFacts {
             view: self.node.view().epoch().0,
             members: members::of(&self.node),
             connections,
+            invalidations: self.invalidations(),
             peers,
+        }
+    }
+
+    fn invalidations(&self) -> Invalidations {
+        let counters = self.node.counters();
+        Invalidations {
+            published: counters.si_published.get(),
+            acknowledged: counters.si_acknowledged.get(),
+            waiting: self.node.si_waiting(),
+            delivered: counters.si_delivered.get(),
+            resets: counters.si_resets.get(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! A node's status for people. Pure.
 
 use super::{
-    facts::{Connections, NoLink, PeerStatus, Status},
+    facts::{Connections, Invalidations, NoLink, PeerStatus, Status},
     members::MemberStatus,
 };
 use std::{collections::BTreeMap, fmt::Write as _};
@@ -28,7 +28,17 @@ pub(super) fn of(status: &Status) -> String {
     }
     peers.iter().for_each(|of_peer| peer(&mut out, of_peer));
     connections(&mut out, &status.connections);
+    invalidations(&mut out, &status.invalidations);
     out
+}
+
+fn invalidations(out: &mut String, of_status: &Invalidations) {
+    let Invalidations { published, acknowledged, waiting, delivered, resets } = of_status;
+    let _ = writeln!(
+        out,
+        "invalidations published {published} (acknowledged {acknowledged}, waiting {waiting}), \
+         delivered {delivered}, resets {resets}"
+    );
 }
 
 /// What was turned away, by reason; the reasons that there are.
@@ -202,6 +212,13 @@ mod tests {
                 handshakes_dropped: 3,
                 refused_unproven: 2,
             },
+            invalidations: Invalidations {
+                published: 9,
+                acknowledged: 6,
+                waiting: 3,
+                delivered: 5,
+                resets: 2,
+            },
             peers: vec![one, other, mixed, down],
         };
         let expected = "\
@@ -224,6 +241,7 @@ instance 4: no link: it hung up, 1 s ago
 connections accepted 90, turned away 25 (no handshake 7, did not fit 6, wrong proof 5, repeated 4, too \
 slow 3)
   refused by peers' addresses without proof 2
+invalidations published 9 (acknowledged 6, waiting 3), delivered 5, resets 2
 ";
         assert_eq!(of(&status), expected);
         let counts = MemberCounts {
@@ -239,7 +257,9 @@ slow 3)
         let one = MemberStatus { instance: 0, leaving, partitions, counts: Some(counts) };
         let other = MemberStatus { instance: 1, leaving: true, partitions: 1, counts: None };
         let connections = Connections { accepted: 1, ..Connections::default() };
-        let alone = Status { peers: Vec::new(), members: vec![one, other], connections, ..status };
+        let invalidations = Invalidations::default();
+        let (peers, members) = (Vec::new(), vec![one, other]);
+        let alone = Status { peers, members, connections, invalidations, ..status };
         let expected = "\
 view 3, 2 members
 member 0 (this one): masters 4095 partitions
@@ -249,6 +269,7 @@ member 1, leaving: masters 1 partition
   it does not say what it has
 no peers
 connections accepted 1, turned away 0
+invalidations published 0 (acknowledged 0, waiting 0), delivered 0, resets 0
 ";
         assert!(of(&alone).ends_with(expected), "{}", of(&alone));
     }

@@ -85,10 +85,11 @@ impl Config {
         )
     }
 
-    /// Its text, with a socket for `pagewire status` beside the file `path`: instances of other tests
-    /// have the same usual place.
+    /// Its text, with a socket for `pagewire status` and a ring beside the file `path`: instances of other
+    /// tests have the same usual places.
     pub(crate) fn text_with_socket(&self, path: &Path) -> String {
-        format!("status_socket = {:?}\n{}", path.with_extension("sock"), self.text())
+        let (socket, ring) = (path.with_extension("sock"), path.with_extension("ring"));
+        format!("status_socket = {socket:?}\nsi_ring = {ring:?}\n{}", self.text())
     }
 
     /// Writes it to `path` and starts `pagewire node` with it.

@@ -237,4 +237,18 @@ pub const EXCHANGES: &[Exchange] = &[
             ("sender", "new_master", "PCM_ACQUIRE, once the sender has the view"),
         ],
     },
+    Exchange {
+        title: "Invalidations",
+        note: "A stream from one life to another begins with a reset of the subscriber's ring. A small \
+               batch travels in a body, a large one in a frame that all subscribers get; the numbers \
+               put them in order again where lanes overtake each other. The publisher's own ring is \
+               written when a batch leaves.",
+        steps: &[
+            ("publisher", "subscriber", "SI_BEGIN lives, next batch 5"),
+            ("subscriber", "publisher", "SI_ACK up to 4, view: after the reset"),
+            ("publisher", "subscriber", "SI_BATCH 5"),
+            ("publisher", "subscriber", "SI_FRAME 6 + frame"),
+            ("subscriber", "publisher", "SI_ACK up to 6, view: after the ring has both"),
+        ],
+    },
 ];

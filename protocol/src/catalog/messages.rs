@@ -1,7 +1,7 @@
 //! Every message type.
 
 use super::MessageDoc;
-use crate::{MessageKind, cluster_view::CLUSTER_VIEW, pcm::kind};
+use crate::{MessageKind, cluster_view::CLUSTER_VIEW, pcm::kind, si::wire};
 
 /// What is said of all PCM messages.
 pub(super) const EPOCH: &str = "carry the epoch of their page's partition. An older one than the receiver's: not taken, \
@@ -270,6 +270,42 @@ pub const MESSAGES: &[MessageDoc] = &[
         sent: "member to every other, when it has put a view in force: number and hash",
         answer: "nothing; who has another view of that number takes no PCM message of the sender \
                  until one of them has a later one",
+        late: "the greatest number counts",
+    },
+    MessageDoc {
+        kind: wire::SI_BEGIN,
+        name: "SI_BEGIN",
+        lane: "si",
+        sent: "publisher to subscriber, first of all in a session: both lives, and the number of the \
+               first batch that comes",
+        answer: "SI_ACK of the batch before that, once the subscriber's ring is reset",
+        late: "overtaken by SI_FRAME: what overtook it is held back",
+    },
+    MessageDoc {
+        kind: wire::SI_BATCH,
+        name: "SI_BATCH",
+        lane: "si",
+        sent: "publisher to every subscriber: up to 4 invalidations, and the batch's number",
+        answer: "SI_ACK, once it is in the subscriber's ring",
+        late: "before those that come first: held back; doubled: counted and dropped",
+    },
+    MessageDoc {
+        kind: wire::SI_FRAME,
+        name: "SI_FRAME",
+        lane: "bulk",
+        sent: "publisher to every subscriber: as many invalidations as one frame holds, and the \
+               batch's number; one frame for all subscribers",
+        answer: "SI_ACK, once it is in the subscriber's ring",
+        late: "before those that come first: held back; doubled: counted and dropped",
+    },
+    MessageDoc {
+        kind: wire::SI_ACK,
+        name: "SI_ACK",
+        lane: "control",
+        sent: "subscriber to publisher, once a turn: the last batch up to which all are in the ring, \
+               and the view in force there",
+        answer: "nothing; when all members have acknowledged a batch its ticket is complete, unless \
+                 one of them has a later view: then when that is in force here and its members have",
         late: "the greatest number counts",
     },
 ];

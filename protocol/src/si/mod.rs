@@ -22,6 +22,7 @@ use std::fmt;
 
 #[cfg(test)]
 mod tests;
+pub mod wire;
 
 /// Bytes of one message.
 pub const SI_MESSAGE_BYTES: usize = 16;

@@ -17,6 +17,8 @@ pub(super) struct Version {
     pub(super) life: Incarnation,
     /// Where the record ends in that life's log.
     pub(super) redo: Lsn,
+    /// It changed what the page says, which was published.
+    pub(super) published: bool,
 }
 
 /// One page.
@@ -61,6 +63,12 @@ impl Page {
     /// What the last writer made.
     pub(super) fn truth(&self) -> Content {
         self.history.last().map_or(Content::default(), |version| version.content)
+    }
+
+    /// The version since which it says what it says now.
+    pub(super) fn says(&self) -> Lsn {
+        let last = self.history.iter().rev().find(|made| made.published);
+        last.map_or(Lsn::ZERO, |made| made.content.version)
     }
 
     /// Where `version` was made.

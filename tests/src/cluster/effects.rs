@@ -175,7 +175,7 @@ impl Cluster {
             kind: kind::PCM_LOAD_GUIDE,
             epoch,
             body: Body::new(&body).ok_or("a body of more than 80 bytes")?,
-            payload: Payload::Guide(bytes),
+            payload: Payload::Bytes(bytes),
         };
         self.network.send(node, usize::from(to.0), what, &mut self.random, self.now)?;
         Ok(())

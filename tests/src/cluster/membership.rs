@@ -224,19 +224,28 @@ impl Cluster {
         self.nodes[node].begin(Grd::new(instance_id_of(node), life, Arc::clone(view)));
         self.membership.told[node].clear();
         self.network.begin_life(node, life);
-        self.meet(node, view);
+        self.begin_si(node, view);
+        self.meet(node, view)?;
         self.feed_all(node, Event::Continue)
     }
 
     /// Sessions as the view has members.
-    fn meet(&mut self, node: usize, view: &View) {
+    fn meet(&mut self, node: usize, view: &View) -> Checked {
         for peer in (0..self.nodes.len()).filter(|&peer| peer != node) {
             let member = view.members().iter().find(|m| usize::from(m.id.0) == peer);
             match member {
-                Some(member) => self.network.open(node, peer, member.incarnation),
-                None => self.network.close(node, peer),
+                Some(member) => {
+                    if self.network.open(node, peer, member.incarnation) {
+                        self.si_up(node, peer, member.incarnation)?;
+                    }
+                }
+                None => {
+                    self.network.close(node, peer);
+                    self.si_ended(node, peer)?;
+                }
             }
         }
+        Ok(())
     }
 
     /// The instance hears the next thing; of several views perhaps only the last.
@@ -251,7 +260,9 @@ impl Cluster {
         }
         match told.pop_front() {
             Some(Told::View(view)) => {
-                self.meet(node, &view);
+                // Before anything of it is used: readers reset for those that are gone.
+                self.si_view(node, &view)?;
+                self.meet(node, &view)?;
                 self.feed_all(node, Event::View(view))
             }
             Some(Told::Redone(instance, incarnation)) => {
@@ -322,6 +333,7 @@ impl Cluster {
         self.requests.retain(|request| request.place.node != node);
         self.drains.retain(|place| place.node != node);
         self.agains.retain(|&again| again != node);
+        self.si_work.retain(|&work| work != node);
         self.orphan_io(node);
         self.membership.told[node].clear();
         self.parked[node].clear();

@@ -1,6 +1,6 @@
 //! One instance: its core, and what the runtime around it keeps.
 
-use super::{Options, frame::Frame, workload::Thread};
+use super::{Options, frame::Frame, si::Si, workload::Thread};
 use pagewire_node::grd::Grd;
 use pagewire_protocol::{Incarnation, InstanceId, Lsn};
 
@@ -17,6 +17,8 @@ pub(super) struct Node {
     /// The present life, or the last one, or the one that is about to begin.
     pub(super) life: Incarnation,
     pub(super) grd: Grd,
+    /// Where invalidations are part of the simulation.
+    pub(super) si: Option<Si>,
     pub(super) frames: Vec<Frame>,
     pub(super) threads: Vec<Thread>,
     /// Greatest version seen.
@@ -53,6 +55,7 @@ impl Node {
             id,
             life: Incarnation(0),
             grd,
+            si: None,
             frames: std::iter::repeat_with(Frame::default).take(many(options.pages)).collect(),
             threads: std::iter::repeat_with(Thread::default).take(many(options.threads)).collect(),
             clock: Lsn::ZERO,
@@ -82,6 +85,7 @@ impl Node {
     pub(super) fn end(&mut self) {
         self.frames.iter_mut().for_each(|frame| *frame = Frame::default());
         self.threads.iter_mut().for_each(|thread| *thread = Thread::default());
+        self.si = None;
         (self.running, self.paused, self.evicted, self.fenced) = (false, false, false, false);
         (self.leaving, self.joining, self.stop) = (false, false, None);
     }

@@ -111,6 +111,8 @@ options! {
     late_views_weight,
     /// Longest that a lane stands still or a view is heard late, in steps.
     lag_steps,
+    /// Changes that are published as invalidations, in a hundred; 0: there are no invalidations.
+    si_percent,
 }
 
 /// Sizes that a smaller failure may have less of, down to this.
@@ -134,7 +136,8 @@ pub(super) const FAULT_WEIGHTS: [&str; 12] = [
 ];
 
 /// What may happen, or not at all.
-pub(super) const CHANCES: [&str; 10] = [
+pub(super) const CHANCES: [&str; 11] = [
+    "si_percent",
     "nest_percent",
     "withdraw_percent",
     "stall_percent",
@@ -155,11 +158,19 @@ impl Options {
         // Another stream than the schedule's.
         let random = &mut Random::new(seed ^ 0x5EED_0F5A_9E00_0001);
         let healthy = Self::healthy(random);
-        match seed % 8 {
+        let it = match seed % 8 {
             0 => healthy,
             1 => healthy.with_storage_failures(),
             _ => healthy.with_faults(random),
-        }
+        };
+        it.with_invalidations(seed)
+    }
+
+    /// The same shape with invalidations, in every other seed.
+    fn with_invalidations(self, seed: u64) -> Self {
+        // A stream of its own: schedules without them stay what they are.
+        let random = &mut Random::new(seed ^ 0x5EED_0F5A_9E00_0005);
+        Self { si_percent: random.pick(&[0, 0, 10, 40]), ..self }
     }
 
     fn healthy(random: &mut Random) -> Self {
@@ -207,6 +218,7 @@ impl Options {
             slow_lane_weight: 0,
             late_views_weight: 0,
             lag_steps: 0,
+            si_percent: 0,
         }
     }
 
@@ -237,6 +249,7 @@ impl Options {
             skip_view_percent: random.pick(&[0, 20, 50]),
             ..healthy
         }
+        .with_invalidations(seed)
     }
 
     /// A shape chosen by `seed` like [`Options::churning`] in which instances die and come back faster
@@ -293,6 +306,7 @@ impl Options {
             lag_steps: random.pick(&[200, 600]),
             ..it
         }
+        .with_invalidations(seed)
     }
 
     /// What coverage is looked for in: half of all blocks of eight seeds are of
@@ -343,6 +357,24 @@ impl Options {
             skip_view_percent: random.pick(&[0, 20, 50]),
             slow_disk_weight: weight(random),
             ..it
+        }
+    }
+
+    /// The same shape with few instances that die and join all the time, and change what a page says as
+    /// often: what planted bugs of invalidations are looked for in.
+    #[must_use]
+    pub fn with_many_invalidations(self) -> Self {
+        Self {
+            instances: 3,
+            members: 3,
+            pages: 1,
+            steps: 3000,
+            exclusive_percent: 50,
+            fault_every: 30,
+            crash_weight: 10,
+            join_weight: 20,
+            si_percent: 60,
+            ..self
         }
     }
 

@@ -187,6 +187,7 @@ impl Cluster {
             seen.version,
             truth.version
         );
+        self.si_read(place)?;
         Ok(seen)
     }
 }

@@ -57,6 +57,9 @@ impl Cluster {
 
     /// The lowest member that is well and has heard of all views.
     fn recoverer(&self) -> Option<usize> {
+        if !self.all_have_reset() {
+            return None;
+        }
         let members = self.membership.view.members().iter().filter(|member| !member.leaving);
         members.map(|member| usize::from(member.id.0)).find(|&node| self.may_redo(node))
     }

@@ -54,6 +54,8 @@ summary! {
     ships: sum,
     /// Times that a page was changed.
     changes: sum,
+    /// Of these, changes that were published as invalidations.
+    invalidations: sum,
     /// Versions whose redo was not durable in a crash.
     lost_versions: sum,
     /// Past images that instances kept, and that were shipped for redo.

@@ -29,6 +29,7 @@ impl Cluster {
             ensure!(loading == 0, "I5: at rest, but {} still loads {loading} partitions", node.id);
         }
         self.network.check_rest()?;
+        self.check_si_rest()?;
         for page in 0..self.pages.len() {
             self.focus = page;
             self.check_page(page)?;

@@ -27,6 +27,7 @@ enum Kind {
     Redo,
     Again,
     Leave,
+    Si,
 }
 
 /// What a leaver does to have less left.
@@ -64,6 +65,7 @@ impl Cluster {
             Kind::Redo => self.redo_step()?,
             Kind::Again => self.go_on()?,
             Kind::Leave => self.leave_step()?,
+            Kind::Si => self.si_step()?,
         }
         Ok(true)
     }
@@ -89,6 +91,7 @@ impl Cluster {
             (Kind::Redo, o.membership_weight, disturbed && self.redo_waits()),
             (Kind::Again, o.deliver_weight, again),
             (Kind::Leave, o.membership_weight, disturbed && self.leave_chores().next().is_some()),
+            (Kind::Si, o.deliver_weight, self.si_waits()),
         ];
         let weight = |&(_, weight, possible): &(Kind, u32, bool)| if possible { weight } else { 0 };
         let total: u32 = possible.iter().map(weight).sum();
@@ -116,10 +119,13 @@ impl Cluster {
 
     fn deliver(&mut self, arrived: Arrived) -> Checked {
         self.summary.messages += 1;
+        if Self::is_si(arrived.kind) {
+            return self.si_arrives(&arrived);
+        }
         let Arrived { from, to, life: incarnation, kind, epoch, body, payload } = arrived;
         let from_id = self.nodes[from].id;
         if kind == kind::PCM_LOAD_GUIDE {
-            let Payload::Guide(bytes) = payload else {
+            let Payload::Bytes(bytes) = payload else {
                 return Err("records came without their frame".to_owned());
             };
             let header = GuideHeader::decode(body.as_slice()).map_err(|e| e.to_string())?;
@@ -139,7 +145,7 @@ impl Cluster {
         self.cover(place, epoch, &message)?;
         let content = match payload {
             Payload::Page(content) => Some(content),
-            Payload::None | Payload::Guide(_) => None,
+            Payload::None | Payload::Bytes(_) => None,
         };
         ensure!(content.is_some() == carries_page(&message), "a page came alone, or did not come");
         if let Some(request) = carried_duty(&message) {
@@ -281,5 +287,6 @@ impl Cluster {
             && it.grd.mastered_tags().next().is_none()
             && !self.has_io(node)
             && self.network.has_told_everything(node)
+            && self.is_si_at_rest(node)
     }
 }

@@ -36,6 +36,8 @@ struct Guard {
     mode: Mode,
     /// The page as the guard last saw it.
     seen: Content,
+    /// Up to where invalidations were published under it.
+    published: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -161,7 +163,12 @@ impl Cluster {
                 format!("instance {node} thread {thread} pins {mode} by itself")
             });
             let seen = self.grant(place, mode)?;
-            self.nodes[node].threads[thread].guards.push(Guard { page, mode, seen });
+            self.nodes[node].threads[thread].guards.push(Guard {
+                page,
+                mode,
+                seen,
+                published: None,
+            });
             self.summary.hits += 1;
             return self.check_page(page);
         }
@@ -224,7 +231,7 @@ impl Cluster {
         ensure!(waiting.mode == mode, "waits for {}, gets {mode}", waiting.mode);
         let seen = self.grant(place, mode)?;
         let it = &mut self.nodes[place.node].threads[at(waiter)];
-        it.guards.push(Guard { page: place.page, mode, seen });
+        it.guards.push(Guard { page: place.page, mode, seen, published: None });
         self.summary.completed += 1;
         Ok(())
     }
@@ -290,7 +297,12 @@ impl Cluster {
         it.frames[page].dirty = true;
         it.threads[thread].guards[at].seen = content;
         it.log.end = Lsn(it.log.end.0 + 1);
-        let made = Version { content, writer: node, life: it.life, redo: it.log.end };
+        let (life, redo) = (it.life, it.log.end);
+        let position = self.si_change(Place { node, page }, content.version)?;
+        let published = position.is_some();
+        let guard = &mut self.nodes[node].threads[thread].guards[at];
+        guard.published = position.or(guard.published);
+        let made = Version { content, writer: node, life, redo, published };
         let truth = self.pages[page].truth();
         ensure!(truth.version < content.version, "a version goes back to v{}", content.version);
         self.pages[page].history.push(made);
@@ -301,11 +313,15 @@ impl Cluster {
     /// Lets one of the thread's guards go; what it sees must not have changed under it.
     fn release(&mut self, node: usize, thread: usize) -> Checked {
         let guards = &mut self.nodes[node].threads[thread].guards;
-        let Guard { page, mode, seen } = guards.swap_remove(self.random.index(guards.len()));
+        let Guard { page, mode, seen, published } =
+            guards.swap_remove(self.random.index(guards.len()));
         self.trace.action(page, self.summary.steps, || {
             format!("instance {node} thread {thread} unpins {mode}")
         });
         ensure!(seen == self.pages[page].truth(), "I2: the page changed under a guard");
+        if self.si_keeps(Place { node, page }, published) {
+            return self.check_page(page);
+        }
         self.nodes[node].frames[page].unpin(mode);
         self.note_drained(Place { node, page });
         self.check_page(page)

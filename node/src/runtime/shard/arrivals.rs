@@ -22,6 +22,7 @@ impl Shard {
                 self.refusals.over(peer);
                 self.up.insert(peer);
                 self.linked.insert(peer);
+                self.si_up(peer, incarnation);
             }
             Event::Linked { peer } => {
                 tracing::info!("instance {peer} is linked again");
@@ -39,6 +40,7 @@ impl Shard {
                     undelivered.len()
                 );
                 self.lost.insert(peer);
+                self.si_ended((peer, incarnation));
                 self.outbox.forget(peer);
                 self.up.remove(&peer);
                 self.linked.remove(&peer);
@@ -81,6 +83,9 @@ impl Shard {
     pub(super) fn on_message(&mut self, received: Received) {
         if received.kind == CLUSTER_VIEW {
             return self.on_view_said(received.from, received.body.as_slice());
+        }
+        if Self::is_si(received.kind) {
+            return self.on_si(received);
         }
         if !self.contradicting.is_empty() && self.contradicting.contains(&received.from) {
             return self.counters.views_contradicted.add(1);

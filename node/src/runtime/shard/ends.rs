@@ -182,6 +182,7 @@ impl Shard {
                 let drained = self.pool.drained(index);
                 self.drained(drained);
             }
+            Command::Keep(pin, position) => self.keep(pin, position),
             Command::Gone(mut completions) => {
                 while let Ok(completion) = completions.pop() {
                     self.take_back(completion);

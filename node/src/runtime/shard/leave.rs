@@ -72,6 +72,7 @@ impl Shard {
             && !self.has_more
             && self.grd.mastered_tags().next().is_none()
             && self.outbox.waiting() == 0
+            && self.is_si_at_rest()
             && self.up.iter().all(has_told)
     }
 }

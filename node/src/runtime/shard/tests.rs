@@ -2,7 +2,13 @@
 
 use super::{Shard, guides::Guide};
 use crate::{config::NodeConfig, runtime::NodeError, view::View};
-use pagewire_protocol::{BufferTag, ClusterId, Epoch, GuideRecord, InstanceId, Lsn, page};
+use pagewire_protocol::{
+    Body, BufferTag, ClusterId, Epoch, GuideRecord, Incarnation, InstanceId, Lane, Lsn, SiMessage,
+    page,
+    si::wire::{SI_ACK, SI_BATCH, SI_BEGIN, SI_FRAME, SiAck, SiBatch, SiBegin},
+};
+use pagewire_si::{SiEntry, SiRead};
+use pagewire_transport::Received;
 use std::{net::SocketAddr, sync::Arc};
 
 const ME: InstanceId = InstanceId(0);
@@ -107,4 +113,38 @@ fn a_view_that_cannot_be_put_in_force_changes_nothing() {
     shard.install_view(&next(&[ME, NEWCOMER]), &[(NEWCOMER, address(11))]).unwrap();
     assert!(shard.outbox.knows(NEWCOMER) && !shard.outbox.knows(PEER));
     assert_eq!(shard.grd.view().epoch(), Epoch(2));
+}
+
+#[test]
+fn what_is_no_invalidation_is_counted_and_readers_forget_everything() {
+    let (_folder, mut shard) = shard();
+    let mut reader = shard.si_reader().unwrap();
+    let mut entries = [SiEntry::default(); 8];
+    let received = |kind, body: Body| {
+        let (lane, frame) = (Lane::Si, None);
+        Received { from: PEER, lane, kind, epoch: Epoch(0), body, frame }
+    };
+    let (life, me) = (Incarnation(1), shard.identity().1);
+    shard.si_up(PEER, life);
+    let begin = SiBegin { publisher: life, subscriber: me, next: 1 };
+    shard.on_message(received(SI_BEGIN, begin.encode()));
+    assert_eq!(reader.read(&mut entries), SiRead::Reset);
+    assert_eq!(shard.counters.bad_messages.get(), 0);
+    // Bodies of other lengths, a frame that is not there, a message of no kind.
+    let odd = SiBatch::new(1, &[[0x80; 16]]).unwrap().encode();
+    let odd = [(SI_BATCH, Body::EMPTY), (SI_FRAME, begin.encode()), (SI_BATCH, odd)];
+    for (times, (kind, body)) in (1..).zip(odd) {
+        shard.on_message(received(kind, body));
+        assert_eq!(shard.counters.bad_messages.get(), times);
+        assert_eq!(reader.read(&mut entries), SiRead::Reset, "{kind}");
+    }
+    // It counts as batch 1: the stream goes on.
+    let next = SiMessage::Relmap { database: 5 };
+    let next = SiBatch::new(2, &[next.encode()]).unwrap();
+    shard.on_message(received(SI_BATCH, next.encode()));
+    assert_eq!(reader.read(&mut entries), SiRead::Messages(1));
+    // What was never published is not acknowledged.
+    let ack = SiAck { up_to: 3, epoch: Epoch(1) };
+    shard.on_message(received(SI_ACK, ack.encode()));
+    assert_eq!(shard.counters.bad_messages.get(), 4);
 }

@@ -84,6 +84,7 @@ impl Shard {
                 self.compare_views(id, &theirs, &ours);
             }
         }
+        self.si_view(view);
         self.input(Input::View(Arc::clone(view)));
         self.run();
         Ok(())
@@ -203,6 +204,7 @@ impl Shard {
     pub(super) fn fence(&mut self) {
         self.arena.end_lease();
         self.is_fenced = true;
+        self.shared.si.fence();
         self.waiting.clear();
         self.parked.clear();
         self.guides.clear();

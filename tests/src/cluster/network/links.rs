@@ -69,11 +69,12 @@ impl Network {
         self.paused[at] = false;
     }
 
-    /// `at` knows `peer` in its life `life` as a member: a session begins, unless there is one.
-    pub(in crate::cluster) fn open(&mut self, at: usize, peer: usize, life: Incarnation) {
+    /// `at` knows `peer` in its life `life` as a member: a session begins, unless there is one. True
+    /// when it does.
+    pub(in crate::cluster) fn open(&mut self, at: usize, peer: usize, life: Incarnation) -> bool {
         let end = self.end(at, peer);
         if self.ends[end].as_ref().is_some_and(|end| end.peer == life) {
-            return;
+            return false;
         }
         self.close(at, peer);
         let session = Session::new(id(at), id(peer), self.manners.credits);
@@ -86,6 +87,7 @@ impl Network {
             ack_noted: [false; Lane::COUNT],
         });
         self.note_connect(at, peer);
+        true
     }
 
     /// `at` has no session with `peer` any more. What it sent may still arrive, in part.

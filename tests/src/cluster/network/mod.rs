@@ -20,6 +20,7 @@ use pagewire_node::random::Random;
 use pagewire_protocol::{
     Body, Epoch, Incarnation, InstanceId, Lane, Lsn, MessageKind, PageSize, SessionHeader,
     guide::{GUIDE_RECORD_BYTES, GuideHeader},
+    si::wire::{SI_FRAME, SiFrame},
 };
 use pagewire_transport::{
     Arena, ArenaConfig, Message, SharedFrame,
@@ -47,8 +48,9 @@ pub(super) enum Payload {
     None,
     /// The page, on the lane of pages.
     Page(Content),
-    /// Records of PCM_LOAD_GUIDE, as they are in the frame, on the bulk lane.
-    Guide(Vec<u8>),
+    /// What is at the beginning of the frame, on the bulk lane: records of PCM_LOAD_GUIDE, or
+    /// invalidations.
+    Bytes(Vec<u8>),
 }
 
 /// A message that has arrived, exactly once and in the order of its lane.
@@ -232,7 +234,7 @@ impl Network {
                 frame[..8].copy_from_slice(&content.version.0.to_le_bytes());
                 frame[8..16].copy_from_slice(&content.value.to_le_bytes());
             }
-            Payload::Guide(bytes) => frame[..bytes.len()].copy_from_slice(bytes),
+            Payload::Bytes(bytes) => frame[..bytes.len()].copy_from_slice(bytes),
             Payload::None => {}
         }
         Ok(Some(frame.freeze()))
@@ -422,6 +424,12 @@ impl Network {
         Ok(())
     }
 
+    /// Nothing of `from` for `to` waits for credit on this lane.
+    pub(super) fn is_clear(&self, from: usize, to: usize, lane: Lane) -> bool {
+        let end = self.ends[self.end(from, to)].as_ref();
+        end.is_none_or(|end| end.outbox[lane.index()].is_empty())
+    }
+
     /// `at` waits for no acknowledgement and has nothing to send.
     pub(super) fn has_told_everything(&self, at: usize) -> bool {
         let ends = self.ends[at * self.instances..][..self.instances].iter().flatten();
@@ -466,9 +474,13 @@ impl Network {
 fn payload_of(lane: Lane, message: &Message) -> Payload {
     let Some(frame) = &message.frame else { return Payload::None };
     if lane == Lane::Bulk {
-        let header = GuideHeader::decode(message.body.as_slice());
-        let records = header.map_or(0, |header| usize::from(header.records));
-        return Payload::Guide(frame[..records * GUIDE_RECORD_BYTES].to_vec());
+        let body = message.body.as_slice();
+        if message.kind == SI_FRAME {
+            let messages = SiFrame::decode(body, frame).map_or(&[][..], |(_, messages)| messages);
+            return Payload::Bytes(messages.as_flattened().to_vec());
+        }
+        let records = GuideHeader::decode(body).map_or(0, |header| usize::from(header.records));
+        return Payload::Bytes(frame[..records * GUIDE_RECORD_BYTES].to_vec());
     }
     let word = |at: usize| {
         let mut bytes = [0; 8];

@@ -257,6 +257,18 @@ impl ExclusivePin<'_> {
         told
     }
 
+    /// Hands the pin on: the page stays pinned, and counts as written if it was borrowed mutably.
+    pub fn into_ticket(self) -> PinTicket {
+        if self.written {
+            let word = &self.view.arena.descriptor(self.index).word;
+            // Whoever takes the pin releases it later, and with it this.
+            word.fetch_or(DIRTY, Ordering::Release);
+        }
+        let ticket = PinTicket { index: self.index, exclusive: true, arena: self.view.arena.id };
+        std::mem::forget(self);
+        ticket
+    }
+
     fn unpin(&self) -> bool {
         let dirty = if self.written { DIRTY } else { 0 };
         let word = &self.view.arena.descriptor(self.index).word;
