@@ -104,6 +104,7 @@ fn ask(
 ) -> Result<Measured, BenchError> {
     publishing.establish(switch)?;
     ping.establish(switch)?;
+    publishing.begin(switch)?;
     let mut visible = Samples::new();
     let mut rates = [(); BATCHES.len()].map(|()| Vec::new());
     let mut number = 0;

@@ -88,13 +88,18 @@ impl Others {
 }
 
 impl Publishing {
-    /// Polls until all peers are up, and have acknowledged.
+    /// Polls until all peers are up.
     pub(super) fn establish(&mut self, switch: &Switch) -> Result<(), BenchError> {
         let mut patience = Patience::new(switch, "the sessions between the instances");
         while !is_up(&self.shard) {
             self.shard.poll();
             patience.spin()?;
         }
+        Ok(())
+    }
+
+    /// Publishes once, while the others are polled: all have the beginning of the stream.
+    pub(super) fn begin(&mut self, switch: &Switch) -> Result<(), BenchError> {
         let ticket = self.publish(&[SiMessage::Relmap { database: 1 }], switch)?;
         self.complete(&ticket, switch, false)
     }
