@@ -73,7 +73,14 @@ impl Config {
         Self { peers: others.copied().collect(), ..self }
     }
 
+    /// Its text, with a ring in the storage's folder: instances of other tests have the same usual place.
     pub(crate) fn text(&self) -> String {
+        let ring = self.storage.join(format!("{}-{}.ring", self.cluster, self.instance));
+        self.text_with(&format!("si_ring = {ring:?}\n"))
+    }
+
+    /// Its text, with `keys` behind its own.
+    fn text_with(&self, keys: &str) -> String {
         let Self { cluster, instance, listen, storage, members, peers, page_size, more } = self;
         let peer = |(id, address): &(u16, SocketAddr)| {
             format!("[[peers]]\ninstance = {id}\naddress = \"{address}\"\n")
@@ -81,15 +88,17 @@ impl Config {
         let peers: String = peers.iter().map(peer).collect();
         format!(
             "cluster = {cluster}\ninstance = {instance}\nlisten = \"{listen}\"\n\
-             storage = {storage:?}\nmembers = {members:?}\npage_size = {page_size}\n{more}{peers}"
+             storage = {storage:?}\nmembers = {members:?}\npage_size = {page_size}\n{more}{keys}{peers}"
         )
     }
 
     /// Its text, with a socket for `pagewire status` and a ring beside the file `path`: instances of other
     /// tests have the same usual places.
     pub(crate) fn text_with_socket(&self, path: &Path) -> String {
-        let (socket, ring) = (path.with_extension("sock"), path.with_extension("ring"));
-        format!("status_socket = {socket:?}\nsi_ring = {ring:?}\n{}", self.text())
+        // A ring of another cluster would be in the way of the one that comes after it.
+        let ring = path.with_extension(format!("{}.ring", self.cluster));
+        let socket = path.with_extension("sock");
+        self.text_with(&format!("status_socket = {socket:?}\nsi_ring = {ring:?}\n"))
     }
 
     /// Writes it to `path` and starts `pagewire node` with it.
