@@ -17,9 +17,10 @@ pub use on::{PLANTED, switch_on};
 mod on {
     use std::cell::Cell;
 
-    /// Every planted bug: its name, and what goes wrong. Two more lines can go wrong that the simulator has
-    /// not been seen to find, as they take a joiner that caches while a publisher lags behind the view:
-    /// `si_forget_the_later_view` and `si_begin_without_reset`. Unit tests of the core speak for them.
+    /// Every planted bug: its name, and what goes wrong. Two that the simulator has not been seen to find
+    /// are not among them, as they take a joiner that caches while a publisher lags behind the view: a later
+    /// view in an acknowledgement that holds no ticket up, and a stream that begins without a reset. Unit
+    /// tests of the core (`si::core`) fail for them.
     pub const PLANTED: &[(&str, &str)] = &[
         (
             "accept_any_epoch",
