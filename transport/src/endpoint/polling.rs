@@ -108,7 +108,7 @@ impl Endpoint {
     }
 
     /// Sends what is queued, acknowledgements that have waited included, and sleeps until there is something to
-    /// read, [`Waker::wake`] is called, or `timeout` is over; then polls once. `work_waits` is asked
+    /// read, [`Waker::wake`](super::Waker::wake) is called, or `timeout` is over; then polls once. `work_waits` is asked
     /// after the endpoint has announced that it sleeps: it returns true if the caller's own queues
     /// hold something, and then there is no sleep. True when there are events to take.
     pub fn wait(&mut self, timeout: Duration, work_waits: impl FnOnce() -> bool) -> bool {
