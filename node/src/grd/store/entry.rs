@@ -15,8 +15,6 @@ use pagewire_protocol::{GrantNumber, InstanceId, Lsn};
 const EXCLUSIVE: u8 = 1;
 /// There is rare state in the side table.
 const RARE: u8 = 2;
-/// The current version died with an instance.
-const LOST: u8 = 4;
 /// The slot is not in use.
 const FREE: u8 = 8;
 /// Flags that belong to the directory's rules.
@@ -146,17 +144,6 @@ impl Entry {
         self.set(EXCLUSIVE, on);
     }
 
-    /// Whether the current version died with an instance.
-    #[must_use]
-    pub fn is_lost(&self) -> bool {
-        self.flags & LOST != 0
-    }
-
-    /// Sets whether the current version died with an instance.
-    pub fn set_lost(&mut self, on: bool) {
-        self.set(LOST, on);
-    }
-
     /// One of four flags (0 to 3) that the directory's rules use as they like. While one is set the
     /// entry is not forgotten.
     #[must_use]
@@ -175,7 +162,7 @@ impl Entry {
     pub fn is_forgettable(&self) -> bool {
         self.holders.is_empty()
             && self.past.is_empty()
-            && self.flags & (LOST | RARE | DIRECTORY) == 0
+            && self.flags & (RARE | DIRECTORY) == 0
             && self.version <= self.stored
     }
 }
@@ -200,16 +187,21 @@ mod tests {
     }
 
     #[test]
+    #[should_panic(expected = "expected an id of 0 to 63")]
+    fn an_owner_that_is_no_member_is_refused_not_cut() {
+        Entry::new(1, 2, GrantNumber(0)).set_owner(Some(InstanceId(64)));
+    }
+
+    #[test]
     fn flags_and_owner_do_not_disturb_each_other() {
         let mut entry = Entry::new(1, 2, GrantNumber(0));
         assert_eq!(entry.owner(), None);
         entry.set_owner(Some(InstanceId(63)));
         entry.set_exclusive(true);
         entry.set_flag(3, true);
-        entry.set_lost(true);
         entry.set_exclusive(false);
         assert_eq!(entry.owner(), Some(InstanceId(63)));
-        assert!(entry.is_lost() && entry.flag(3) && !entry.flag(0) && !entry.is_exclusive());
+        assert!(entry.flag(3) && !entry.flag(0) && !entry.is_exclusive());
         assert!(!entry.is_free() && !entry.has_rare());
     }
 
@@ -224,7 +216,6 @@ mod tests {
         };
         assert!(!changed(|e| e.holders = InstanceSet::of(InstanceId(1))));
         assert!(!changed(|e| e.past = InstanceSet::of(InstanceId(1))));
-        assert!(!changed(|e| e.set_lost(true)));
         assert!(!changed(|e| e.set_flag(2, true)));
         assert!(!changed(|e| e.set_rare(true)));
         assert!(!changed(|e| e.version = Lsn(1)));

@@ -130,6 +130,48 @@ fn what_this_instance_holds_itself_of_a_partition_that_comes_to_it_counts() {
     assert!(!entry.lost, "somebody has it");
 }
 
+#[test]
+fn what_is_told_of_an_older_epoch_or_after_the_end_does_not_count() {
+    let tag = moved();
+    for (epoch, counts) in [(1, false), (2, true)] {
+        let mut grd = grd(1);
+        install(&mut grd, &after(&[1, 2]));
+        told(&mut grd, 2, vec![page(tag, epoch, holds(Mode::S)), nothing(2)]);
+        assert_eq!(grd.entry(&tag).is_some_and(|entry| entry.holders == [C]), counts);
+        // Everything was told.
+        told(&mut grd, 2, vec![page(tag, 2, holds(Mode::X)), nothing(2)]);
+        assert!(!grd.entry(&tag).is_some_and(|entry| entry.exclusive));
+    }
+}
+
+#[test]
+fn what_was_asked_while_a_partition_was_collected_is_answered_unless_who_asked_has_died() {
+    let first = joins(&view(), 3);
+    let without_a = dies(&first, 0);
+    let mut pages = (0..).map(|block| BufferTag { block, ..BufferTag::default() });
+    let tag = pages.find(|tag| first.master(tag) == A && without_a.master(tag) == B).unwrap();
+    let mut grd = grd(1);
+    install(&mut grd, &first);
+    install(&mut grd, &without_a);
+    let epoch = without_a.epoch_of(&tag).0;
+    for from in [2, 3] {
+        assert_eq!(run(&mut grd, says(from, epoch, tag, acquire(from, 1, Mode::S))), []);
+    }
+    let then = dies(&without_a, 3);
+    install(&mut grd, &then);
+    let batch = vec![GuideRecord::Nothing { epoch: then.epoch() }];
+    let (from, incarnation, epoch) = (C, Incarnation(1), then.epoch());
+    run(&mut grd, Event::LoadGuide { from, incarnation, epoch, batch, last: true });
+    assert_eq!(grd.loading().count(), 0);
+    // What is lost waits for redo; the dead one's request does not.
+    assert_eq!(grd.entry(&tag).map_or(0, |entry| entry.queued), 1);
+    run(&mut grd, redone(0));
+    let effects = sent(&run(&mut grd, redone(3)));
+    let answers = |of: u16| move |(to, _): &&(u16, Pcm)| *to == of;
+    assert_eq!(effects.iter().filter(answers(2)).count(), 1, "{effects:?}");
+    assert_eq!(effects.iter().filter(answers(3)).count(), 0, "{effects:?}");
+}
+
 // ---- who has to tell ----------------------------------------------------------------------------
 
 #[test]
