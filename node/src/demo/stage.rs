@@ -230,6 +230,7 @@ fn config(
          storage = {storage}\n\
          cluster_key = {cluster_key}\n\
          si_ring = {ring}\n\
+         si_ring_entries = 4096\n\
          page_size = {}\n\
          arena_mb = {arena_mib}\n",
         PAGE_SIZE.bytes()
