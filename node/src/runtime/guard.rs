@@ -192,7 +192,9 @@ impl Deref for WriteGuard<'_> {
 impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
         let Some(pin) = self.pin.take() else { return };
-        let under_way = self.published.take().filter(|ticket| !ticket.may_let_go());
+        // Where the lease is over nobody gets the page from here.
+        let stays = |ticket: &Ticket| !ticket.may_let_go() && pin.page().is_ok();
+        let under_way = self.published.take().filter(stays);
         if let Some(ticket) = under_way {
             return self.line.command(Command::Keep(pin.into_ticket(), ticket.position()));
         }

@@ -411,14 +411,16 @@ impl Shard {
     /// tells of work that the caller wakes the shard for.
     pub fn wait(&mut self, timeout: Duration, work_waits: impl FnOnce() -> bool) -> bool {
         let (handles, io, redo, later) = (&self.handles, &self.io, &self.redo, &self.later);
-        let may_let_go = self.may_let_go();
+        let (kept, shared, si) = (&self.kept, &self.shared.si, self.si.as_ref());
+        // What is there already waits for room, which no look at it makes.
+        let is_queued = si.is_some_and(Si::has_queued);
         // Nothing wakes the shard for what it only looks for now and then.
         let looks = self.leaving.is_some()
             || self.has_more
             || !self.guides.is_empty()
             || !self.waiting.is_empty()
             || self.redo.asks_again()
-            || self.si.as_ref().is_some_and(Si::has_queued);
+            || is_queued;
         let timeout = if looks { timeout.min(LOOK_AGAIN) } else { timeout };
         let events = self.endpoint.wait(timeout, || {
             io.has_done()
@@ -426,7 +428,8 @@ impl Shard {
                 || work_waits()
                 || !later.is_empty()
                 || handles.have_commands()
-                || may_let_go
+                || (!is_queued && si.is_some_and(Si::has_queued))
+                || si::any_may_go(kept, shared)
         });
         self.turn(events)
     }

@@ -65,7 +65,7 @@ impl Ticket {
         self.position
     }
 
-    /// True when nothing keeps a page any more under whose guard this was published.
+    /// True when a page may go under whose guard this was published: every member has it.
     pub(crate) fn may_let_go(&self) -> bool {
         self.shared.may_let_go(self.position)
     }

@@ -160,9 +160,11 @@ impl SiShared {
         }
     }
 
-    /// True when a pin may go under which something was published up to `position`.
+    /// True when a pin may go under which something was published up to `position`. Not because
+    /// nothing is published any more: another shard may serve the page still, to one that has not got
+    /// what was published and has not reset yet. Its own end is for each shard to know.
     pub(crate) fn may_let_go(&self, position: u64) -> bool {
-        may_let_go(self.completed.load(Ordering::SeqCst), position) || self.state() != OPEN
+        may_let_go(self.completed.load(Ordering::SeqCst), position)
     }
 
     // ---- tickets --------------------------------------------------------------------------------

@@ -27,6 +27,9 @@ pub const SI_ACK: MessageKind = MessageKind(114);
 /// Most messages in a body.
 pub const INLINE_MAX: usize = 4;
 
+/// Greatest number of a batch: none ever comes so far, and whoever counts on from it has room.
+pub const BATCH_MAX: u64 = 1 << 62;
+
 /// One message as it travels.
 pub type SiBytes = [u8; SI_MESSAGE_BYTES];
 
@@ -82,7 +85,7 @@ impl SiBegin {
     /// Reads what [`SiBegin::encode`] writes.
     ///
     /// # Errors
-    /// [`DecodeError`]: another length, or a batch number of 0.
+    /// [`DecodeError`]: another length, or a batch number of 0 or above [`BATCH_MAX`].
     pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
         let [publisher, subscriber, next] = read_words("SI_BEGIN body", body)?;
         let next = batch_number(next)?;
@@ -100,7 +103,8 @@ impl SiFrame {
     /// Reads what [`SiFrame::encode`] writes, and finds the messages in `frame`.
     ///
     /// # Errors
-    /// [`DecodeError`]: another length, a batch number of 0, no message, or more than the frame holds.
+    /// [`DecodeError`]: another length, a batch number of 0 or above [`BATCH_MAX`], no message, or more
+    /// than the frame holds.
     pub fn decode<'a>(body: &[u8], frame: &'a [u8]) -> Result<(Self, &'a [SiBytes]), DecodeError> {
         let [batch, count] = read_words("SI_FRAME body", body)?;
         let batch = batch_number(batch)?;
@@ -165,8 +169,8 @@ impl SiBatch {
     /// Reads what [`SiBatch::encode`] writes.
     ///
     /// # Errors
-    /// [`DecodeError`]: a batch number of 0, or a count that the body does not have or that is out of
-    /// range.
+    /// [`DecodeError`]: a batch number of 0 or above [`BATCH_MAX`], or a count that the body does not
+    /// have or that is out of range.
     pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
         let what = "SI_BATCH body";
         let wrong = |expected| DecodeError::Length { what, found: body.len(), expected };
@@ -190,9 +194,9 @@ fn batch_number(batch: u64) -> Result<u64, DecodeError> {
     let field = DecodeError::Field {
         what: "number of a batch of invalidations",
         found: batch,
-        expected: "1 or more",
+        expected: "1 to 2^62",
     };
-    if batch == 0 { Err(field) } else { Ok(batch) }
+    if (1..=BATCH_MAX).contains(&batch) { Ok(batch) } else { Err(field) }
 }
 
 fn words<const N: usize>(words: [u64; N]) -> Body {
@@ -217,7 +221,7 @@ mod tests {
             numbers in any::<[u64; 3]>(),
             messages in vec(any::<SiBytes>(), 1..=INLINE_MAX),
         ) {
-            let [one, two, next] = numbers.map(|number| number.max(1));
+            let [one, two, next] = numbers.map(|number| number.clamp(1, BATCH_MAX));
             let begin = SiBegin { publisher: Incarnation(one), subscriber: Incarnation(two), next };
             prop_assert_eq!(SiBegin::decode(begin.encode().as_slice()), Ok(begin));
             let ack = SiAck { up_to: one, epoch: Epoch(two) };
@@ -237,7 +241,7 @@ mod tests {
 
         #[test]
         fn a_frame_gives_as_many_messages_as_its_body_says_and_it_holds(
-            batch in 1u64..,
+            batch in 1..=BATCH_MAX,
             count in 0u64..12,
             frame in vec(any::<u8>(), 0..160),
         ) {
@@ -283,12 +287,15 @@ mod tests {
     fn a_batch_without_a_number_or_messages_is_none() {
         assert_eq!(SiBatch::new(1, &[]), None);
         assert_eq!(SiBatch::new(1, &[[0; 16]; 5]), None);
-        let none = SiBatch { batch: 0, count: 1, messages: [[0; 16]; 4] };
-        assert!(SiBatch::decode(none.encode().as_slice()).is_err());
-        assert!(
-            SiFrame::decode(SiFrame { batch: 0, count: 1 }.encode().as_slice(), &[0; 32]).is_err()
-        );
-        let begin = SiBegin { publisher: Incarnation(1), subscriber: Incarnation(1), next: 0 };
-        assert!(SiBegin::decode(begin.encode().as_slice()).is_err());
+        // Nor has one a number that whoever counts on from it would run over.
+        for batch in [0, BATCH_MAX + 1, u64::MAX] {
+            let none = SiBatch { batch, count: 1, messages: [[0; 16]; 4] };
+            assert!(SiBatch::decode(none.encode().as_slice()).is_err());
+            let frame = SiFrame { batch, count: 1 };
+            assert!(SiFrame::decode(frame.encode().as_slice(), &[0; 32]).is_err());
+            let life = Incarnation(1);
+            let begin = SiBegin { publisher: life, subscriber: life, next: batch };
+            assert!(SiBegin::decode(begin.encode().as_slice()).is_err());
+        }
     }
 }

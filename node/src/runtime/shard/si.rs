@@ -35,6 +35,10 @@ use pagewire_si::{RingError, RingWriter, SiReader};
 use pagewire_transport::{Endpoint, Frame, Message, Received, arena::PinTicket};
 use std::sync::Arc;
 
+/// Most batches that leave at once: with nobody to wait for, threads could publish as fast as they are
+/// taken, and the turn would have no end.
+const BATCHES_PER_TURN: usize = 16;
+
 /// A batch that has come.
 #[derive(Debug)]
 pub(super) enum Arrived {
@@ -179,7 +183,10 @@ impl Shard {
             return false;
         }
         let mut any = false;
-        while si.has_queued() && si.core.may_publish(false) {
+        for _ in 0..BATCHES_PER_TURN {
+            if !si.has_queued() || !si.core.may_publish(false) {
+                break;
+            }
             let is_alone = si.core.subscribers().next().is_none();
             let has_room = |lane| {
                 let room = |to| outbox.is_clear(to, lane) && endpoint.room(to, lane) > 0;
@@ -334,11 +341,6 @@ impl Shard {
         self.shared.si.keeps(self.shared.panic.shard, true);
     }
 
-    /// True when a pin that is kept may go.
-    pub(super) fn may_let_go(&self) -> bool {
-        self.kept.iter().any(|(position, _)| self.shared.si.may_let_go(*position))
-    }
-
     /// Lets pins go under which nothing is under way any more. True when there were any.
     pub(super) fn let_go(&mut self) -> bool {
         if self.kept.is_empty() {
@@ -347,7 +349,7 @@ impl Shard {
         let mut any = false;
         let mut at = 0;
         while let Some((position, _)) = self.kept.get(at) {
-            if !self.shared.si.may_let_go(*position) {
+            if !self.is_fenced && !self.shared.si.may_let_go(*position) {
                 at += 1;
                 continue;
             }
@@ -362,6 +364,11 @@ impl Shard {
         }
         any
     }
+}
+
+/// True when one of the pins that are `kept` may go.
+pub(super) fn any_may_go(kept: &[(u64, PinTicket)], shared: &SiShared) -> bool {
+    kept.iter().any(|(position, _)| shared.may_let_go(*position))
 }
 
 /// The message that a batch travels in, and its lane.

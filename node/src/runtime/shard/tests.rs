@@ -1,15 +1,27 @@
 //! What a shard does when what it needs is not to be had.
 
 use super::{Shard, guides::Guide};
-use crate::{config::NodeConfig, runtime::NodeError, view::View};
+use crate::{
+    config::NodeConfig,
+    runtime::{
+        NodeError,
+        si::tests::{store_pages, tags},
+    },
+    view::View,
+};
 use pagewire_protocol::{
-    Body, BufferTag, ClusterId, Epoch, GuideRecord, Incarnation, InstanceId, Lane, Lsn, SiMessage,
-    page,
+    Body, BufferTag, ClusterId, Epoch, GuideRecord, Incarnation, InstanceId, Lane, Lsn, Mode,
+    SiMessage, page,
     si::wire::{SI_ACK, SI_BATCH, SI_BEGIN, SI_FRAME, SiAck, SiBatch, SiBegin},
 };
 use pagewire_si::{SiEntry, SiRead};
 use pagewire_transport::Received;
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 const ME: InstanceId = InstanceId(0);
 const PEER: InstanceId = InstanceId(1);
@@ -147,4 +159,88 @@ fn what_is_no_invalidation_is_counted_and_readers_forget_everything() {
     let ack = SiAck { up_to: 3, epoch: Epoch(1) };
     shard.on_message(received(SI_ACK, ack.encode()));
     assert_eq!(shard.counters.bad_messages.get(), 4);
+}
+
+#[test]
+fn what_is_acknowledged_is_in_the_ring_already() {
+    let (_folder, mut shard) = shard();
+    let (life, me) = (Incarnation(1), shard.identity().1);
+    let mut reader = shard.si_reader().unwrap();
+    let mut entries = [SiEntry::default(); 8];
+    let received = |kind, body: Body| {
+        let (lane, frame) = (Lane::Si, None);
+        Received { from: PEER, lane, kind, epoch: Epoch(0), body, frame }
+    };
+    shard.si_up(PEER, life);
+    let begin = SiBegin { publisher: life, subscriber: me, next: 1 };
+    shard.on_message(received(SI_BEGIN, begin.encode()));
+    assert_eq!(reader.read(&mut entries), SiRead::Reset);
+    let batch = SiBatch::new(1, &[SiMessage::Relmap { database: 5 }.encode()]).unwrap();
+    shard.on_message(received(SI_BATCH, batch.encode()));
+    // All of it is owed, and none of it has left.
+    assert!(reader.has_new(), "it would be acknowledged before anybody can read it");
+    assert_eq!(reader.read(&mut entries), SiRead::Messages(1));
+    assert!(shard.acknowledge_si() && !shard.acknowledge_si());
+}
+
+/// Lets the shard go to sleep, and does `what` at the last moment. True when it slept all the same.
+fn sleeps_over(shard: &mut Shard, what: impl Fn()) -> bool {
+    let counters = shard.endpoint_counters();
+    for _ in 0..10_000 {
+        shard.poll();
+        let (before, mut has_asked) = (counters.sleeps.get(), false);
+        shard.wait(Duration::from_millis(20), || {
+            has_asked = true;
+            what();
+            false
+        });
+        if has_asked {
+            return counters.sleeps.get() > before;
+        }
+    }
+    panic!("it never goes to sleep");
+}
+
+#[test]
+fn a_shard_about_to_sleep_sees_what_is_published_and_delivered_at_that_moment() {
+    let (folder, mut shard) = shard();
+    store_pages(folder.path());
+    let (shared, message) = (Arc::clone(&shard.shared), SiMessage::Relmap { database: 5 });
+    // As a thread does whose look finds the shard awake: it wakes nobody.
+    let publish = || assert!(shared.si.queue.push([message.encode()].into_iter()).is_ok());
+    assert!(!sleeps_over(&mut shard, publish), "it sleeps over what was published");
+    assert_eq!(shard.counters.si_published.get(), 1);
+
+    let handle = shard.handle();
+    let mine = tags().find(|tag| shard.grd.view().master(tag) == ME).unwrap();
+    handle.begin(mine, Mode::X);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut guard = loop {
+        shard.poll();
+        if let Some(granted) = handle.finish_write() {
+            break granted.unwrap();
+        }
+        assert!(Instant::now() < deadline, "no grant");
+        thread::yield_now();
+    };
+    let ticket = guard.publish(&shard.si_publisher(), &[message]).unwrap();
+    drop(guard);
+    shard.poll();
+    assert_eq!(shard.kept.len(), 1);
+    assert!(handle.try_read(&mine).is_none(), "a local hit before the ticket");
+    let complete = || shared.si.complete(ticket.position());
+    assert!(!sleeps_over(&mut shard, complete), "it sleeps over a pin that may go");
+    assert!(shard.kept.is_empty() && handle.try_read(&mine).is_some());
+}
+
+#[test]
+fn a_turn_ends_however_much_is_published() {
+    let (_folder, mut shard) = shard();
+    let many = vec![SiMessage::Relmap { database: 5 }; 1 << 14];
+    let _ticket = shard.si_publisher().publish(&many).unwrap();
+    assert!(shard.publish());
+    let first = shard.counters.si_published.get();
+    assert!(0 < first && first < 1 << 14, "{first} at once");
+    while shard.publish() {}
+    assert_eq!(shard.counters.si_published.get(), 1 << 14);
 }

@@ -103,7 +103,7 @@ impl Publisher {
         let mut least = self.last;
         for member in members {
             let stream = self.streams.iter().find(|stream| is_it(stream.to, *member))?;
-            if stream.told > epoch {
+            if stream.told > epoch && !planted::is("si_forget_the_later_view") {
                 return None;
             }
             least = least.min(stream.acknowledged?);

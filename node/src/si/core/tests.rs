@@ -193,6 +193,25 @@ fn more_is_not_under_way_than_a_subscriber_can_hold_back() {
     assert!(!core.may_publish(false));
 }
 
+/// See `planted::BY_UNIT_TESTS`.
+#[cfg(feature = "planted")]
+#[test]
+fn a_planted_bug_that_no_schedule_finds_fails_a_test_of_the_core() {
+    use crate::planted::{BY_UNIT_TESTS, switch_on};
+    let tests = [
+        a_later_view_that_an_acknowledgement_tells_is_waited_for_with_its_new_members as fn(),
+        what_overtakes_is_held_back_also_before_its_stream_begins,
+    ];
+    assert_eq!(BY_UNIT_TESTS.len(), tests.len());
+    for (&(name, _), test) in BY_UNIT_TESTS.iter().zip(tests) {
+        test();
+        assert!(switch_on(Some(name)));
+        let found = std::panic::catch_unwind(test).is_err();
+        switch_on(None);
+        assert!(found, "{name} is planted, and its test does not fail");
+    }
+}
+
 // ---- several instances -----------------------------------------------------------------------------
 
 #[derive(Debug, Clone, Copy)]
