@@ -163,6 +163,8 @@ Keys of the file, with what they are when they are left out:
   rdma_device = \"mlx5_0\"        [chosen by the address of listen, as are the two that follow]
   rdma_port = 1                 1 to 255
   rdma_gid_index = 3            0 to 255
+  si_ring = \"/dev/shm/pagewire-42-0.si\"   where other processes read invalidations
+  si_ring_entries = 65536       a power of two; a reader further behind resets
   status_socket = \"/run/pagewire/42-0.sock\"
                                 where `pagewire status` asks [CLUSTER-INSTANCE.sock in the first of
                                 $XDG_RUNTIME_DIR/pagewire, /run/pagewire and $TMPDIR/pagewire-UID

@@ -139,9 +139,14 @@ fn with_a_configuration_the_ring_of_that_instance_is_looked_for() {
     let (folder, _) = place();
     let config = Config::three(folder.path()).remove(2);
     let file = folder.path().join("2.toml");
-    fs::write(&file, config.text_with_socket(&file)).unwrap();
     let arguments = ["si".as_ref(), "tail".as_ref(), "--config".as_ref(), file.as_os_str()];
-    let told = Process::pagewire(arguments).end().refused();
-    let expected = format!("SI ring /dev/shm/pagewire-{}-2.si", Config::CLUSTER);
-    assert!(told.contains(&expected), "{told}");
+    let usual = format!("/dev/shm/pagewire-{}-2.si", Config::CLUSTER);
+    for ring in [folder.path().join("ring").to_str().unwrap(), &usual] {
+        let text = config.text_with_ring(Path::new(ring));
+        // In its usual place it need not be named.
+        let text = text.replace(&format!("si_ring = {usual:?}\n"), "");
+        fs::write(&file, text).unwrap();
+        let told = Process::pagewire(arguments).end().refused();
+        assert!(told.contains(&format!("SI ring {ring}")), "{told}");
+    }
 }

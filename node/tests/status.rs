@@ -264,7 +264,7 @@ fn a_node_without_a_configured_socket_is_found_where_the_environment_says() {
     assert!(stdout.contains("no peers"), "{stdout}");
     // Another one of the same name has no place of its own, and runs all the same.
     let more = Config { listen: support::ledger::own_address(), ..config.clone() };
-    fs::write(&file, more.text()).expect("a configuration");
+    fs::write(&file, more.text_with_ring(&pair.path(0, "other"))).expect("a configuration");
     let mut second = run("node");
     second.complaint("word of the place", |line| line.contains("another process listens there"));
     second.line("that it listens", |line| line.contains("listens on"));
@@ -400,7 +400,7 @@ fn connections_that_were_turned_away_are_counted_beyond_the_lines_of_the_log() {
     assert_eq!((&counted["accepted"], &counted["not_a_hello"]), (&30.into(), &30.into()), "{json}");
     let text = pair.status(0, &[]).succeeded().stdout;
     let words = "connections accepted 30, turned away 30 (no handshake 30)\n";
-    assert!(text.ends_with(words), "{text}");
+    assert!(text.contains(words), "{text}");
     drop(node);
 }
 

@@ -76,6 +76,10 @@ impl Config {
     /// Its text, with a ring in the storage's folder: instances of other tests have the same usual place.
     pub(crate) fn text(&self) -> String {
         let ring = self.storage.join(format!("{}-{}.ring", self.cluster, self.instance));
+        self.text_with_ring(&ring)
+    }
+
+    pub(crate) fn text_with_ring(&self, ring: &Path) -> String {
         self.text_with(&format!("si_ring = {ring:?}\n"))
     }
 

@@ -38,10 +38,8 @@ impl Reach {
     /// Whether a warning is due; then for how long the tries have failed. It counts as given.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Duration> {
         let failing = now.duration_since(self.since?);
-        let is_due = match self.told {
-            None => failing >= GRACE,
-            Some(told) => now.duration_since(told) >= AGAIN,
-        };
+        let is_news = self.told.is_none_or(|told| now.duration_since(told) >= AGAIN);
+        let is_due = is_news && failing >= GRACE;
         is_due.then(|| {
             self.told = Some(now);
             failing
@@ -96,6 +94,7 @@ mod tests {
             all.extend(warned(&mut reach, start, 10 * round, 10 * round + 8));
             reach.linked();
         }
-        assert_eq!(all, [5, 70], "every 10 s there is a link");
+        assert_eq!(all, [5, 65], "every 10 s there is a link");
+        assert_eq!(warned(&mut reach, start, 200, 206), [205], "each time after a while");
     }
 }
