@@ -4,7 +4,7 @@ use pagewire_protocol::{
     ClusterId, Incarnation, InstanceId, SiMessage,
     si::{Backend, CatcacheId},
 };
-use pagewire_si::{RingConfig, RingWriter};
+use pagewire_si::{RingConfig, RingError, RingWriter};
 use std::{
     fs,
     io::{BufRead, BufReader},
@@ -94,6 +94,20 @@ fn one_of_each_kind() -> Vec<SiMessage> {
     ]
 }
 
+/// A writer that comes after another one. A compiler that another test has just forked off has the former
+/// writer's file, and with it its lock, until it is executed.
+fn open_again(path: &Path, entries: u32) -> RingWriter {
+    let start = std::time::Instant::now();
+    loop {
+        match RingWriter::open(path, &config(entries)) {
+            Err(RingError::InUse { .. }) if start.elapsed().as_secs() < 30 => {
+                std::thread::yield_now();
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 #[test]
 fn a_reader_in_c_sees_messages_resets_and_the_end_of_a_ring() {
     let folder = tempfile::tempdir().unwrap();
@@ -118,10 +132,10 @@ fn a_reader_in_c_sees_messages_resets_and_the_end_of_a_ring() {
     writer.write(InstanceId(1), &vec![[0; 16]; ENTRIES as usize + 1]);
     assert_eq!(tail.line(), "reset");
     drop(writer);
-    let writer = RingWriter::open(&path, &config(ENTRIES)).unwrap();
+    let writer = open_again(&path, ENTRIES);
     assert_eq!(tail.line(), "reset");
     drop(writer);
-    let mut writer = RingWriter::open(&path, &config(2 * ENTRIES)).unwrap();
+    let mut writer = open_again(&path, 2 * ENTRIES);
     assert_eq!(tail.line(), "gone");
     assert_eq!(tail.line(), "attached to instance 3");
     let first = writer.head();
