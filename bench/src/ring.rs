@@ -86,25 +86,18 @@ struct Figures<'a> {
 
 impl Report for Figures<'_> {
     fn json(&self) -> Value {
-        let Flow {
-            has_new_ns,
-            has_new_busy_ns,
-            write_per_s,
-            read_per_s,
-            stream_per_s,
-            allocations,
-        } = &self.flow;
+        let flow = &self.flow;
         let figure = |samples: &Vec<f64>| json!(rounded(median(samples)));
         json!({
             "entries": self.args.entries,
             "batch": self.args.batch,
             "rounds": self.args.run.rounds,
-            "has_new_ns": figure(has_new_ns),
-            "has_new_while_written_ns": figure(has_new_busy_ns),
-            "written_per_s": figure(write_per_s),
-            "read_per_s": figure(read_per_s),
-            "streamed_per_s": figure(stream_per_s),
-            "allocations": allocations,
+            "has_new_ns": figure(&flow.has_new_ns),
+            "has_new_while_written_ns": figure(&flow.has_new_busy_ns),
+            "written_per_s": figure(&flow.write_per_s),
+            "read_per_s": figure(&flow.read_per_s),
+            "streamed_per_s": figure(&flow.stream_per_s),
+            "allocations": flow.allocations,
             "load": {
                 "messages": self.args.load_messages,
                 "rate_per_s": self.args.load_rate,
@@ -115,24 +108,17 @@ impl Report for Figures<'_> {
     }
 
     fn lines(&self) -> Vec<String> {
-        let Flow {
-            has_new_ns,
-            has_new_busy_ns,
-            write_per_s,
-            read_per_s,
-            stream_per_s,
-            allocations,
-        } = &self.flow;
+        let flow = &self.flow;
         let (entries, batch) = (self.args.entries, self.args.batch);
         let mega = |samples: &Vec<f64>| median(samples) / 1e6;
         let mut lines = vec![
             format!("SI ring of {entries} entries, from one core to another, {batch} a batch"),
-            format!("has_new, nothing new      {:>8.2} ns", median(has_new_ns)),
-            format!("has_new, while written    {:>8.2} ns", median(has_new_busy_ns)),
-            format!("written                   {:>8.1} M/s", mega(write_per_s)),
-            format!("read                      {:>8.1} M/s", mega(read_per_s)),
-            format!("written and read at once  {:>8.1} M/s", mega(stream_per_s)),
-            format!("allocations               {allocations:>8}"),
+            format!("has_new, nothing new      {:>8.2} ns", median(&flow.has_new_ns)),
+            format!("has_new, while written    {:>8.2} ns", median(&flow.has_new_busy_ns)),
+            format!("written                   {:>8.1} M/s", mega(&flow.write_per_s)),
+            format!("read                      {:>8.1} M/s", mega(&flow.read_per_s)),
+            format!("written and read at once  {:>8.1} M/s", mega(&flow.stream_per_s)),
+            format!("allocations               {:>8}", flow.allocations),
             format!(
                 "load of {} messages a second, a look every {} us on average:",
                 self.args.load_rate, self.args.load_pause_us

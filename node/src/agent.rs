@@ -495,7 +495,7 @@ impl<I: Instance, W: Write> Agent<I, W> {
             audits: counts.audits.load(Ordering::Relaxed),
             audit_failures: counts.audit_failures.load(Ordering::Relaxed),
             reads: counts.reads.load(Ordering::Relaxed),
-            invalidations: counts.moves.load(Ordering::Relaxed),
+            invalidations: counts.invalidations.load(Ordering::Relaxed),
             stale_uses: counts.stale_uses.load(Ordering::Relaxed),
             pages_shipped,
             bytes_shipped,

@@ -209,12 +209,13 @@ impl PageWrite for WorkerWrite<'_> {
         self.guard.update(change)
     }
 
-    fn publish_moved(&mut self, block: u32) -> Result<(), String> {
+    fn publish_moved(&mut self, numbers: &[u32]) -> Result<(), String> {
         let (cache, database) = (CatcacheId::default(), self.database);
-        let message = SiMessage::Catcache { cache, database, hash: block };
+        let message = |number: &u32| SiMessage::Catcache { cache, database, hash: *number };
+        let messages: Vec<_> = numbers.iter().map(message).collect();
         let deadline = Instant::now() + PUBLISH_LIMIT;
         loop {
-            match self.guard.publish(self.publisher, &[message]) {
+            match self.guard.publish(self.publisher, &messages) {
                 Ok(_ticket) => return Ok(()),
                 Err(PublishError::Full { .. }) if Instant::now() < deadline => thread::yield_now(),
                 Err(error) => return Err(error.to_string()),

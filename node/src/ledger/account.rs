@@ -4,7 +4,7 @@
 //!         pd_lower   aligned up to 8                               pd_upper
 //!  items ----|-------|===== account record, 40 bytes =====|-----------|---- tuples
 //!            <------------------ at least 64 bytes ------------------->
-//!  record: magic 4 | crc 4 | balance 8 | transfers 8 | last sequence 8 | last instance 2 | place 4 | 0 x 2
+//!  record: magic 4 | crc 4 | balance 8 | transfers 8 | last sequence 8 | last instance 2 | number 4 | 0 x 2
 //! ```
 //! Invariants: PostgreSQL never reads the hole between `pd_lower` and `pd_upper`, so the record
 //! changes nothing for it; the record is written only under an exclusive guard, and `pd_lower` does
@@ -43,7 +43,7 @@ struct Record {
     transfers: U64,
     last_sequence: U64,
     last_instance: U16,
-    place: U32,
+    number: U32,
     reserved: [u8; 2],
 }
 
@@ -68,8 +68,9 @@ pub struct Account {
     pub transfers: u64,
     /// The last transfer that touched it.
     pub last: TransferId,
-    /// Where the account is: what instances cache of it. Changes now and then.
-    pub place: u32,
+    /// By which the account is known: at first that of its block. Two accounts exchange theirs now and
+    /// then, so that instances cache which page has which.
+    pub number: u32,
 }
 
 /// Why a page has no readable account.
@@ -165,7 +166,7 @@ pub fn read(page: &[u8]) -> Result<Account, AccountError> {
             instance: InstanceId(record.last_instance.get()),
             sequence: record.last_sequence.get(),
         },
-        place: record.place.get(),
+        number: record.number.get(),
     })
 }
 
@@ -182,7 +183,7 @@ pub fn write(page: &mut [u8], account: &Account) -> Result<(), AccountError> {
         transfers: account.transfers.into(),
         last_sequence: account.last.sequence.into(),
         last_instance: account.last.instance.0.into(),
-        place: account.place.into(),
+        number: account.number.into(),
         reserved: [0; 2],
     };
     record.crc = crc32c(&[&record.as_bytes()[CRC_FROM_BYTE..]]).into();
@@ -190,12 +191,12 @@ pub fn write(page: &mut [u8], account: &Account) -> Result<(), AccountError> {
     Ok(())
 }
 
-/// Opens an account with `balance` on `page`.
+/// Opens account `number` with `balance` on `page`.
 ///
 /// # Errors
 /// As [`write()`].
-pub fn init(page: &mut [u8], balance: i64) -> Result<(), AccountError> {
-    write(page, &Account { balance, ..Account::default() })
+pub fn init(page: &mut [u8], number: u32, balance: i64) -> Result<(), AccountError> {
+    write(page, &Account { number, balance, ..Account::default() })
 }
 
 /// CRC-32C of everything that a run must leave alone: all bytes behind `pd_lsn` and `pd_checksum`,
@@ -231,7 +232,7 @@ mod tests {
             balance: -7,
             transfers: 3,
             last: TransferId { instance: InstanceId(2), sequence: 99 },
-            place: 7,
+            number: 7,
         };
         write(&mut page, &account).expect("room for an account");
         assert_eq!(find(&page), Ok(32));
@@ -245,7 +246,7 @@ mod tests {
     fn sixty_three_bytes_of_free_space_are_too_few() {
         let mut page = page_with(24, 24 + 63);
         assert_eq!(is_usable(&page), Ok(false));
-        assert_eq!(init(&mut page, 1), Err(AccountError::NoRoom { found_bytes: 63 }));
+        assert_eq!(init(&mut page, 7, 1), Err(AccountError::NoRoom { found_bytes: 63 }));
         assert_eq!(is_usable(&page_with(31, 31 + 64)), Ok(true));
     }
 
@@ -268,7 +269,7 @@ mod tests {
     fn a_missing_or_damaged_record_is_refused() {
         let mut page = page_with(24, 8192);
         assert_eq!(read(&page), Err(AccountError::Magic { offset: 24, found: 0 }));
-        init(&mut page, 1000).expect("room for an account");
+        init(&mut page, 7, 1000).expect("room for an account");
         for byte in [32, 40, 48, 56, 58] {
             page[byte] ^= 1;
             assert!(matches!(read(&page), Err(AccountError::Crc { offset: 24, .. })), "{byte}");

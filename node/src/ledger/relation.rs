@@ -326,7 +326,9 @@ fn prepare_page(page: &mut [u8], block: u32, label: &Path) -> Result<PageOrigin,
     page::verify_checksum(page, block).map_err(damaged)?;
     let mut record = None;
     origin.kind = PageKind::ReadOnly;
-    if account::is_usable(page).map_err(damaged)? && account::init(page, INITIAL_BALANCE).is_ok() {
+    if account::is_usable(page).map_err(damaged)?
+        && account::init(page, block, INITIAL_BALANCE).is_ok()
+    {
         origin.kind = PageKind::Account;
         record = account::find(page).ok();
     }

@@ -175,6 +175,8 @@ struct Head<L> {
 struct Replay<'m> {
     manifest: &'m Manifest,
     states: Vec<PageState>,
+    /// Of the accounts on storage.
+    numbers: Vec<u32>,
     found: Verification,
 }
 
@@ -184,7 +186,8 @@ impl<'m> Replay<'m> {
         let version = Lsn(manifest.initial_version);
         let state = PageState { version, account, is_broken: false };
         let found = Verification { total_before: manifest.total(), ..Verification::default() };
-        Self { manifest, states: vec![state; manifest.pages.len()], found }
+        let (states, numbers) = (vec![state; manifest.pages.len()], Vec::new());
+        Self { manifest, states, numbers, found }
     }
 
     fn problem(&mut self, text: impl FnOnce() -> String) {
@@ -398,6 +401,7 @@ impl<'m> Replay<'m> {
                 format!("the relation goes on behind its {pages} pages, expected its end there")
             });
         }
+        self.check_numbers();
         let bounded = total.clamp(i128::from(i64::MIN), i128::from(i64::MAX));
         self.found.total_after = i64::try_from(bounded).unwrap_or(i64::MAX);
         if total != i128::from(self.found.total_before) {
@@ -405,6 +409,22 @@ impl<'m> Replay<'m> {
             self.problem(|| format!("the accounts hold {total}, expected {before}"));
         }
         Ok(())
+    }
+
+    /// Accounts exchange their numbers: none is lost, none is there twice.
+    fn check_numbers(&mut self) {
+        let blocks = (self.manifest.first_block..).zip(&self.manifest.pages);
+        let expected = blocks.filter(|(_, page)| page.kind == PageKind::Account);
+        let expected: BTreeSet<u32> = expected.map(|(block, _)| block).collect();
+        let mut missing = expected.clone();
+        for number in std::mem::take(&mut self.numbers) {
+            if !missing.remove(&number) {
+                self.found.wrong_balances += 1;
+                let is_known = expected.contains(&number);
+                let problem = if is_known { "is there twice" } else { "is no account's" };
+                self.problem(|| format!("account number {number} {problem}"));
+            }
+        }
     }
 
     /// Compares one page with its replayed state; returns the balance it holds.
@@ -443,8 +463,9 @@ impl<'m> Replay<'m> {
         let expected = self.states[index].account;
         match account::read(page) {
             Ok(found) => {
-                // The log says nothing of places, which are for caches.
-                let expected = Account { place: found.place, ..expected };
+                // The log says nothing of numbers; each has to be there once.
+                let expected = Account { number: found.number, ..expected };
+                self.numbers.push(found.number);
                 if found != expected {
                     self.found.wrong_balances += 1;
                     self.problem(|| {

@@ -6,10 +6,10 @@
 //!   5 %  read:     S on one read-only page, its checksum must be right
 //! ```
 //! Invariants: guards of one action are taken in tag order; a transfer is in the log before its
-//! guards drop; a page without an account is never written. Now and then a transfer moves its first
-//! account to another place: every worker caches the places of the accounts that it audits, and has
-//! nothing but invalidations to know when one is stale. An audit that finds a stale place in its cache
-//! counts it: there must be none. A worker belongs to one thread; what the
+//! guards drop; a page without an account is never written. Now and then the two
+//! accounts of a transfer exchange their numbers: every worker caches which page has the account of which
+//! number, and has nothing but invalidations to know when that is stale. An audit that finds the account of
+//! a number on another page than its map says counts it: there must be none. A worker belongs to one thread; what the
 //! workers of an instance share is in [`Ledger`].
 
 use super::{
@@ -65,8 +65,8 @@ pub trait Pages {
         false
     }
 
-    /// Tells what was published since this thread asked last: the block of an account that moved, or
-    /// `None` for all of them.
+    /// Tells what was published since this thread asked last: the number of an account that is on another
+    /// page now, or `None` for all of them.
     fn moved(&self, forget: &mut dyn FnMut(Option<u32>)) {
         let _ = forget;
     }
@@ -81,13 +81,13 @@ pub trait PageWrite: Deref<Target = [u8]> {
     /// [`LeaseExpired`]: nothing was changed that counts.
     fn update(&mut self, change: &mut dyn FnMut(&mut [u8])) -> Result<Lsn, LeaseExpired>;
 
-    /// Publishes that the account of `block`, which is this page's, has moved: whoever gets the page
-    /// afterwards can know.
+    /// Publishes that the accounts of `numbers`, of which this page has had one, are on other pages now:
+    /// whoever gets this page afterwards can know.
     ///
     /// # Errors
     /// When it cannot be published, in words.
-    fn publish_moved(&mut self, block: u32) -> Result<(), String> {
-        Err(format!("nobody would hear that the account of block {block} has moved"))
+    fn publish_moved(&mut self, numbers: &[u32]) -> Result<(), String> {
+        Err(format!("nobody would hear that the accounts {numbers:?} have moved"))
     }
 }
 
@@ -96,7 +96,7 @@ pub const TRANSFER_PERCENT: u32 = 80;
 /// Of a hundred actions so many are audits; the rest are reads.
 pub const AUDIT_PERCENT: u32 = 15;
 
-/// One in so many transfers of an instance moves an account.
+/// In one of so many transfers of an instance the accounts exchange their numbers.
 pub const TRANSFERS_PER_MOVE: u64 = 16;
 
 /// Greatest amount of one transfer.
@@ -150,9 +150,9 @@ pub struct Counts {
     pub audit_failures: AtomicU64,
     /// Reads of read-only pages.
     pub reads: AtomicU64,
-    /// Accounts that were moved, and whose move was published.
-    pub moves: AtomicU64,
-    /// Places in a cache that were stale when they were used.
+    /// Invalidations that were published.
+    pub invalidations: AtomicU64,
+    /// Entries of a map that were stale when they were used.
     pub stale_uses: AtomicU64,
 }
 
@@ -162,8 +162,8 @@ impl Counts {
     }
 }
 
-/// What a worker has cached: where the account of each block is.
-type Places = BTreeMap<u32, u32>;
+/// What a worker has cached: by an account's number, the block that has it.
+type AccountMap = BTreeMap<u32, u32>;
 
 /// What the workers of one instance share.
 #[derive(Debug)]
@@ -222,13 +222,13 @@ impl Ledger {
         random: &mut Random,
         stop: &AtomicBool,
     ) -> Result<(), WorkerError> {
-        let mut places = Places::new();
+        let mut map = AccountMap::new();
         while !stop.load(Ordering::Relaxed) {
             match self.choose(random) {
                 Some(Action::Transfer { from, to, amount }) => {
                     self.transfer(pages, from, to, amount)?;
                 }
-                Some(Action::Audit(group)) => self.audit(pages, group, &mut places)?,
+                Some(Action::Audit(group)) => self.audit(pages, group, &mut map)?,
                 Some(Action::Read(block)) => self.read(pages, block)?,
                 None => std::thread::park_timeout(IDLE_WAIT),
             }
@@ -275,8 +275,12 @@ impl Ledger {
         let sequence = self.last_sequence.fetch_add(1, Ordering::Relaxed) + 1;
         let id = TransferId { instance: self.instance, sequence };
         let moves = pages.can_publish() && sequence.is_multiple_of(TRANSFERS_PER_MOVE);
-        let place = from_before.place.wrapping_add(u32::from(moves));
-        let from_before = Account { place, ..from_before };
+        let mut numbers = [from_before.number, to_before.number];
+        if moves {
+            numbers.reverse();
+        }
+        let from_before = Account { number: numbers[0], ..from_before };
+        let to_before = Account { number: numbers[1], ..to_before };
         let transfer = Transfer {
             id,
             amount,
@@ -284,9 +288,12 @@ impl Ledger {
             to: self.post(to_page, to, to_before, amount, id)?,
         };
         if moves {
-            let published = from_page.publish_moved(from);
+            // Under both: whoever gets one of the pages has to know.
+            let published = from_page.publish_moved(&numbers);
+            let published = published.and_then(|()| to_page.publish_moved(&numbers));
             published.map_err(|error| refused(self.manifest.tag(from), "for a move", &error))?;
-            Counts::add(&self.counts.moves);
+            let messages = 2 * numbers.len() as u64;
+            self.counts.invalidations.fetch_add(messages, Ordering::Relaxed);
         }
         self.log.lock().unwrap_or_else(PoisonError::into_inner).append(&transfer)?;
         drop((low, high));
@@ -318,23 +325,22 @@ impl Ledger {
         &self,
         pages: &P,
         group: &[u32],
-        places: &mut Places,
+        map: &mut AccountMap,
     ) -> Result<(), WorkerError> {
         let mut guards = Vec::with_capacity(group.len());
         for block in group {
             guards.push(self.hold_for_read(pages, *block)?);
         }
         // Once the pages are held: not before.
-        pages.moved(&mut |block| match block {
-            Some(block) => drop(places.remove(&block)),
-            None => places.clear(),
+        pages.moved(&mut |number| match number {
+            Some(number) => drop(map.remove(&number)),
+            None => map.clear(),
         });
         let (mut sum, mut expected) = (0, 0);
         for (page, block) in guards.iter().zip(group) {
             let account = self.account(page, *block)?;
-            if *places.entry(*block).or_insert(account.place) != account.place {
+            if map.insert(account.number, *block).is_some_and(|mapped| mapped != *block) {
                 Counts::add(&self.counts.stale_uses);
-                places.insert(*block, account.place);
             }
             sum += i128::from(account.balance);
             expected += i128::from(self.manifest.initial_balance);

@@ -105,7 +105,11 @@ impl<T> Answer<'_, T> {
 
 /// The shards of an instance before they run.
 #[derive(Debug)]
-pub(super) struct Shards(Vec<Shard>, Arc<AtomicU64>, Arc<SiShared>);
+pub(super) struct Shards {
+    all: Vec<Shard>,
+    longest_wait_ns: Arc<AtomicU64>,
+    si: Arc<SiShared>,
+}
 
 /// Address of shard `number` of the instance whose first shard listens on `first`.
 pub(super) fn address(first: SocketAddr, number: u16) -> Result<SocketAddr, NodeError> {
@@ -145,34 +149,34 @@ impl Shards {
             (place.number, place.listen) = (number, address(first, number)?);
             shards.push(Shard::start(config, &place)?);
         }
-        Ok(Self(shards, place.longest_wait_ns, place.si))
+        Ok(Self { all: shards, longest_wait_ns: place.longest_wait_ns, si: place.si })
     }
 
     /// Where the longest wait for a page is noted, in nanoseconds.
     pub(super) fn longest_wait_ns(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.1)
+        Arc::clone(&self.longest_wait_ns)
     }
 
     /// Where invalidations are published.
     pub(super) fn si(&self) -> Arc<SiShared> {
-        Arc::clone(&self.2)
+        Arc::clone(&self.si)
     }
 
     /// Where the first listens.
     pub(super) fn listen_address(&self) -> SocketAddr {
-        self.0[0].listen_address()
+        self.all[0].listen_address()
     }
 
     pub(super) fn identity(&self) -> (InstanceId, Incarnation) {
-        self.0[0].identity()
+        self.all[0].identity()
     }
 
     /// Makes a peer known whose first shard listens on `first`.
     pub(super) fn add_peer(&mut self, id: InstanceId, first: SocketAddr) -> Result<(), NodeError> {
-        let count = self.0.len();
+        let count = self.all.len();
         let addresses: Vec<_> =
             (0..).take(count).map(|number| address(first, number)).collect::<Result<_, _>>()?;
-        for (shard, address) in self.0.iter_mut().zip(addresses) {
+        for (shard, address) in self.all.iter_mut().zip(addresses) {
             shard.add_peer(id, address)?;
         }
         Ok(())
@@ -194,7 +198,7 @@ impl Shards {
             let poller = Poller::start(poller, driver)?;
             Ok(Running { control, waker, poller, panic, arena, counters, endpoint_counters })
         };
-        self.0.into_iter().enumerate().map(start).collect()
+        self.all.into_iter().enumerate().map(start).collect()
     }
 }
 

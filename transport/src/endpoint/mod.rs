@@ -46,7 +46,6 @@ use crate::{
     link::{Link, Urgency},
     session::Rejected,
 };
-use arrivals::Arrivals;
 use connect::{Gate, Incoming, MAX_INCOMING};
 use devices::Devices;
 use events::EventQueue;

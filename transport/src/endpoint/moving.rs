@@ -13,7 +13,6 @@
 
 use super::{
     Endpoint,
-    arrivals::Arrivals,
     config::LinkPolicy,
     devices::PAGE_SENDS,
     peer::Peer,
@@ -256,17 +255,8 @@ impl Endpoint {
         if let Some(fd) = verbs.events_fd() {
             let _ = self.os.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
         }
-        let Some(session) = &mut peer.session else { return };
+        let Some((_, mut arrivals)) = peer.receiving(&mut self.events) else { return };
         if on == LinkKind::Verbs {
-            let mut arrivals = Arrivals {
-                from: peer.id,
-                session,
-                counters: &peer.counters,
-                events: &mut self.events,
-                heard: &mut peer.heard,
-                reads: peer.reads.as_deref_mut(),
-                lanes: 0,
-            };
             if let Err(error) = verbs.close(&mut arrivals) {
                 self.link_down(slot, error);
             }

@@ -1,6 +1,7 @@
 //! What an endpoint knows of one peer.
 
 use super::{
+    arrivals::Arrivals,
     backoff::Backoff,
     connect::{Reach, attempt::Forming},
     events::EventQueue,
@@ -128,6 +129,25 @@ impl Peer {
             backoff: Backoff::new(seed),
             counters,
         }
+    }
+
+    /// The link, and where what it hands over goes.
+    #[inline(always)] // In each look at the peer.
+    pub(super) fn receiving<'a>(
+        &'a mut self,
+        events: &'a mut EventQueue,
+    ) -> Option<(&'a mut DualLink, Arrivals<'a>)> {
+        let (link, session) = (self.link.as_mut()?, self.session.as_mut()?);
+        let arrivals = Arrivals {
+            from: self.id,
+            session,
+            counters: &self.counters,
+            events,
+            heard: &mut self.heard,
+            reads: self.reads.as_deref_mut(),
+            lanes: 0,
+        };
+        Some((link, arrivals))
     }
 
     /// Remembers which messages wait in the queue that came over a link that is no more: their receives

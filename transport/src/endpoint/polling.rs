@@ -6,7 +6,7 @@
 //!   wait            flush | arm | sleep in the poller |          poll
 //! ```
 
-use super::{Arrivals, Endpoint, token::link_token};
+use super::{Endpoint, token::link_token};
 use crate::link::Link;
 use std::{
     io,
@@ -148,16 +148,7 @@ impl Endpoint {
         let mut any = false;
         for slot in 0..self.peers.len() {
             let peer = &mut self.peers[slot];
-            let (Some(link), Some(session)) = (&mut peer.link, &mut peer.session) else { continue };
-            let mut arrivals = Arrivals {
-                from: peer.id,
-                session,
-                counters: &peer.counters,
-                events: &mut self.events,
-                heard: &mut peer.heard,
-                reads: peer.reads.as_deref_mut(),
-                lanes: 0,
-            };
+            let Some((link, mut arrivals)) = peer.receiving(&mut self.events) else { continue };
             let polled = link.poll(&mut arrivals);
             let lanes = arrivals.lanes;
             self.hot |= link.is_hot();

@@ -190,13 +190,33 @@ fn a_stale_page_on_storage_is_found() {
     let index = usize::try_from(block).expect("a small block");
     let initial = history.manifest.initial_balance;
     history.change_page(block, |page| {
-        account::init(page, initial).expect("room");
+        account::init(page, block, initial).expect("room");
         page::set_lsn(page, Lsn(1));
     });
     assert!(history.manifest.pages[index].kind == PageKind::Account);
     let found = history.verify();
     assert_eq!((found.verified, found.lost_updates, found.broken_chains), (false, 1, 1));
     assert_eq!(found.wrong_balances, 1, "{found:#?}");
+}
+
+#[test]
+fn accounts_may_exchange_their_numbers_and_each_has_to_be_there_once() {
+    let numbered = |history: &mut History, block: u32, number: u32| {
+        history.change_page(block, |page| {
+            let account = account::read(page).expect("an account");
+            account::write(page, &Account { number, ..account }).expect("room");
+        });
+    };
+    let mut history = History::new();
+    let (one, other) = (history.manifest.groups[0][0], history.manifest.groups[0][1]);
+    numbered(&mut history, one, other);
+    let found = history.verify();
+    assert!(!found.verified && found.wrong_balances == 1, "{found:#?}");
+    assert!(found.problems[0].contains("is there twice"), "{found:#?}");
+    numbered(&mut history, other, one);
+    assert!(history.verify().verified);
+    numbered(&mut history, one, u32::MAX);
+    assert!(history.verify().problems[0].contains("is no account's"));
 }
 
 #[test]

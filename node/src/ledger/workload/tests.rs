@@ -253,7 +253,7 @@ fn money_that_vanished_is_an_audit_failure() {
     ledger.audit(&pages, &ledger.manifest.groups[0], &mut BTreeMap::new()).expect("readable");
     assert_eq!(ledger.counts.audit_failures.load(Ordering::Relaxed), 0);
     let mut guard: Exclusive<'_> = pages.write(ledger.manifest.tag(2)).expect("held");
-    let init = &mut |page: &mut [u8]| account::init(page, 999).expect("room for an account");
+    let init = &mut |page: &mut [u8]| account::init(page, 7, 999).expect("room for an account");
     guard.update(init).expect("a lease");
     drop(guard);
     ledger.audit(&pages, &ledger.manifest.groups[0], &mut BTreeMap::new()).expect("readable");
@@ -261,23 +261,26 @@ fn money_that_vanished_is_an_audit_failure() {
 }
 
 #[test]
-fn a_place_that_an_audit_has_cached_and_nobody_told_it_of_is_a_stale_use() {
+fn an_account_that_an_audit_has_mapped_and_nobody_told_it_of_has_moved_is_a_stale_use() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let prepared = relation::prepare_synthetic(folder.path(), PageSize::K8, 3, 5)
         .expect("a prepared relation");
     let pages = MemoryPages::load(&prepared.manifest, &prepared.path);
     let ledger = ledger(prepared.manifest, folder.path());
-    let (group, mut places) = (&ledger.manifest.groups[0], BTreeMap::new());
-    for expected in [0, 1, 1] {
-        ledger.audit(&pages, group, &mut places).expect("readable");
+    let (group, mut map) = (&ledger.manifest.groups[0], BTreeMap::new());
+    for expected in [0, 2, 2] {
+        ledger.audit(&pages, group, &mut map).expect("readable");
         assert_eq!(ledger.counts.stale_uses.load(Ordering::Relaxed), expected);
         if expected == 0 {
-            let mut guard: Exclusive<'_> =
-                pages.write(ledger.manifest.tag(group[0])).expect("held");
-            let mut account = account::read(&guard).expect("an account");
-            account.place += 1;
-            let change = &mut |page: &mut [u8]| account::write(page, &account).expect("room");
-            guard.update(change).expect("a lease");
+            for (block, number) in [(group[0], group[1]), (group[1], group[0])] {
+                let mut guard: Exclusive<'_> =
+                    pages.write(ledger.manifest.tag(block)).expect("held");
+                let account = account::read(&guard).expect("an account");
+                assert_eq!(account.number, block);
+                let account = account::Account { number, ..account };
+                let change = &mut |page: &mut [u8]| account::write(page, &account).expect("room");
+                guard.update(change).expect("a lease");
+            }
         }
     }
 }

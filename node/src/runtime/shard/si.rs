@@ -31,7 +31,7 @@ use pagewire_protocol::{
         },
     },
 };
-use pagewire_si::{RingError, RingWriter, SiReader};
+use pagewire_si::{RingWriter, SiReader};
 use pagewire_transport::{Endpoint, Frame, Message, Received, arena::PinTicket};
 use std::sync::Arc;
 
@@ -165,11 +165,9 @@ impl Shard {
     /// A reader of this instance's ring.
     ///
     /// # Errors
-    /// [`RingError`].
+    /// [`NodeError::SiRing`]; [`NodeError::Stopped`] where this is not the first shard.
     pub fn si_reader(&self) -> Result<SiReader, NodeError> {
-        let reader = self.si.as_ref().map(|si| si.ring.reader());
-        let reader: Option<Result<_, RingError>> = reader;
-        reader.map_or(Err(NodeError::Stopped), |reader| Ok(reader?))
+        Ok(self.si.as_ref().ok_or(NodeError::Stopped)?.ring.reader()?)
     }
 
     // ---- publishing ------------------------------------------------------------------------------
