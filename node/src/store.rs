@@ -200,6 +200,7 @@ struct OpenFile {
 pub struct Store {
     root: PathBuf,
     page_size: PageSize,
+    memory_alignment_bytes: usize,
     files: Mutex<HashMap<Segment, Arc<OpenFile>>>,
 }
 
@@ -215,8 +216,21 @@ impl Store {
         }
         let not_writable = |source| StoreError::NotWritable { path: root.to_owned(), source };
         let probe = tempfile::Builder::new().prefix(".pagewire-probe-").tempfile_in(root);
-        probe.map_err(not_writable)?.close().map_err(not_writable)?;
-        Ok(Self { root: root.to_owned(), page_size, files: Mutex::default() })
+        let probe = probe.map_err(not_writable)?;
+        let memory_alignment_bytes = memory_alignment_bytes(probe.path(), page_size);
+        probe.close().map_err(not_writable)?;
+        Ok(Self {
+            root: root.to_owned(),
+            page_size,
+            memory_alignment_bytes,
+            files: Mutex::default(),
+        })
+    }
+
+    /// What the memory of a page that is read or written must be aligned to.
+    #[must_use]
+    pub fn memory_alignment_bytes(&self) -> usize {
+        self.memory_alignment_bytes
     }
 
     /// Path of the file that holds page `tag`.
@@ -265,8 +279,8 @@ impl Store {
         u64::from(in_segment) * self.page_size.bytes() as u64
     }
 
-    /// Reads page `tag` into `into`, which must be page-aligned memory of one page, and returns its
-    /// version.
+    /// Reads page `tag` into `into`, memory of one page, aligned to
+    /// [`Store::memory_alignment_bytes`], and returns its version.
     ///
     /// # Errors
     /// [`StoreError`]: no such file or page, a damaged page, or one older than `at_least`.
@@ -294,8 +308,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Writes `page` as page `tag`, its checksum put on in `scratch`, which must be page-aligned
-    /// memory of one page: the page itself is shared and cannot be changed.
+    /// Writes `page` as page `tag`, its checksum put on in `scratch`, memory as for [`Store::read`]:
+    /// the page itself is shared and cannot be changed.
     ///
     /// # Errors
     /// [`StoreError::File`] and [`StoreError::Size`].
@@ -332,6 +346,16 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// 512 where direct I/O from and to memory with that alignment works, or where there is none; else
+/// 4096. Tried out on an empty file: kernels before 6.1 do not tell.
+fn memory_alignment_bytes(file: &Path, page_size: PageSize) -> usize {
+    let bytes = vec![0; page_size.bytes() + 2 * 4096];
+    let at = bytes.as_ptr().align_offset(4096) + 512;
+    let Some(page) = bytes.get(at..at + page_size.bytes()) else { return 4096 };
+    let written = open_direct(file).and_then(|file| file.write_all_at(page, 0));
+    if written.is_ok() { 512 } else { 4096 }
 }
 
 /// Opens for direct I/O, or where the file system has none, as usual.
@@ -385,6 +409,19 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         let damaged = store.read(&tag(2), Lsn(0), &mut frame).unwrap_err();
         assert!(matches!(damaged, StoreError::Damaged { .. }), "{damaged}");
+    }
+
+    #[test]
+    fn memory_of_the_alignment_that_the_storage_asks_for_will_do() {
+        let (_folder, store, _) = storage(2 * 8192);
+        let mut bytes = vec![0; 4 * 8192];
+        let at = bytes.as_ptr().align_offset(4096) + store.memory_alignment_bytes();
+        let (scratch, rest) = bytes[at..].split_at_mut(8192);
+        let page = &mut rest[..8192];
+        page::init(page);
+        page::set_lsn(page, Lsn(5));
+        store.write(&tag(1), page, scratch).unwrap();
+        assert_eq!(store.read(&tag(1), Lsn(5), scratch).unwrap(), Lsn(5));
     }
 
     #[test]

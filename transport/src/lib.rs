@@ -88,7 +88,7 @@ pub mod transfer;
 
 pub use pagewire_protocol as protocol;
 
-pub use arena::{Arena, ArenaConfig, Frame, FrameIndex, SharedFrame};
+pub use arena::{Arena, ArenaConfig, Frame, FrameIndex, MARGIN_BYTES, SharedFrame};
 pub use cluster_key::{ClusterKey, ClusterKeyError};
 pub use endpoint::{
     Endpoint, EndpointConfig, Event, LaneCredits, LaneState, LinkPolicy, ReadDone, ReadError,

@@ -185,14 +185,14 @@ fn damaged(damage: impl FnOnce(&mut File)) -> ViewError {
 #[test]
 fn files_that_are_no_arena_are_refused_in_words() {
     type Damage = fn(&mut File);
-    let cases: [(Damage, &[&str]); 11] = [
+    let cases: [(Damage, &[&str]); 12] = [
         (|file| file.set_len(0).unwrap(), &["0 bytes", "at least 4096", "cut off"]),
         (|file| file.set_len(4095).unwrap(), &["4095 bytes", "at least 4096"]),
-        // Header and descriptors are there, the frames are not: 8192 + 4 x 8192.
-        (|file| file.set_len(8192).unwrap(), &["8192 bytes", "at least 40960"]),
-        (|file| file.set_len(40959).unwrap(), &["40959 bytes", "at least 40960"]),
+        // Header and descriptors are there, the frames are not: 8192 + 4 x 8704, rounded up.
+        (|file| file.set_len(8192).unwrap(), &["8192 bytes", "at least 45056"]),
+        (|file| file.set_len(45055).unwrap(), &["45055 bytes", "at least 45056"]),
         (|file| file.write_all_at(b"GARBAGE", 0).unwrap(), &["begins with", "no arena"]),
-        (|file| file.write_all_at(&[3], 7).unwrap(), &["layout version 3", "expected 2"]),
+        (|file| file.write_all_at(&[2], 7).unwrap(), &["layout version 2", "expected 3"]),
         (|file| put(file, 8, 1000), &["page size 1000", "4096, 8192, 16384 or 32768"]),
         (|file| put(file, 12, 0), &["frame count 0", "at least 1"]),
         // 2^32 - 1 frames: far more than the file has.
@@ -204,6 +204,7 @@ fn files_that_are_no_arena_are_refused_in_words() {
             &["frames offset"],
         ),
         (|file| put(file, 16, 4096), &["frames offset 4096", "damaged"]),
+        (|file| put(file, 36, 8193), &["frame stride 8193", "the page size, or 512 more"]),
         // Nothing is wrong with it, but that anybody may cut it off.
         (|_| {}, &["not sealed", "F_SEAL_SHRINK"]),
     ];
@@ -219,7 +220,7 @@ fn files_that_are_no_arena_are_refused_in_words() {
 fn a_frame_count_whose_size_the_file_does_not_have_is_refused() {
     let error = damaged(|file| {
         put(file, 12, u32::MAX);
-        let offset = (4096 + 64 * u64::from(u32::MAX)).next_multiple_of(8192);
+        let offset = (4096 + 64 * u64::from(u32::MAX) + 512).next_multiple_of(8192);
         file.write_all_at(&offset.to_le_bytes(), 16).unwrap();
     });
     let ViewError::Truncated { expected_bytes, .. } = error else { panic!("{error}") };
@@ -308,15 +309,15 @@ fn a_lock_beyond_the_limit_is_refused_with_both_figures_and_one_within_is_held()
 /// The second process's part, with a limit of 64 KiB.
 fn lock_within_64_kib() {
     assert!(!may_lock_anything());
-    // 4096 + 64 x 4, rounded up, and 4 pages: 40 KiB.
+    // 4096 + 64 x 4 + 512, rounded up, and 4 x 8704 bytes, rounded up: 44 KiB.
     let arena = Arena::new(&ArenaConfig { lock: true, ..config(4) }).unwrap();
-    assert_eq!(status("VmLck:"), "40 kB");
+    assert_eq!(status("VmLck:"), "44 kB");
     drop(arena);
     assert_eq!(status("VmLck:"), "0 kB");
     let error = Arena::new(&ArenaConfig { lock: true, ..config(64) }).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, TransportError::ArenaLock { .. }), "{text}");
-    for word in ["may lock 65536 bytes", "hard limit: 65536 bytes", "ulimit -l 520", "LimitMEMLOCK"]
+    for word in ["may lock 65536 bytes", "hard limit: 65536 bytes", "ulimit -l 560", "LimitMEMLOCK"]
     {
         assert!(text.contains(word), "'{word}' in: {text}");
     }

@@ -6,7 +6,7 @@ mod common;
 
 use common::{
     CREDITS, FRAMES, Flow, Node, PATIENCE, arena, cluster, config, introduce, link_all, nobody,
-    pump,
+    packed_arena, pump,
     raw::{self, RawPeer},
     turns, verbs,
 };
@@ -51,7 +51,7 @@ impl Device {
         let facts: Vec<_> = devices.iter().map(|device| device.facts().expect("facts")).collect();
         let choice = pick(&facts, "127.0.0.1".parse().unwrap(), &overrides).expect("a port");
         let context = devices.iter().find(|device| device.name() == choice.device).expect("open");
-        let arena = arena(FRAMES);
+        let arena = packed_arena(FRAMES);
         let domain = ProtectionDomain::new(context).expect("a domain");
         let region = MemoryRegion::new(&domain, &arena, false).expect("registered");
         Some(Self { arena, region, choice })

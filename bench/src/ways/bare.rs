@@ -1,9 +1,9 @@
 //! What the endpoints are measured against: nonblocking sockets, spun on, and nothing else.
 //!
 //! [`Bare`] moves the bytes that a link moves, with the calls that a link makes: header and padded
-//! body in one contiguous buffer, `send` and `recv`; a page as header, padded body and frame with one
-//! vectored write and one vectored read, out of as many frames and into as many as the endpoint
-//! uses. It computes no CRC, keeps nothing and knows no sequence. It knows what comes next, which a
+//! body in one contiguous buffer, `send` and `recv`; a page as header, padded body and frame in one
+//! piece, too, with the header in the frame's margin, out of as many frames and into as many as the
+//! endpoint uses. It computes no CRC, keeps nothing and knows no sequence. It knows what comes next, which a
 //! link has to guess, so it asks for exactly that: the cheapest form of the link's calls. [`Plain`]
 //! moves the payload alone, from one buffer and into the same. Asked to sleep, both block in
 //! `epoll_wait`.
@@ -19,7 +19,7 @@ use crate::{
 use pagewire_protocol::header::{BODY_BYTES_MAX, FRAME_OFFSET_BYTES, HEADER_BYTES};
 use pagewire_transport::{Arena, Frame};
 use std::{
-    io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write},
+    io::{self, ErrorKind, Read, Write},
     net::TcpStream,
     os::fd::AsRawFd,
 };
@@ -86,18 +86,15 @@ impl Bare {
     #[inline]
     fn hear_page(&mut self) -> Result<Option<u64>, BenchError> {
         let frame = &mut self.landing[self.next_landing];
-        self.got += read(if self.got < FRAME_OFFSET_BYTES {
-            let mut parts = [IoSliceMut::new(&mut self.input[self.got..]), IoSliceMut::new(frame)];
-            self.stream.read_vectored(&mut parts)
-        } else {
-            self.stream.read(&mut frame[self.got - FRAME_OFFSET_BYTES..])
-        })?;
-        if self.got < FRAME_OFFSET_BYTES + PAGE_BYTES {
+        let whole = frame.with_margins().ok_or(BenchError::NoFrame)?;
+        let wire_bytes = FRAME_OFFSET_BYTES + PAGE_BYTES;
+        self.got += read(self.stream.read(&mut whole[self.got..wire_bytes]))?;
+        if self.got < wire_bytes {
             return Ok(None);
         }
         self.got = 0;
-        let number = traffic::number_in(&self.input[NUMBER_AT..]);
-        self.pages.check(&self.landing[self.next_landing], number)?;
+        let number = traffic::number_in(&whole[NUMBER_AT..]);
+        self.pages.check(&whole[FRAME_OFFSET_BYTES..wire_bytes], number)?;
         self.next_landing = (self.next_landing + 1) % self.landing.len();
         Ok(Some(number))
     }
@@ -111,8 +108,10 @@ impl Way for Bare {
         match size {
             Size::Small(_) => write(&self.output, switch, |rest| stream.write(rest)),
             Size::Page => {
-                let (header, frame) = (&self.output[..], &self.pages.of(number)[..]);
-                write_page(header, frame, switch, |parts| stream.write_vectored(parts))
+                let sent = self.pages.of(number).with_header(&self.output, |whole| {
+                    write(whole, switch, |rest| stream.write(rest))
+                });
+                sent.ok_or(BenchError::NoFrame)?
             }
         }
     }
@@ -233,33 +232,6 @@ pub(crate) fn write(
             Err(e) => return Err(e.into()),
         }
         if sent == bytes.len() {
-            return Ok(());
-        }
-        patience.spin()?;
-    }
-}
-
-/// Writes `header` and `frame` with one vectored call, unless the socket's buffer is full.
-#[inline]
-fn write_page(
-    header: &[u8],
-    frame: &[u8],
-    switch: &Switch,
-    mut call: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
-) -> Result<(), BenchError> {
-    let mut sent = 0;
-    let mut patience = Patience::new(switch, "room in a socket");
-    loop {
-        let parts = [
-            IoSlice::new(&header[sent.min(header.len())..]),
-            IoSlice::new(&frame[sent.saturating_sub(header.len())..]),
-        ];
-        match call(&parts) {
-            Ok(n) => sent += n,
-            Err(e) if again(&e) => {}
-            Err(e) => return Err(e.into()),
-        }
-        if sent == header.len() + frame.len() {
             return Ok(());
         }
         patience.spin()?;

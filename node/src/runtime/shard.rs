@@ -66,7 +66,8 @@ use crate::{
 };
 use pagewire_protocol::{BufferTag, ClusterView, Epoch, Incarnation, InstanceId, Lane, Lsn, Pcm};
 use pagewire_transport::{
-    Arena, Endpoint, EndpointConfig, Frame, Received, arena::PinTicket, counters::EndpointCounters,
+    Arena, ArenaConfig, Endpoint, EndpointConfig, Frame, Received, arena::PinTicket,
+    counters::EndpointCounters,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -208,7 +209,12 @@ impl Shard {
         };
         let shards = u32::from(config.shards.max(1));
         let frames = config.frames_of_shard();
-        let arena = Arena::unwarned(&config.arena(frames))?;
+        let arena = ArenaConfig {
+            // Frames with margins are aligned to no more than that.
+            margins: store.memory_alignment_bytes() <= 512,
+            ..config.arena(frames)
+        };
+        let arena = Arena::unwarned(&arena)?;
         let room = cache_pages(config, frames).ok_or_else(|| NodeError::ArenaTooSmall {
             frames: config.frames(),
             needed: shards.saturating_mul(config.frames_needed()),

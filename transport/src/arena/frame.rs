@@ -6,7 +6,10 @@
 //!
 //! Leaf module: the unsafe here turns a handle into a slice, as its ownership allows.
 
-use super::{FrameIndex, Inner, layout::CRC_KNOWN};
+use super::{
+    FrameIndex, Inner,
+    layout::{CRC_KNOWN, MARGIN_BYTES},
+};
 use bytes::Bytes;
 use pagewire_protocol::crc32c;
 use std::{
@@ -19,7 +22,8 @@ use std::{
     },
 };
 
-/// One page-sized, page-aligned piece of the arena, owned by whoever holds this value.
+/// One page-sized piece of the arena, owned by whoever holds this value; aligned to 512 bytes, and to
+/// 4096 in an arena without margins.
 ///
 /// Its content is what the frame last held.
 pub struct Frame {
@@ -45,6 +49,21 @@ impl Frame {
     #[must_use]
     pub fn index(&self) -> FrameIndex {
         FrameIndex(self.index)
+    }
+
+    /// The frame with the [`MARGIN_BYTES`] before it and those behind it, which nobody else uses:
+    /// a page can be received there together with the header before it and the next one. `None` in an
+    /// arena without margins.
+    #[must_use]
+    pub fn with_margins(&mut self) -> Option<&mut [u8]> {
+        let start = self.arena.margin_ptr(self.index)?;
+        self.arena.descriptor(self.index).page_crc.store(0, Ordering::Relaxed);
+        // SAFETY: both margins lie inside the mapping and belong to this frame alone (`Layout::new`);
+        // this value is the frame's only handle and is borrowed mutably, so no shared handle is in
+        // `with_header` either.
+        Some(unsafe {
+            std::slice::from_raw_parts_mut(start, self.arena.page_bytes() + 2 * MARGIN_BYTES)
+        })
     }
 
     /// Notes the CRC-32C that the frame was found to have, so that whoever sends it on need not
@@ -135,6 +154,29 @@ impl SharedFrame {
         let crc = crc32c(&[self]);
         place.store(CRC_KNOWN | u64::from(crc), Ordering::Relaxed);
         crc
+    }
+
+    /// Puts `header` before the frame and calls `send` with both as one piece of memory. `None`, and
+    /// no call: the arena has no margins, or somebody else is just doing the same with this frame.
+    pub fn with_header<R>(
+        &self,
+        header: &[u8; MARGIN_BYTES],
+        send: impl FnOnce(&[u8]) -> R,
+    ) -> Option<R> {
+        let start = self.arena.margin_ptr(self.index)?;
+        let taken = &self.arena.descriptor(self.index).header_taken;
+        taken.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        // SAFETY: the margin lies inside the mapping and belongs to this frame alone
+        // (`Layout::new`). While this handle lives nobody has a `Frame` of it, and of the shared
+        // handles only the one that has set `header_taken` comes here. The frame itself is not
+        // written, as for `deref`.
+        let whole = unsafe {
+            start.copy_from_nonoverlapping(header.as_ptr(), MARGIN_BYTES);
+            std::slice::from_raw_parts(start, MARGIN_BYTES + self.arena.page_bytes())
+        };
+        let sent = send(whole);
+        taken.store(0, Ordering::Release);
+        Some(sent)
     }
 
     fn refs(&self) -> &AtomicU32 {

@@ -7,6 +7,13 @@
 //!  | ArenaHeader  | Descriptor x frames, 64 B   | frame x frames, page_size  |
 //!  +--------------+-----------------------------+----------------------------+
 //!
+//!  With margins, 512 bytes lie between two frames, before the first and behind the last:
+//!
+//!  ... frame 0 | margin of 0, 128 | unused, 256 | margin of 1, 128 | frame 1 ...
+//!
+//!  The margins of a frame are where the header before a page and the one behind it lie while they
+//!  are sent or received with it as one piece of memory.
+//!
 //!  Descriptor.word
 //!  63          32 31      22   21     20    19..18   17     16     15        0
 //!  +-------------+----------+------+--------+------+-------+------+----------+
@@ -22,13 +29,15 @@
 //! ```c
 //! struct arena_header {            /* at 0 */
 //!     char     magic[7];           /* "PWARENA"; written last */
-//!     uint8_t  version;            /* 2 */
+//!     uint8_t  version;            /* 3 */
 //!     uint32_t page_bytes;         /* 4096, 8192, 16384 or 32768 */
 //!     uint32_t frames;
-//!     uint64_t frames_offset;      /* 4096 + 64 * frames, rounded up to page_bytes */
+//!     uint64_t frames_offset;      /* 4096 + 64 * frames, and 512 more with margins, rounded up to
+//!                                     page_bytes */
 //!     uint64_t free;               /* low half: top of the free stack, index + 1; high: count */
 //!     uint32_t free_count;
-//!     uint32_t reserved[7];
+//!     uint32_t stride_bytes;       /* from one frame to the next: page_bytes, or 512 more */
+//!     uint32_t reserved[6];
 //!     uint64_t lease;              /* at 64; grows when the instance has lost its lease: what it
 //!                                     caches may be out of date from then on, pinned or not */
 //! };
@@ -40,7 +49,8 @@
 //!     uint64_t frame_offset;
 //!     uint64_t page_crc;           /* 1 << 32 | CRC-32C of the frame; 0: not known. Who writes
 //!                                     to the frame sets it to 0 first */
-//!     uint64_t reserved;
+//!     uint32_t header_taken;       /* 1 while the margin before the frame is being used */
+//!     uint32_t reserved;
 //! };
 //! ```
 //! A descriptor was read whole if the generation was the same before and after, with an acquire
@@ -57,8 +67,12 @@ use std::{
 };
 
 /// First 8 bytes of the memfd: "PWARENA" and the layout's version.
-pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"PWARENA\x02");
+pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"PWARENA\x03");
 pub(super) const DESCRIPTORS_OFFSET_BYTES: usize = 4096;
+/// Bytes before a frame, and behind it, that go with it: one session header with its body.
+pub const MARGIN_BYTES: usize = 128;
+/// Between two frames with margins: frames stay aligned to what direct I/O needs at least.
+pub(super) const GAP_BYTES: usize = 512;
 
 pub(super) const PIN_ONE: u64 = 1;
 pub(super) const PINS: u64 = 0xFFFF;
@@ -82,7 +96,8 @@ pub(super) struct ArenaHeader {
     /// changes with every operation, so that a stale compare-exchange fails.
     pub(super) free: AtomicU64,
     pub(super) free_count: AtomicU32,
-    reserved: [AtomicU32; 7],
+    pub(super) stride_bytes: AtomicU32,
+    reserved: [AtomicU32; 6],
     /// Generation of the instance's lease. On a cache line of its own: every hit reads it, and the
     /// stack of free frames changes all the time.
     pub(super) lease: AtomicU64,
@@ -106,7 +121,9 @@ pub(super) struct Descriptor {
     pub(super) frame_offset: AtomicU64,
     /// CRC-32C of the frame with [`CRC_KNOWN`], or 0 when it is not known.
     pub(super) page_crc: AtomicU64,
-    reserved: AtomicU64,
+    /// 1 while somebody uses the margin before the frame.
+    pub(super) header_taken: AtomicU32,
+    reserved: AtomicU32,
 }
 
 impl Descriptor {
@@ -140,6 +157,8 @@ const _: () = assert!(size_of::<Descriptor>() == 64 && offset_of!(Descriptor, ta
 const _: () = assert!(size_of::<ArenaHeader>() <= DESCRIPTORS_OFFSET_BYTES);
 const _: () = assert!(offset_of!(ArenaHeader, frames_offset) == 16);
 const _: () = assert!(offset_of!(ArenaHeader, free_count) == 32);
+const _: () = assert!(offset_of!(ArenaHeader, stride_bytes) == 36);
+const _: () = assert!(2 * MARGIN_BYTES <= GAP_BYTES && GAP_BYTES <= DESCRIPTORS_OFFSET_BYTES);
 const _: () = assert!(offset_of!(ArenaHeader, lease) == 64);
 
 /// Sizes and offsets of an arena, computed once.
@@ -147,22 +166,32 @@ const _: () = assert!(offset_of!(ArenaHeader, lease) == 64);
 pub(super) struct Layout {
     pub(super) frames: u32,
     pub(super) page_size: PageSize,
+    pub(super) margins: bool,
     pub(super) frames_offset_bytes: usize,
+    pub(super) stride_bytes: usize,
     pub(super) total_bytes: usize,
 }
 
 impl Layout {
-    /// The layout of `frames` frames; `None` when its size overflows.
-    pub(super) fn new(frames: u32, page_size: PageSize, align_bytes: usize) -> Option<Self> {
+    /// The layout of `frames` frames, with margins or without; `None` when its size overflows.
+    pub(super) fn new(
+        frames: u32,
+        page_size: PageSize,
+        margins: bool,
+        align_bytes: usize,
+    ) -> Option<Self> {
         let count = usize::try_from(frames).ok()?;
+        let gap_bytes = if margins { GAP_BYTES } else { 0 };
+        let stride_bytes = page_size.bytes() + gap_bytes;
         let descriptors = count.checked_mul(size_of::<Descriptor>())?;
         let frames_offset_bytes = DESCRIPTORS_OFFSET_BYTES
             .checked_add(descriptors)?
+            .checked_add(gap_bytes)?
             .checked_next_multiple_of(page_size.bytes())?;
         let total_bytes = frames_offset_bytes
-            .checked_add(count.checked_mul(page_size.bytes())?)?
+            .checked_add(count.checked_mul(stride_bytes)?)?
             .checked_next_multiple_of(align_bytes)?;
-        Some(Self { frames, page_size, frames_offset_bytes, total_bytes })
+        Some(Self { frames, page_size, margins, frames_offset_bytes, stride_bytes, total_bytes })
     }
 
     pub(super) fn header<'a>(&self, region: &'a Region) -> &'a ArenaHeader {
@@ -189,6 +218,6 @@ impl Layout {
     }
 
     pub(super) fn frame_offset_bytes(&self, index: u32) -> usize {
-        self.frames_offset_bytes + index as usize * self.page_size.bytes()
+        self.frames_offset_bytes + index as usize * self.stride_bytes
     }
 }

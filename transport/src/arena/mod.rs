@@ -16,6 +16,7 @@ mod torn;
 mod view;
 
 pub use frame::{Frame, SharedFrame};
+pub use layout::MARGIN_BYTES;
 pub use lease::{Lease, LeaseExpired};
 pub(crate) use memory::lock_limits_bytes;
 pub use pages::{
@@ -64,16 +65,30 @@ pub struct ArenaConfig {
     /// Keep the memory from being swapped out (`mlock`); an error if the limit on locked memory is
     /// too low. Huge pages are never swapped, so nothing is asked of the limit for them.
     pub lock: bool,
+    /// Keep room between the frames ([`MARGIN_BYTES`] before each and behind it), so that a page and
+    /// its header are one piece of memory for the kernel: over TCP that makes a page's way some 4 %
+    /// shorter. Frames are then aligned to 512 bytes, else to 4096, which direct I/O asks for on
+    /// storage with sectors of 4096 bytes under kernels before 6.0; and they do not lie side by side,
+    /// so no region of them is read by RDMA READ, but asked for.
+    pub margins: bool,
     /// Leave the memory in core files. Without, a crash of a large instance writes a small file, and
     /// none of the pages it served.
     pub dump: bool,
 }
 
 impl ArenaConfig {
-    /// `frames` frames of 8 KiB, on huge pages if the host has them, neither locked nor dumped.
+    /// `frames` frames of 8 KiB with margins, on huge pages if the host has them, neither locked nor
+    /// dumped.
     #[must_use]
     pub fn new(frames: u32) -> Self {
-        Self { frames, page_size: PageSize::K8, huge_pages: true, lock: false, dump: false }
+        Self {
+            frames,
+            page_size: PageSize::K8,
+            huge_pages: true,
+            lock: false,
+            margins: true,
+            dump: false,
+        }
     }
 
     /// Bytes that the arena takes: the frames and what describes them, in whole huge pages if those
@@ -81,7 +96,7 @@ impl ArenaConfig {
     #[must_use]
     pub fn memory_bytes(&self) -> Option<usize> {
         let align_bytes = if self.huge_pages { HUGE_PAGE_BYTES } else { 4096 };
-        Some(Layout::new(self.frames, self.page_size, align_bytes)?.total_bytes)
+        Some(Layout::new(self.frames, self.page_size, self.margins, align_bytes)?.total_bytes)
     }
 }
 
@@ -107,6 +122,11 @@ impl Inner {
     fn frame_ptr(&self, index: u32) -> *mut u8 {
         debug_assert!(index < self.layout.frames);
         self.mapping.region().base().as_ptr().wrapping_add(self.layout.frame_offset_bytes(index))
+    }
+
+    /// First byte of the margin before a frame, if frames have margins.
+    fn margin_ptr(&self, index: u32) -> Option<*mut u8> {
+        self.layout.margins.then(|| self.frame_ptr(index).wrapping_sub(MARGIN_BYTES))
     }
 
     /// Begins to fetch the first bytes of a frame, for somebody who is about to read them: what
@@ -269,6 +289,8 @@ impl Inner {
         let header = self.header();
         header.page_bytes.store(self.layout.page_size.bytes_u32(), Ordering::Relaxed);
         header.frames.store(self.layout.frames, Ordering::Relaxed);
+        let stride_bytes = u32::try_from(self.layout.stride_bytes).unwrap_or(0);
+        header.stride_bytes.store(stride_bytes, Ordering::Relaxed);
         header.frames_offset.store(self.layout.frames_offset_bytes as u64, Ordering::Relaxed);
         for index in (0..self.layout.frames).rev() {
             let descriptor = self.descriptor(index);
@@ -289,7 +311,7 @@ fn map(config: &ArenaConfig) -> Result<(Mapping, Layout, Option<String>), Transp
         return Err(size("expected at least 1 frame"));
     }
     let layout = |align| {
-        Layout::new(frames, config.page_size, align)
+        Layout::new(frames, config.page_size, config.margins, align)
             .ok_or_else(|| size("that is more than this platform can address, ask for fewer"))
     };
     let wanted =
@@ -343,7 +365,10 @@ mod tests {
         let file = std::fs::File::from(arena.fd().try_clone_to_owned().unwrap());
         assert_eq!(config.memory_bytes(), usize::try_from(file.metadata().unwrap().len()).ok());
         // 64 MiB of frames and their descriptors: one huge page more than the frames alone.
-        assert_eq!(ArenaConfig::new(8192).memory_bytes(), Some(33 << 21));
+        let packed = ArenaConfig { margins: false, ..ArenaConfig::new(8192) };
+        assert_eq!(packed.memory_bytes(), Some(33 << 21));
+        // 8192 times 512 bytes more.
+        assert_eq!(ArenaConfig::new(8192).memory_bytes(), Some(35 << 21));
     }
 
     #[test]
@@ -398,16 +423,81 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_page_aligned_and_do_not_overlap() {
-        let arena = arena(8);
-        let mut addresses: Vec<_> =
-            std::iter::from_fn(|| arena.take()).map(|f| (f.as_ptr() as usize, f)).collect();
-        addresses.sort_by_key(|(address, _)| *address);
-        assert_eq!(addresses.len(), 8);
-        for pair in addresses.windows(2) {
-            assert!(pair[1].0 - pair[0].0 >= 8192);
+    fn frames_are_aligned_and_neither_they_nor_their_margins_overlap() {
+        for (margins, align, stride) in [(false, 4096, 8192), (true, 512, 8192 + 512)] {
+            let config = ArenaConfig { huge_pages: false, margins, ..ArenaConfig::new(8) };
+            let arena = Arena::new(&config).unwrap();
+            let mut addresses: Vec<_> =
+                std::iter::from_fn(|| arena.take()).map(|f| (f.as_ptr() as usize, f)).collect();
+            addresses.sort_by_key(|(address, _)| *address);
+            assert_eq!(addresses.len(), 8);
+            for pair in addresses.windows(2) {
+                assert!(pair[1].0 - pair[0].0 >= stride);
+            }
+            assert!(addresses.iter().all(|(address, _)| address % align == 0));
         }
-        assert!(addresses.iter().all(|(address, _)| address % 4096 == 0));
+    }
+
+    #[test]
+    fn what_is_written_around_a_frame_changes_no_other_and_no_descriptor() {
+        let arena = arena(3);
+        let mut frames: Vec<_> = std::iter::from_fn(|| arena.take()).collect();
+        for (fill, frame) in (1..).zip(&mut frames) {
+            frame.fill(fill);
+        }
+        for fill in 100..103 {
+            let frame = &mut frames[usize::from(fill) - 100];
+            let own = frame[0];
+            let whole = frame.with_margins().unwrap();
+            assert_eq!(whole.len(), 8192 + 2 * MARGIN_BYTES);
+            whole[..MARGIN_BYTES].fill(fill);
+            whole[MARGIN_BYTES + 8192..].fill(fill);
+            assert!(whole[MARGIN_BYTES..MARGIN_BYTES + 8192].iter().all(|byte| *byte == own));
+        }
+        for (fill, frame) in (1..).zip(&frames) {
+            assert!(frame.iter().all(|byte| *byte == fill));
+        }
+        drop(frames);
+        assert_eq!(arena.free_frames(), 3);
+    }
+
+    #[test]
+    fn a_header_is_put_before_a_shared_frame_by_one_at_a_time() {
+        let arena = arena(1);
+        let mut frame = arena.take().unwrap();
+        frame.fill(7);
+        let page = frame.freeze();
+        let header = [9; MARGIN_BYTES];
+        let seen = page.with_header(&header, |whole| {
+            // Its place is taken: whoever comes now sends two pieces.
+            assert!(page.clone().with_header(&[8; MARGIN_BYTES], |_| ()).is_none());
+            (whole.len(), whole[..MARGIN_BYTES] == header, whole[MARGIN_BYTES..] == page[..])
+        });
+        assert_eq!(seen, Some((MARGIN_BYTES + 8192, true, true)));
+        assert!(page.with_header(&header, |_| ()).is_some());
+        let packed = ArenaConfig { huge_pages: false, margins: false, ..ArenaConfig::new(1) };
+        let mut frame = Arena::new(&packed).unwrap().take().unwrap();
+        assert!(frame.with_margins().is_none());
+        assert!(frame.freeze().with_header(&header, |_| ()).is_none());
+    }
+
+    #[test]
+    fn threads_that_put_headers_before_one_frame_see_each_its_own() {
+        let arena = arena(1);
+        let page = arena.take().unwrap().freeze();
+        std::thread::scope(|scope| {
+            for me in 1..=4 {
+                let page = page.clone();
+                scope.spawn(move || {
+                    for _ in 0..20_000 {
+                        let header = [me; MARGIN_BYTES];
+                        let own =
+                            page.with_header(&header, |whole| whole[..MARGIN_BYTES] == header);
+                        assert_ne!(own, Some(false));
+                    }
+                });
+            }
+        });
     }
 
     #[test]

@@ -30,10 +30,15 @@ impl Arena {
         Ok(())
     }
 
-    /// Where these frames lie, to be registered with a device: first byte and length in bytes, as
-    /// [`Arena::memory`]. `None`: there are no such frames, or none at all.
+    /// True when there are frames with these numbers, and at least one.
+    pub(crate) fn has_frames(&self, frames: &Range<u32>) -> bool {
+        !frames.is_empty() && frames.end <= self.frames()
+    }
+
+    /// Where these frames lie side by side, to be registered with a device: first byte and length in
+    /// bytes, as [`Arena::memory`]. `None`: there are no such frames, or they have margins.
     pub(crate) fn memory_of(&self, frames: &Range<u32>) -> Option<(NonNull<u8>, usize)> {
-        if frames.is_empty() || frames.end > self.frames() {
+        if !self.has_frames(frames) || self.inner.layout.margins {
             return None;
         }
         let first = NonNull::new(self.inner.frame_ptr(frames.start))?;
@@ -64,13 +69,18 @@ mod tests {
 
     #[test]
     fn the_memory_of_frames_is_theirs_and_that_of_none_is_none() {
-        let config = ArenaConfig { huge_pages: false, ..ArenaConfig::new(4) };
+        let margins = ArenaConfig { huge_pages: false, ..ArenaConfig::new(4) };
+        let config = ArenaConfig { margins: false, ..margins.clone() };
+        let apart = Arena::new(&margins).unwrap();
+        assert!(apart.has_frames(&(1..3)));
+        assert_eq!(apart.memory_of(&(1..3)), None);
         let arena = Arena::new(&config).unwrap();
         let (first, len) = arena.memory_of(&(1..3)).unwrap();
         assert_eq!((first.as_ptr(), len), (arena.inner.frame_ptr(1), 2 * 8192));
         let (backwards, beyond) = (Range { start: 3, end: 2 }, 0..5);
         for frames in [2..2, backwards, beyond] {
             assert_eq!(arena.memory_of(&frames), None, "{frames:?}");
+            assert!(!arena.has_frames(&frames), "{frames:?}");
         }
     }
 }

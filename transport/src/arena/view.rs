@@ -13,8 +13,8 @@
 use super::{
     FrameIndex,
     layout::{
-        DESCRIPTORS_OFFSET_BYTES, DIRTY, Descriptor, EXCLUSIVE, GENERATION_SHIFT, Layout, MAGIC,
-        MODE, MODE_SHIFT, PINS,
+        DESCRIPTORS_OFFSET_BYTES, DIRTY, Descriptor, EXCLUSIVE, GAP_BYTES, GENERATION_SHIFT,
+        Layout, MAGIC, MODE, MODE_SHIFT, PINS,
     },
     memory::{self, Region},
 };
@@ -137,7 +137,7 @@ impl ArenaView {
             return Err(ViewError::Truncated { found_bytes, expected_bytes: header_bytes });
         }
         // Read, not mapped: a read of a file that is cut off meanwhile is an error, no signal.
-        let mut header = [0; 24];
+        let mut header = [0; 40];
         file.read_exact_at(&mut header, 0).map_err(failed("read"))?;
         let layout = layout_of(&header)?;
         let expected_bytes = layout.total_bytes as u64;
@@ -226,7 +226,7 @@ fn read(descriptor: &Descriptor) -> Option<FrameState> {
 }
 
 /// The layout that the first bytes of the file describe.
-fn layout_of(header: &[u8; 24]) -> Result<Layout, ViewError> {
+fn layout_of(header: &[u8; 40]) -> Result<Layout, ViewError> {
     let number = |at: usize, bytes: usize| {
         header[at..at + bytes].iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte))
     };
@@ -243,10 +243,15 @@ fn layout_of(header: &[u8; 24]) -> Result<Layout, ViewError> {
     let page_size = PageSize::from_bytes(page_bytes)
         .ok_or_else(|| wrong("page size", page_bytes, "4096, 8192, 16384 or 32768"))?;
     let frames = number(12, 4);
+    let stride = number(36, 4);
+    let margins = stride != page_bytes;
+    if margins && stride != page_bytes + GAP_BYTES as u64 {
+        return Err(wrong("frame stride", stride, "the page size, or 512 more"));
+    }
     let layout = u32::try_from(frames)
         .ok()
         .filter(|frames| *frames > 0)
-        .and_then(|frames| Layout::new(frames, page_size, MAP_PAGE_BYTES))
+        .and_then(|frames| Layout::new(frames, page_size, margins, MAP_PAGE_BYTES))
         .ok_or_else(|| wrong("frame count", frames, "at least 1, and no more than fit"))?;
     let frames_offset = number(16, 8);
     if frames_offset != layout.frames_offset_bytes as u64 {

@@ -169,6 +169,14 @@ impl Devices {
         let device = self.open.iter_mut().find(|open| open.context.name() == device)?;
         let known = device.readable.iter().position(|(id, _)| *id == region);
         let at = known.unwrap_or_else(|| {
+            if arena.memory_of(frames).is_none() {
+                tracing::warn!(
+                    "region {region} is asked for and not read one-sided over verbs: the arena keeps \
+                     room between its frames, expected one with `margins` off"
+                );
+                device.readable.push((region, None));
+                return device.readable.len() - 1;
+            }
             let registered = device
                 .region(arena)
                 .and_then(|whole| ReadRegion::new(whole.domain(), arena, frames.clone()));

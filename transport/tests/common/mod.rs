@@ -31,6 +31,12 @@ pub(crate) fn arena(frames: u32) -> Arena {
     Arena::new(&ArenaConfig { huge_pages: false, ..ArenaConfig::new(frames) }).unwrap()
 }
 
+/// Frames side by side, without margins.
+pub(crate) fn packed_arena(frames: u32) -> Arena {
+    let config = ArenaConfig { huge_pages: false, margins: false, ..ArenaConfig::new(frames) };
+    Arena::new(&config).unwrap()
+}
+
 pub(crate) fn config(id: u16) -> EndpointConfig {
     let listen = "127.0.0.1:0".parse().unwrap();
     let config = EndpointConfig::new(CLUSTER, InstanceId(id), listen);
@@ -75,7 +81,9 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(config: EndpointConfig, frames: u32) -> Self {
-        Self::with_arena(config, arena(frames))
+        // What is read by RDMA READ lies side by side.
+        let arena = if config.one_sided_reads { packed_arena(frames) } else { arena(frames) };
+        Self::with_arena(config, arena)
     }
 
     pub(crate) fn with_arena(config: EndpointConfig, arena: Arena) -> Self {

@@ -168,7 +168,7 @@ impl Endpoint {
         if !self.config.one_sided_reads {
             return refused("one-sided reads are off, expected `one_sided_reads` to be turned on");
         }
-        if self.arena.memory_of(&frames).is_none() {
+        if !self.arena.has_frames(&frames) {
             return refused("the arena has no such frames, expected at least one, all of them its");
         }
         if self.regions.get(region).is_some() {

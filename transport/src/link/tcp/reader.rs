@@ -4,11 +4,14 @@
 //! Reading guesses what comes next by what came last, and never copies a page that was guessed:
 //!
 //! ```text
-//!   a page's header is there          readv {rest of its frame, next slot}
-//!   after a page                      readv {slot, posted frame, next slot}    a page is one call
+//!   a page's header is there          read  {rest of its frame, next slot}
+//!   after a page                      read  {slot, posted frame, next slot}    a page is one call
 //!   after a few without               read  {slot}                             a page is two calls
 //!   after many without                read  ahead, up to a buffer full         many are one call
 //! ```
+//! A frame with margins takes the slots before and behind it as well, in one piece, from where they
+//! are moved to the buffer: a list of pieces costs the kernel more than that.
+//!
 //! Where the guess was wrong, what was read too far lies in the frame or the buffer. It goes through
 //! the buffer into its place; bytes of a page that had to are counted.
 //!
@@ -20,7 +23,7 @@
 //! comes before the frame; a page that came whole is never awaited.
 
 use super::Sink;
-use crate::{Frame, error::LinkError};
+use crate::{Frame, MARGIN_BYTES, error::LinkError};
 use pagewire_protocol::{
     Body, DecodeError, Lane, LaneClass, LinkControl, MessageKind, SessionHeader, crc32c,
     header::{FRAME_OFFSET_BYTES, Slot},
@@ -154,14 +157,51 @@ impl Reader {
 
     /// Reads into the landing frame, and the slots before and behind it. Returns how much it asked for
     /// and how much came.
-    #[inline(never)] // Its lists would be on the stack of every read.
+    #[inline(never)] // Beside the reads of small messages.
     fn read_page(&mut self, stream: impl AsFd) -> Result<(usize, usize), Errno> {
-        let awaited = self.awaited.is_some();
-        if !awaited {
+        if self.awaited.is_none() {
             self.compact();
         }
-        let Some(frame) = &mut self.landing else { return Err(Errno::AGAIN) };
+        // Part of a slot, which is there already, goes before what comes.
+        let read = if self.start == self.end { self.read_one_piece(&stream) } else { None };
+        read.unwrap_or_else(|| self.read_pieces(stream))
+    }
+
+    /// The slots come in the frame's margins, and are moved from there. `None`: it has none.
+    #[inline]
+    fn read_one_piece(&mut self, stream: impl AsFd) -> Option<Result<(usize, usize), Errno>> {
+        let awaited = self.awaited.is_some();
+        let whole = self.landing.as_mut()?.with_margins()?;
+        let from = if awaited { FRAME_OFFSET_BYTES + self.frame_got } else { 0 };
+        let asked = whole.len() - from;
+        let got = match recv(stream, &mut whole[from..], RecvFlags::empty()) {
+            Ok((got, _)) => got,
+            Err(error) => return Some(Err(error)),
+        };
+        let (slot, rest) = whole.split_at(FRAME_OFFSET_BYTES);
+        let next = &rest[self.page_bytes..];
+        let in_next = (from + got).saturating_sub(FRAME_OFFSET_BYTES + self.page_bytes);
+        let next_at = if awaited { 0 } else { FRAME_OFFSET_BYTES };
+        if in_next > 0 {
+            self.buffer[next_at..next_at + in_next].copy_from_slice(&next[..in_next]);
+        }
         if awaited {
+            self.frame_got += got - in_next;
+            (self.start, self.end) = (0, in_next);
+        } else {
+            // All of it, whatever has come: the copy of a known length.
+            self.buffer[..FRAME_OFFSET_BYTES].copy_from_slice(slot);
+            (self.start, self.end) = (0, 0);
+            self.guessed_page(got, FRAME_OFFSET_BYTES);
+        }
+        Some(Ok((asked, got)))
+    }
+
+    /// The slots come straight to the buffer.
+    #[inline(never)] // Its lists would be on the stack of every read.
+    fn read_pieces(&mut self, stream: impl AsFd) -> Result<(usize, usize), Errno> {
+        let Some(frame) = &mut self.landing else { return Err(Errno::AGAIN) };
+        if self.awaited.is_some() {
             // `parse` has emptied the buffer into the frame.
             debug_assert_eq!(self.start, self.end);
             let rest = &mut frame[self.frame_got..];
@@ -341,6 +381,9 @@ fn page_without_receive() -> LinkError {
     DecodeError::Field { what, found: 0, expected: "at least 1: the peer sent it without credit" }
         .into()
 }
+
+// What a frame's margins are for.
+const _: () = assert!(MARGIN_BYTES == FRAME_OFFSET_BYTES);
 
 /// Judges a page that is whole and hands it over.
 #[inline(never)] // Once, for both ways in which a page becomes whole.
