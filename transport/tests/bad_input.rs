@@ -4,7 +4,7 @@
 mod common;
 
 use common::{
-    CREDITS, Flow, Node, Random, assert_filled, cluster, nobody, pump,
+    CREDITS, Flow, Node, Random, arena, assert_filled, cluster_in, nobody, packed_arena, pump,
     raw::{self, RawPeer},
     settle, turns,
 };
@@ -12,14 +12,21 @@ use pagewire_protocol::{
     DecodeError, Incarnation, InstanceId, Lane, LaneClass, LinkNonce, MessageKind, PageSize,
     Sequence, SessionHeader, hello::Hello,
 };
-use pagewire_transport::{Event, error::LinkError, link::tcp::CONNECTIONS, session::Violation};
+use pagewire_transport::{
+    Arena, Event, error::LinkError, link::tcp::CONNECTIONS, session::Violation,
+};
 use std::{io::Write, net::Shutdown};
 
 const STRANGER: u16 = 3;
 
 /// Instances 1 and 2 are linked; instance 1 also knows instance 3, which a test makes by hand.
 fn town() -> Vec<Node> {
-    let mut nodes = cluster(2);
+    town_in(arena)
+}
+
+/// As [`town`], in arenas of another kind.
+fn town_in(arena: fn(u32) -> Arena) -> Vec<Node> {
+    let mut nodes = cluster_in(2, arena);
     nodes[0].knows(STRANGER, nobody());
     nodes
 }
@@ -267,8 +274,14 @@ fn what_no_peer_sends_closes_its_link_only_and_is_counted() {
 #[test]
 fn correct_messages_arrive_in_any_order_and_cut_anywhere() {
     // The control of the test above: it is the fault that closes the link, not the hand. And how
-    // the bytes are cut into segments, and which message follows which, makes no difference.
-    let mut nodes = town();
+    // the bytes are cut into segments, and which message follows which, makes no difference; nor
+    // whether a page is read in one piece with the slots around it.
+    for arena in [arena, packed_arena] {
+        arrive_in_any_order_and_cut_anywhere(town_in(arena));
+    }
+}
+
+fn arrive_in_any_order_and_cut_anywhere(mut nodes: Vec<Node>) {
     let mut peer = RawPeer::link(&mut nodes, STRANGER, 1);
     let mut random = Random::new(5);
     let mut sent = [0; Lane::COUNT];

@@ -3,8 +3,8 @@
 mod common;
 
 use common::{
-    CREDITS, FRAMES, Flow, Node, assert_filled, assert_is, cluster, config, fill, introduce,
-    link_all, numbered, pump, settle, turns,
+    CREDITS, FRAMES, Flow, Node, arena, assert_filled, assert_is, cluster, cluster_in, config,
+    fill, introduce, link_all, numbered, packed_arena, pump, settle, turns,
 };
 use pagewire_protocol::{Body, InstanceId, Lane, MessageKind, PageSize};
 use pagewire_transport::{
@@ -14,11 +14,13 @@ use std::collections::HashMap;
 
 #[test]
 fn every_lane_delivers_in_order_and_pages_keep_their_contents() {
-    let mut nodes = cluster(3);
-    for (from, to) in [(0, 1), (1, 0), (1, 2), (2, 0)] {
-        Flow::new(from, to).exchange(&mut nodes, 100);
+    for arena in [arena, packed_arena] {
+        let mut nodes = cluster_in(3, arena);
+        for (from, to) in [(0, 1), (1, 0), (1, 2), (2, 0)] {
+            Flow::new(from, to).exchange(&mut nodes, 100);
+        }
+        settle(&mut nodes, 2);
     }
-    settle(&mut nodes, 2);
 }
 
 #[test]

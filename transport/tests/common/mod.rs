@@ -163,7 +163,13 @@ pub(crate) fn introduce(nodes: &mut [Node], one: usize, other: usize) {
 
 /// Nodes with the ids 1 to `count`, all linked with each other.
 pub(crate) fn cluster(count: u16) -> Vec<Node> {
-    let mut nodes: Vec<_> = (1..=count).map(|id| Node::new(config(id), FRAMES)).collect();
+    cluster_in(count, arena)
+}
+
+/// As [`cluster`], each in the arena that `arena` makes of a number of frames.
+pub(crate) fn cluster_in(count: u16, arena: fn(u32) -> Arena) -> Vec<Node> {
+    let node = |id| Node::with_arena(config(id), arena(FRAMES));
+    let mut nodes: Vec<_> = (1..=count).map(node).collect();
     for one in 0..nodes.len() {
         for other in one + 1..nodes.len() {
             introduce(&mut nodes, one, other);
