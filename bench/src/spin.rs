@@ -165,7 +165,7 @@ impl<'a> Patience<'a> {
     ///
     /// # Errors
     /// Those of `look`, and of [`Patience::spin`].
-    #[inline]
+    #[inline(always)] // What looks does a system call: see `Endpoint::poll_spinning`.
     pub(crate) fn until<T>(
         mut self,
         mut look: impl FnMut() -> Result<Option<T>, BenchError>,

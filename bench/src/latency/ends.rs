@@ -109,7 +109,7 @@ pub(crate) fn sampled(
     Ok(samples)
 }
 
-#[inline]
+#[inline(always)]
 fn round_trip(
     way: &mut impl Way,
     plan: &Plan,

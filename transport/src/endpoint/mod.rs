@@ -324,11 +324,12 @@ impl Endpoint {
     }
 
     /// Hands everything queued to the kernel without waiting for the next poll.
+    #[inline(always)] // As `read_links`.
     pub fn flush(&mut self) {
         self.flush_all();
     }
 
-    #[inline]
+    #[inline(always)] // As `read_links`.
     fn flush_all(&mut self) {
         for slot in 0..self.peers.len() {
             let peer = &mut self.peers[slot];

@@ -29,8 +29,16 @@ const LOOKS: u32 = 7;
 
 impl Endpoint {
     /// One turn: sends what is queued, reads what has come. True when there are events to take.
-    #[inline]
+    #[inline(never)] // See `read_links`.
     pub fn poll(&mut self) -> bool {
+        self.begin_turn();
+        self.read_links();
+        self.end_turn()
+    }
+
+    /// What comes before the look for messages.
+    #[inline(always)] // As `read_links`.
+    fn begin_turn(&mut self) {
         self.flush_all();
         if self.owing {
             self.post_in_turn();
@@ -43,22 +51,23 @@ impl Endpoint {
                 self.now_and_then();
             }
         }
-        self.read_links();
-        self.end_turn()
     }
 
     /// As [`Endpoint::poll`], for a caller that spins: where nothing has come, it looks some more times
     /// for messages, and only for them, as the rest of a turn would make the next look later. Between
     /// two looks it asks `work_waits` whether the caller has something else to do, and ends if so.
-    #[inline]
+    ///
+    /// It is compiled into its caller, and best into the very loop that spins: where a message is heard,
+    /// answered and the next one looked for without a return from the function that all this is in, a
+    /// round trip is up to a tenth shorter (ARCHITECTURE.md, "Nothing returns across a system call").
+    #[inline(always)] // See `read_links`.
     pub fn poll_spinning(&mut self, work_waits: impl Fn() -> bool) -> bool {
-        let mut any = self.poll();
+        self.begin_turn();
         let mut looks = 0;
-        while !any && looks < LOOKS && self.hot && !work_waits() {
+        while !self.read_links() && looks < LOOKS && self.hot && !work_waits() {
             looks += 1;
-            any = self.read_links();
         }
-        !self.events.is_empty()
+        self.end_turn()
     }
 
     /// Counts turns in which nothing has come. True when there are events to take.
@@ -142,7 +151,10 @@ impl Endpoint {
     }
 
     /// Reads what has come on all links. True when anything has, be it an acknowledgement.
-    #[inline]
+    ///
+    /// Part of the loop that looks, all the way to the system call; so is what flushes. See
+    /// [`Endpoint::poll_spinning`].
+    #[inline(always)]
     fn read_links(&mut self) -> bool {
         self.hot = false;
         let mut any = false;

@@ -130,7 +130,7 @@ impl Link for DualLink {
         self.tcp.has_output() || self.verbs.as_ref().is_some_and(|verbs| verbs.has_output())
     }
 
-    #[inline]
+    #[inline(always)] // As the writer.
     fn flush(&mut self) -> Result<(), LinkError> {
         if let Some(verbs) = &mut self.verbs {
             verbs.flush()?;
@@ -150,7 +150,7 @@ impl Link for DualLink {
             || self.verbs.as_ref().is_some_and(|verbs| verbs.is_waiting_for_quiet())
     }
 
-    #[inline]
+    #[inline(always)] // As the reader.
     fn poll(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
         if self.on == LinkKind::Tcp {
             return self.tcp.poll(sink);

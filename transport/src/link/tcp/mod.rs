@@ -156,7 +156,7 @@ impl Link for TcpLink {
         self.main.has_output() || self.bulk.has_output()
     }
 
-    #[inline]
+    #[inline(always)] // As the writer.
     fn flush(&mut self) -> Result<(), LinkError> {
         self.main.flush()?;
         self.bulk.flush_idle()
@@ -171,7 +171,7 @@ impl Link for TcpLink {
         self.main.is_waiting_for_quiet()
     }
 
-    #[inline]
+    #[inline(always)] // As the reader.
     fn poll(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
         self.main.poll(sink)?;
         self.bulk.poll_idle(sink)

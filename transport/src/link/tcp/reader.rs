@@ -157,7 +157,7 @@ impl Reader {
 
     /// Reads into the landing frame, and the slots before and behind it. Returns how much it asked for
     /// and how much came.
-    #[inline(never)] // Beside the reads of small messages.
+    #[inline(always)] // As `read`.
     fn read_page(&mut self, stream: impl AsFd) -> Result<(usize, usize), Errno> {
         if self.awaited.is_none() {
             self.compact();
@@ -168,7 +168,7 @@ impl Reader {
     }
 
     /// The slots come in the frame's margins, and are moved from there. `None`: it has none.
-    #[inline]
+    #[inline(always)] // As `read`.
     fn read_one_piece(&mut self, stream: impl AsFd) -> Option<Result<(usize, usize), Errno>> {
         let awaited = self.awaited.is_some();
         let whole = self.landing.as_mut()?.with_margins()?;

@@ -181,7 +181,7 @@ impl Writer {
 
     /// Writes once where there are pages: mostly there is one, the last thing queued. `None`: it was
     /// that, and all of it is with the kernel.
-    #[inline]
+    #[inline(always)] // As `flush`.
     fn write_page(&mut self, stream: impl AsFd) -> Option<Result<usize, Errno>> {
         let slots = &self.slots[self.start..self.end];
         let page = match self.frames.front() {
