@@ -107,6 +107,13 @@ impl Body {
         &self.bytes[..usize::from(self.len)]
     }
 
+    /// How many bytes it has, at most 80.
+    #[inline]
+    #[must_use]
+    pub fn count_bytes(&self) -> u8 {
+        self.len
+    }
+
     /// The bytes, zeros behind them up to 80.
     #[must_use]
     pub fn padded(&self) -> &[u8; BODY_BYTES_MAX] {
@@ -243,6 +250,40 @@ impl SessionHeader {
             return Err(DecodeError::Field { what, found, expected: "0" });
         }
         Ok(header)
+    }
+
+    /// Reads a slot without a CRC as [`SessionHeader::decode_slot_without_crc`] does, if it is what most
+    /// are: a message of a lane without frames, of which just header and body have come. `None`: it is
+    /// something else, or wrong, and that function tells.
+    #[inline(always)] // The header stays in registers.
+    #[must_use]
+    pub fn decode_message(slot: &Slot, len_bytes: usize) -> Option<Self> {
+        // Version, flags, and the upper half of the body's length.
+        const FIXED: u64 = 0xFF00_FFFF_0000_00FF;
+        let words = Words::of(header_of(slot));
+        let lane = Lane::without_frame(words.lane())?;
+        let [first, epoch, sequence, ack, fifth, sixth] = words.0;
+        let body_len = first.to_le_bytes()[6];
+        // All in one: what is wrong with any of them is no matter here.
+        let strange = (first & FIXED) ^ u64::from(HEADER_VERSION) | fifth >> 48 | sixth;
+        let is_whole = len_bytes == HEADER_BYTES + usize::from(body_len);
+        let is_message = strange == 0
+            && is_whole
+            && len_bytes <= FRAME_OFFSET_BYTES
+            && sequence != 0
+            && !words.kind().has_no_sequence();
+        is_message.then(|| Self {
+            lane,
+            kind: words.kind(),
+            body_len,
+            frame: false,
+            page_crc: None,
+            epoch: Epoch(epoch),
+            sequence: Sequence(sequence),
+            ack: Sequence(ack),
+            credits: low_u32(fifth),
+            source: InstanceId(low_u16(fifth >> 32)),
+        })
     }
 
     /// Reads the header at the start of `bytes`, which may be followed by anything. Checks every
@@ -509,6 +550,46 @@ mod tests {
         }
     }
 
+    /// What [`SessionHeader::decode_message`] makes of a slot must be what the other function makes of it,
+    /// wherever it makes anything of it.
+    fn assert_decodes_alike(slot: &Slot, len_bytes: usize) -> bool {
+        let Some(message) = SessionHeader::decode_message(slot, len_bytes) else { return false };
+        assert_eq!(SessionHeader::decode_slot_without_crc(slot, len_bytes), Ok(message));
+        assert!(!message.frame && len_bytes == HEADER_BYTES + usize::from(message.body_len));
+        true
+    }
+
+    #[test]
+    fn a_message_is_decoded_at_once_and_nothing_else_is() {
+        let body = Body::new(&[7; 64]).unwrap();
+        let header = |lane| SessionHeader { page_crc: None, ..sample(lane, &body) };
+        for lane in Lane::ALL {
+            let slot = header(lane).encode_slot(&body, false);
+            let is_plain = lane.class() == crate::LaneClass::Small;
+            assert_eq!(assert_decodes_alike(&slot, 48 + 64), is_plain);
+            assert!([0, 48, 111, 113, 128].iter().all(|len| !assert_decodes_alike(&slot, *len)));
+        }
+        let good = header(Lane::Requests).encode_slot(&body, false);
+        // Each byte of the header that has but one value, and each that may not be 0.
+        for (at, wrong) in [(0, 1), (1, 3), (1, 5), (4, 1), (5, 1), (7, 1), (38, 1), (39, 1)]
+            .into_iter()
+            .chain((40..48).map(|at| (at, 1)))
+            .chain([(16, 0), (6, 63), (6, 81)])
+        {
+            let mut slot = good;
+            slot[at] = wrong;
+            assert!(!assert_decodes_alike(&slot, 48 + 64), "byte {at} is {wrong}");
+        }
+        for kind in [MessageKind::ACK_ONLY, MessageKind::LINK] {
+            let slot = SessionHeader { kind, ..header(Lane::Control) }.encode_slot(&body, false);
+            assert!(!assert_decodes_alike(&slot, 48 + 64));
+        }
+        let longer = SessionHeader { body_len: 81, ..header(Lane::Control) };
+        let mut slot = good;
+        slot[6] = longer.body_len;
+        assert!(!assert_decodes_alike(&slot, 48 + 81));
+    }
+
     #[test]
     fn a_body_of_81_bytes_is_no_body() {
         assert!(Body::new(&[0; 80]).is_some());
@@ -517,6 +598,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_slot_is_decoded_alike_by_whoever_decodes_it(
+            change in any::<[(prop::sample::Index, u8); 3]>(),
+            len_bytes in 48usize..=128,
+        ) {
+            let body = Body::new(&[7; 64]).unwrap();
+            let plain = SessionHeader { page_crc: None, ..sample(Lane::Si, &body) };
+            let mut slot = plain.encode_slot(&body, false);
+            for (at, byte) in change {
+                slot[at.index(HEADER_BYTES)] = byte;
+            }
+            assert_decodes_alike(&slot, len_bytes);
+            assert_decodes_alike(&slot, HEADER_BYTES + usize::from(slot[6]));
+        }
+
         #[test]
         fn any_bytes_decode_without_panic_and_only_to_what_encodes_back(bytes in any::<[u8; 48]>()) {
             if let Ok(header) = SessionHeader::decode(&bytes) {

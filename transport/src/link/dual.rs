@@ -127,7 +127,7 @@ impl Link for DualLink {
 
     #[inline]
     fn has_output(&self) -> bool {
-        self.tcp.has_output() || self.verbs.as_ref().is_some_and(|verbs| verbs.has_output())
+        self.verbs.as_ref().is_some_and(|verbs| verbs.has_output()) || self.tcp.has_output()
     }
 
     #[inline]

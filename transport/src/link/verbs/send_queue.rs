@@ -52,9 +52,9 @@ pub(super) struct SendQueue {
     head: u32,
     chain: u32,
     tail: u32,
-    since_signal: u32,
-    /// Requests of which one asks for a completion: half a ring.
-    signal_every: u32,
+    /// Bits of a count that are all set for the requests that ask for a completion: the last of each
+    /// half of the ring.
+    signal_mask: u32,
     slot_key: u32,
 }
 
@@ -97,8 +97,7 @@ impl SendQueue {
             head: 0,
             chain: 0,
             tail: 0,
-            since_signal: 0,
-            signal_every: (depth / 2).max(1),
+            signal_mask: (depth / 2).max(1) - 1,
             slot_key: slot_of(0).lkey,
         }
     }
@@ -124,14 +123,20 @@ impl SendQueue {
         count & (self.depth - 1)
     }
 
+    /// Whether the next request is one of those that ask for a completion.
+    #[inline]
+    fn is_signal_due(&self) -> bool {
+        self.head & self.signal_mask == self.signal_mask
+    }
+
     /// Appends a send of a message alone, in the slot that [`SendQueue::next_slot`] gave: what
     /// [`SendQueue::queue`] does, without what only pages and reads need.
-    #[inline]
-    pub(super) fn queue_message(&mut self, message_bytes: u32, inline: bool) {
-        let index = self.slot(self.head) as usize;
+    #[inline(always)] // Of each message.
+    pub(super) fn queue_message(&mut self, slot: u32, message_bytes: u32, inline: bool) {
+        let index = slot as usize;
+        debug_assert_eq!(slot, self.slot(self.head), "not the next slot");
         debug_assert!(matches!(self.held[index], Held::Nothing), "its last request is not taken");
-        let signalled = self.since_signal + 1 >= self.signal_every;
-        self.since_signal = if signalled { 0 } else { self.since_signal + 1 };
+        let signalled = self.is_signal_due();
         self.segments.update(2 * index, |segment| segment.length = message_bytes);
         let sg_list = self.segments.at(2 * index);
         self.requests.update(index, |place| {
@@ -149,7 +154,7 @@ impl SendQueue {
     pub(super) fn queue(&mut self, request: &Request, held: Held) {
         let index = self.slot(self.head) as usize;
         let mut flags = 0;
-        let due = self.since_signal + 1 >= self.signal_every;
+        let due = self.is_signal_due();
         let (count, signalled) = match *request {
             Request::Send { message_bytes, page, inline, signalled } => {
                 if inline {
@@ -173,7 +178,6 @@ impl SendQueue {
         if signalled {
             flags |= abi::IBV_SEND_SIGNALED;
         }
-        self.since_signal = if signalled { 0 } else { self.since_signal + 1 };
         let is_read = matches!(request, Request::Read { .. });
         let sg_list = self.segments.at(2 * index + usize::from(is_read));
         self.requests.update(index, |place| {
@@ -415,7 +419,8 @@ mod tests {
         }
         for message_bytes in [48, 0, 112, 128, 60, 61, 62, 63] {
             let inline = message_bytes <= 112;
-            short.queue_message(message_bytes, inline);
+            let slot = short.next_slot().unwrap();
+            short.queue_message(slot, message_bytes, inline);
             long.queue(
                 &Request::Send { message_bytes, page: None, inline, signalled: false },
                 Held::Nothing,

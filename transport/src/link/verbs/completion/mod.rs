@@ -16,6 +16,7 @@ pub use channel::CompletionChannel;
 pub use done::{Completion, CompletionBatch};
 pub use status::{CompletionError, Status};
 pub use work::Work;
+pub(super) use done::Done;
 pub(super) use work::{Owner, work_id};
 
 use super::{
