@@ -191,6 +191,9 @@ impl Peer {
             } else {
                 counters.sent_again.add(1);
             }
+            if !session.has_waiting(lane) {
+                break;
+            }
         }
         any
     }
@@ -266,7 +269,8 @@ impl Peer {
         }
     }
 
-    fn acknowledge_alone(&mut self, lane: Lane) -> bool {
+    #[inline(never)] // Beside some messages, and not to lie in the way of all.
+    pub(super) fn acknowledge_alone(&mut self, lane: Lane) -> bool {
         let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return false };
         let header = session.ack_alone(lane);
         let taken = link.send(&header, &Body::EMPTY, None, Urgency::Now);
@@ -282,7 +286,7 @@ impl Peer {
     /// Messages of `lanes` (bit by bit) have arrived, and perhaps credits with them.
     #[inline]
     pub(super) fn arrived(&mut self, mut lanes: u32) {
-        if let Some(link) = &mut self.link {
+        if let Some(link) = self.link.as_mut().filter(|link| link.on() == LinkKind::Tcp) {
             let moved_bytes = link.tcp_mut().take_moved_bytes();
             if moved_bytes > 0 {
                 self.counters.moved_bytes.add(moved_bytes);

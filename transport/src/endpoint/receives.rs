@@ -39,8 +39,10 @@ impl Endpoint {
         }
         if let Some(session) = &mut peer.session {
             session.posted(lane);
+            if session.is_ack_due_now(lane) {
+                peer.acknowledge_alone(lane);
+            }
         }
-        peer.acknowledge_if(lane, AckDue::Now);
     }
 
     /// Before a sleep: an acknowledgement that is owed goes out alone once it was owed for

@@ -92,6 +92,13 @@ impl LaneState {
         if linked { window.min(credit) } else { window }
     }
 
+    /// Whether there is no [`LaneState::room`].
+    #[inline]
+    fn is_full(&self, linked: bool) -> bool {
+        let waiting = self.last_assigned() + 1 - self.cursor.0;
+        self.retained.len() >= self.window || (linked && waiting >= self.credit_left())
+    }
+
     pub(super) fn last_received(&self) -> Sequence {
         if planted::is("session_ack_ahead") && self.expected.0 > 3 {
             return self.expected;
@@ -190,7 +197,8 @@ impl LaneState {
     #[inline]
     #[allow(clippy::result_large_err)] // Back-pressure hands the message back by value.
     pub(super) fn submit(&mut self, message: Message, linked: bool) -> Result<(), Message> {
-        if self.room(linked) == 0 && !planted::is("session_ignore_credit") {
+        debug_assert_eq!(self.is_full(linked), self.room(linked) == 0);
+        if self.is_full(linked) && !planted::is("session_ignore_credit") {
             return Err(message);
         }
         // Field by field: it is not moved over the stack.
@@ -295,17 +303,24 @@ impl LaneState {
 
     #[inline]
     pub(super) fn ack_due(&self) -> AckDue {
-        let acks = self.last_received().0 - self.told_ack.0;
-        let credits = u64::from(self.granted.wrapping_sub(self.told_granted));
-        let half = u64::from(self.credits / 2).max(1);
-        // All that the peer knows of is used up: it waits for this.
-        let starved = credits > 0 && self.told_granted == self.received;
-        match acks.max(credits) {
-            0 => AckDue::No,
-            _ if planted::is("session_never_lazy") && !starved => AckDue::No,
-            _ if starved => AckDue::Now,
-            waiting if waiting >= half => AckDue::Now,
-            _ => AckDue::Lazy,
+        let untold = self.last_received() != self.told_ack || self.granted != self.told_granted;
+        match untold {
+            true if self.is_ack_due_now() => AckDue::Now,
+            true if !planted::is("session_never_lazy") => AckDue::Lazy,
+            _ => AckDue::No,
         }
+    }
+
+    /// Whether [`LaneState::ack_due`] is [`AckDue::Now`].
+    #[inline]
+    pub(super) fn is_ack_due_now(&self) -> bool {
+        let credits = self.granted.wrapping_sub(self.told_granted);
+        if credits > 0 && self.told_granted == self.received {
+            // All that the peer knows of is used up: it waits for this.
+            return true;
+        }
+        let acks = self.last_received().0 - self.told_ack.0;
+        let half = u64::from(self.credits / 2).max(1);
+        acks.max(u64::from(credits)) >= half && !planted::is("session_never_lazy")
     }
 }

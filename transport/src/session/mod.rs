@@ -280,7 +280,7 @@ impl Session {
         let header = SessionHeader {
             lane,
             kind: message.kind,
-            body_len: u8::try_from(message.body.as_slice().len()).unwrap_or(0),
+            body_len: message.body.count_bytes(),
             frame: message.frame.is_some(),
             page_crc: None,
             epoch: message.epoch,
@@ -333,6 +333,13 @@ impl Session {
     #[must_use]
     pub fn ack_due(&self, lane: Lane) -> AckDue {
         if self.linked { self.lanes[lane.index()].ack_due() } else { AckDue::No }
+    }
+
+    /// Whether [`Session::ack_due`] is [`AckDue::Now`].
+    #[inline]
+    #[must_use]
+    pub fn is_ack_due_now(&self, lane: Lane) -> bool {
+        self.linked && self.lanes[lane.index()].is_ack_due_now()
     }
 
     /// An acknowledgement that goes out alone; it counts as told.
