@@ -145,6 +145,8 @@ impl Peer {
             events,
             heard: &mut self.heard,
             reads: self.reads.as_deref_mut(),
+            sampler: &self.sampler,
+            any: false,
             lanes: 0,
         };
         Some((link, arrivals))
@@ -169,7 +171,8 @@ impl Peer {
     /// As [`Peer::pump`], where messages are submitted.
     #[inline(always)]
     pub(super) fn pump_submitted(&mut self, lane: Lane, urgency: Urgency) -> bool {
-        let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return false };
+        let Some(session) = &mut self.session else { return false };
+        let Some(link) = &mut self.link else { return false };
         if self.held {
             return false;
         }
@@ -283,15 +286,22 @@ impl Peer {
         taken
     }
 
-    /// Messages of `lanes` (bit by bit) have arrived, and perhaps credits with them.
+    /// Messages have arrived: counts what that has moved.
+    #[inline]
+    pub(super) fn count_moved(&mut self) {
+        let Some(link) = self.link.as_mut().filter(|link| link.on() == LinkKind::Tcp) else {
+            return;
+        };
+        let moved_bytes = link.tcp_mut().take_moved_bytes();
+        if moved_bytes > 0 {
+            self.counters.moved_bytes.add(moved_bytes);
+        }
+    }
+
+    /// Messages of `lanes` (bit by bit) have arrived, on which a round trip is timed, or messages wait
+    /// that may go now.
     #[inline]
     pub(super) fn arrived(&mut self, mut lanes: u32) {
-        if let Some(link) = self.link.as_mut().filter(|link| link.on() == LinkKind::Tcp) {
-            let moved_bytes = link.tcp_mut().take_moved_bytes();
-            if moved_bytes > 0 {
-                self.counters.moved_bytes.add(moved_bytes);
-            }
-        }
         while lanes != 0 {
             let lane = Lane::ALL[lanes.trailing_zeros() as usize];
             lanes &= lanes - 1;

@@ -33,6 +33,12 @@ impl Sampler {
         }
     }
 
+    /// An acknowledgement of `lane` may end a round trip.
+    #[inline]
+    pub(super) fn is_timed(&self, lane: Lane) -> bool {
+        self.0[lane.index()].timed.is_some()
+    }
+
     /// `lane` is acknowledged up to `ack`; the round trip, if that ends one.
     #[inline]
     pub(super) fn acknowledged(&mut self, lane: Lane, ack: Sequence) -> Option<Duration> {

@@ -50,6 +50,7 @@ use pagewire_protocol::{
 use reads::Reads;
 use std::{
     net::Ipv6Addr,
+    ops::Range,
     os::fd::BorrowedFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -313,29 +314,45 @@ impl VerbsLink {
     /// are queued again. An error of one completion does not keep the others from being taken.
     #[inline(always)] // In each turn in which something has come.
     fn take_batch(&mut self, sink: &mut impl Sink, repost: bool) -> Result<(), LinkError> {
-        let mut taken = Ok(());
         let len = self.batch.take_len();
         self.counters.completions.add(len as u64);
         for at in 0..len {
-            let done = self.batch.done(at);
-            let small = &mut self.queue_pairs[LaneClass::Small.index()];
-            let ended = match small.take_message(&done) {
-                Some((slot, bytes)) => {
-                    self.used_receives += u32::from(repost);
-                    take_message(slot, bytes, sink)
-                }
-                None => {
-                    let completion = done.take();
-                    self.take_rare(completion, repost, sink)
-                }
-            };
-            if let Err(error) = ended
-                && taken.is_ok()
-            {
-                taken = Err(error);
+            if let Err(error) = self.take_done(at, sink, repost) {
+                self.take_behind_failure(at + 1..len, sink, repost);
+                return Err(error);
             }
         }
-        taken
+        Ok(())
+    }
+
+    #[cold]
+    fn take_behind_failure(&mut self, left: Range<usize>, sink: &mut impl Sink, repost: bool) {
+        for at in left {
+            // The first failure is told.
+            let _ = self.take_done(at, sink, repost);
+        }
+    }
+
+    /// Takes what one completion in the batch has brought.
+    #[inline(always)] // As above.
+    fn take_done(
+        &mut self,
+        at: usize,
+        sink: &mut impl Sink,
+        repost: bool,
+    ) -> Result<(), LinkError> {
+        let done = self.batch.done(at);
+        let small = &mut self.queue_pairs[LaneClass::Small.index()];
+        match small.take_message(&done) {
+            Some((slot, bytes)) => {
+                self.used_receives += u32::from(repost);
+                take_message(slot, bytes, sink)
+            }
+            None => {
+                let completion = done.take();
+                self.take_rare(completion, repost, sink)
+            }
+        }
     }
 
     /// Takes what is not a small message that has come: a page, or the end of a send or of a read, or
@@ -440,12 +457,12 @@ impl VerbsLink {
 
     #[inline(always)] // The header stays in registers.
     fn queue(&mut self, header: &SessionHeader, body: &Body, frame: Option<&SharedFrame>) -> bool {
-        let (class, queued) = match frame {
-            None => (LaneClass::Small, self.queue_message(header, body)),
-            Some(frame) => (header.lane.class(), self.queue_page(header, body, frame)),
+        let queued = match frame {
+            None => self.queue_message(header, body),
+            // What the call is given lies in memory: a copy, so that the other's is in registers.
+            Some(frame) => self.queue_page(&{ *header }, body, frame),
         };
         if queued {
-            self.todo.add(Todo::sends(class.index()));
             self.counters.sends.add(1);
         } else {
             self.todo.add(Todo::FULL);
@@ -457,16 +474,23 @@ impl VerbsLink {
     fn queue_message(&mut self, header: &SessionHeader, body: &Body) -> bool {
         let queue_pair = &mut self.queue_pairs[LaneClass::Small.index()];
         let message_bytes = HEADER_BYTES_U32 + u32::from(header.body_len);
-        queue_pair.queue_message(message_bytes, |slot| header.encode_into(slot, body, false))
+        if !queue_pair.queue_message(message_bytes, |slot| header.encode_into(slot, body, false)) {
+            return false;
+        }
+        self.todo.add(Todo::sends(LaneClass::Small.index()));
+        true
     }
 
     #[inline(never)] // A page costs more than the call.
     fn queue_page(&mut self, header: &SessionHeader, body: &Body, frame: &SharedFrame) -> bool {
-        let queue_pair = &mut self.queue_pairs[header.lane.class().index()];
-        let queued = queue_pair.queue_send(Some(frame.clone()), true, |slot| {
+        let class = header.lane.class().index();
+        let queued = self.queue_pairs[class].queue_send(Some(frame.clone()), true, |slot| {
             header.encode_into(slot, body, false);
             HEADER_BYTES + body.as_slice().len()
         });
+        if queued.is_ok() {
+            self.todo.add(Todo::sends(class));
+        }
         queued.is_ok()
     }
 }
