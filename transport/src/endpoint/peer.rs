@@ -11,10 +11,11 @@ use super::{
     switch::Switch,
 };
 use crate::{
-    Arena,
+    Arena, Message,
     counters::{LinkFailure, PeerCounters},
     error::LinkError,
     link::{Link, Urgency, dual::DualLink},
+    message::Refusal,
     session::{AckDue, Session},
 };
 use pagewire_protocol::{
@@ -161,16 +162,41 @@ impl Peer {
         }
     }
 
+    /// Takes a message for the session, and puts it on the link if both allow it.
+    #[inline(always)] // As the session's part.
+    pub(super) fn submit(
+        &mut self,
+        lane: Lane,
+        message: &mut Message,
+        urgency: Urgency,
+    ) -> Result<(), Refusal> {
+        let Some(session) = &mut self.session else { return Err(Refusal::NoSession) };
+        let counters = self.counters.lane(lane);
+        let next = session.submit_next(lane, message).inspect_err(|refusal| {
+            counters.no_credit.add(u64::from(*refusal == Refusal::NoCredit));
+        })?;
+        let (Some((header, message)), Some(link), false) = (next, &mut self.link, self.held) else {
+            // Others wait before it, or it has to wait itself.
+            self.pump(lane, urgency);
+            return Ok(());
+        };
+        if !link.send(&header, &message.body, message.frame.as_ref(), urgency) {
+            self.blocked = true;
+            return Ok(());
+        }
+        if let Some(frame) = &message.frame {
+            counters.frame_bytes.add(frame.len() as u64);
+        }
+        session.transmitted(lane);
+        counters.sent.add(1);
+        self.sampler.sent(lane, header.sequence);
+        Ok(())
+    }
+
     /// Moves messages of `lane` from the session to the link while both allow it. True if there
     /// were any.
     #[inline(never)]
     pub(super) fn pump(&mut self, lane: Lane, urgency: Urgency) -> bool {
-        self.pump_submitted(lane, urgency)
-    }
-
-    /// As [`Peer::pump`], where messages are submitted.
-    #[inline(always)]
-    pub(super) fn pump_submitted(&mut self, lane: Lane, urgency: Urgency) -> bool {
         let Some(session) = &mut self.session else { return false };
         let Some(link) = &mut self.link else { return false };
         if self.held {

@@ -1,11 +1,14 @@
 //! One lane of a session, both directions.
 
 use super::{AckDue, Disposition, LaneNumbers, Violation};
-use crate::{Message, planted, ring::Ring};
+use crate::{Message, message::Refusal, planted, ring::Ring};
 use pagewire_protocol::{Lane, Sequence};
 
 /// Messages that a lane retains at most, whatever number of receives the peer states.
 const WINDOW_MAX: usize = 4096;
+
+/// What a header tells beside its message: up to which sequence all has come, and receives posted.
+pub(super) type Told = (Sequence, u32);
 
 #[derive(Debug)]
 pub(super) struct LaneState {
@@ -194,20 +197,27 @@ impl LaneState {
         u64::from(self.limit.wrapping_sub(self.sent))
     }
 
-    #[inline]
-    #[allow(clippy::result_large_err)] // Back-pressure hands the message back by value.
-    pub(super) fn submit(&mut self, message: Message, linked: bool) -> Result<(), Message> {
+    /// Keeps a message until it is acknowledged, and takes its frame. If it goes on the link next: its
+    /// sequence, and what goes with it, acknowledgement and receives posted.
+    #[inline(always)] // As `Session::submit_next`, whose part it is.
+    pub(super) fn submit(
+        &mut self,
+        message: &mut Message,
+        linked: bool,
+    ) -> Result<Option<(Sequence, &Message, Told)>, Refusal> {
+        self.check();
         debug_assert_eq!(self.is_full(linked), self.room(linked) == 0);
         if self.is_full(linked) && !planted::is("session_ignore_credit") {
-            return Err(message);
+            return Err(Refusal::NoCredit);
         }
-        // Field by field: it is not moved over the stack.
-        let Message { kind, epoch, body, frame } = message;
+        let is_next = linked && !self.has_waiting();
+        let (sequence, told) = (self.cursor, (self.last_received(), self.granted));
         let place = self.retained.push();
-        place.body = body;
-        (place.kind, place.epoch, place.frame) = (kind, epoch, frame);
-        self.check();
-        Ok(())
+        // From where it lies: it is not moved over the stack.
+        place.body = message.body;
+        (place.kind, place.epoch) = (message.kind, message.epoch);
+        place.frame = message.frame.take();
+        Ok(is_next.then_some((sequence, place, told)))
     }
 
     #[inline]

@@ -22,6 +22,7 @@
 //! Work per message: one work request; all that leave in one turn share a doorbell for each class;
 //! one packet for a small message; one completion for a page, one for several small messages.
 
+mod posting;
 mod reads;
 mod taking;
 mod todo;
@@ -29,8 +30,8 @@ mod todo;
 pub use reads::DoneRead;
 
 use super::{
-    Choice, Completion, CompletionBatch, CompletionChannel, CompletionQueue, MemoryRegion, QueuePair,
-    QueuePairAddress, QueuePairOptions, VerbsError,
+    Choice, Completion, CompletionBatch, CompletionChannel, CompletionQueue, MemoryRegion,
+    QueuePair, QueuePairAddress, QueuePairOptions, VerbsError,
     choice::Mtu,
     completion::{BATCH_LEN, Work},
     queue_pair::Capacity,
@@ -375,75 +376,6 @@ impl VerbsLink {
         Ok(())
     }
 
-    /// A receive of a page is queued; it is posted at once, since the peer is told of it.
-    fn receive_queued(&mut self, class: usize) {
-        self.counters.receives.add(1);
-        self.todo.add(Todo::receives(class));
-    }
-
-    /// Queues the used receives of small messages again, and posts them once there are enough of them:
-    /// they are worth a doorbell then.
-    fn requeue_used(&mut self) -> Result<(), VerbsError> {
-        let queue_pair = &mut self.queue_pairs[LaneClass::Small.index()];
-        let queued = queue_pair.queue_message_receives(self.used_receives);
-        debug_assert_eq!(queued, self.used_receives, "more receives than the queue has");
-        self.used_receives = 0;
-        self.counters.receives.add(queued.into());
-        self.queued_receives += queued;
-        if self.queued_receives >= SMALL_RECEIVES_SPARE {
-            self.queued_receives = 0;
-            self.post_receives(LaneClass::Small.index())?;
-        }
-        Ok(())
-    }
-
-    /// Hands queued receives to the device.
-    fn post_receives(&mut self, class: usize) -> Result<(), VerbsError> {
-        self.counters.receive_doorbells.add(1);
-        self.queue_pairs[class].post_receives()
-    }
-
-    /// Hands queued sends to the device.
-    #[inline(always)] // Of each message.
-    fn post_sends(&mut self, class: usize) -> Result<(), VerbsError> {
-        self.counters.send_doorbells.add(1);
-        self.queue_pairs[class].post_sends()
-    }
-
-    /// Hands what is queued to the device: more than some small messages.
-    #[inline(never)] // A page costs more than the call.
-    fn flush_all(&mut self) -> Result<(), LinkError> {
-        if self.failed.is_some() {
-            return self.take_failure();
-        }
-        // Whoever was turned away tries again after this.
-        self.todo.take(Todo::FULL);
-        // Receives first: what is sent may tell the peer of them.
-        for class in 0..LaneClass::COUNT {
-            if self.todo.take(Todo::receives(class)) {
-                self.post_receives(class)?;
-            }
-        }
-        if self.post_all_sends()? && !self.later.is_empty() {
-            // What nobody waits for leaves behind what is urgent.
-            self.hurry();
-            self.post_all_sends()?;
-        }
-        Ok(())
-    }
-
-    /// True if there were any.
-    fn post_all_sends(&mut self) -> Result<bool, VerbsError> {
-        let mut any = false;
-        for class in 0..LaneClass::COUNT {
-            if self.todo.take(Todo::sends(class)) {
-                self.post_sends(class)?;
-                any = true;
-            }
-        }
-        Ok(any)
-    }
-
     /// What nobody waits for keeps the order of its own lane: it is queued now. False: there is no
     /// room for all of it.
     #[cold]
@@ -474,9 +406,8 @@ impl VerbsLink {
     fn queue_message(&mut self, header: &SessionHeader, body: &Body) -> bool {
         let queue_pair = &mut self.queue_pairs[LaneClass::Small.index()];
         let message_bytes = HEADER_BYTES_U32 + u32::from(header.body_len);
-        if !queue_pair.queue_message(message_bytes, |slot| header.encode_into(slot, body, false)) {
-            return false;
-        }
+        let Some(slot) = queue_pair.queue_message(message_bytes) else { return false };
+        header.encode_into(slot, body, false);
         self.todo.add(Todo::sends(LaneClass::Small.index()));
         true
     }

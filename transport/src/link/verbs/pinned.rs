@@ -25,7 +25,7 @@ impl<T: Copy> Pinned<T> {
     }
 
     /// The address of an element; valid as long as the array.
-    #[inline]
+    #[inline(always)] // Of each message.
     pub(super) fn at(&self, index: usize) -> *mut T {
         if index >= self.len {
             outside(index, self.len);
@@ -45,6 +45,13 @@ impl<T: Copy> Pinned<T> {
     pub(super) fn get(&self, index: usize) -> T {
         // SAFETY: `at` gives an element, initialised in `new`; whoever writes has `&mut self`.
         unsafe { *self.at(index) }
+    }
+
+    /// An element, to be changed.
+    #[inline(always)] // Of each message.
+    pub(super) fn get_mut(&mut self, index: usize) -> &mut T {
+        // SAFETY: as of `update`.
+        unsafe { &mut *self.at(index) }
     }
 
     /// Changes an element.

@@ -139,15 +139,14 @@ impl SendQueue {
         debug_assert!(matches!(self.held[index], Held::Nothing), "its last request is not taken");
         let signalled = self.is_signal_due();
         let sg_list = self.segment(index, 0);
-        self.places.update(index, |Place { request, segments: [message, _] }| {
-            message.length = message_bytes;
-            request.next = ptr::null_mut();
-            request.sg_list = sg_list;
-            request.num_sge = i32::from(message_bytes > 0);
-            request.send_flags = u32::from(inline) * abi::IBV_SEND_INLINE
-                + u32::from(signalled) * abi::IBV_SEND_SIGNALED;
-            request.opcode = abi::IBV_WR_SEND;
-        });
+        let Place { request, segments: [message, _] } = self.places.get_mut(index);
+        message.length = message_bytes;
+        request.next = ptr::null_mut();
+        request.sg_list = sg_list;
+        request.num_sge = i32::from(message_bytes > 0);
+        request.send_flags = u32::from(inline) * abi::IBV_SEND_INLINE
+            + u32::from(signalled) * abi::IBV_SEND_SIGNALED;
+        request.opcode = abi::IBV_WR_SEND;
         self.append(index);
     }
 
@@ -195,20 +194,20 @@ impl SendQueue {
     }
 
     /// The address of a request.
-    #[inline]
+    #[inline(always)] // Of each message.
     fn request(&self, index: usize) -> *mut abi::ibv_send_wr {
         self.places.at(index).cast()
     }
 
     /// The address of a segment of a request.
-    #[inline]
+    #[inline(always)] // As above.
     fn segment(&self, index: usize, which: usize) -> *mut abi::ibv_sge {
         let segments = self.places.at(index).wrapping_byte_add(offset_of!(Place, segments));
         segments.cast::<abi::ibv_sge>().wrapping_add(which)
     }
 
     /// Puts the request at the end of the chain.
-    #[inline]
+    #[inline(always)] // As above.
     fn append(&mut self, index: usize) {
         if self.head != self.chain {
             let next = self.request(index);

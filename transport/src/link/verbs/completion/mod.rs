@@ -13,10 +13,10 @@ pub(super) mod status;
 mod work;
 
 pub use channel::CompletionChannel;
+pub(super) use done::Done;
 pub use done::{Completion, CompletionBatch};
 pub use status::{CompletionError, Status};
 pub use work::Work;
-pub(super) use done::Done;
 pub(super) use work::{Owner, work_id};
 
 use super::{

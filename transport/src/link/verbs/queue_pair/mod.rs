@@ -235,23 +235,20 @@ impl QueuePair {
         VerbsError::Post { queue, queue_pair: self.number(), source }
     }
 
-    /// Queues the first `message_bytes` of a slot, at most all of it, that `write` is given with old
-    /// bytes in it, as [`QueuePair::queue_send`] does without a frame. False: as much is under way as
-    /// there is room for; `write` is then not called.
+    /// Queues the first `message_bytes` of a slot, at most all of it, as [`QueuePair::queue_send`] does
+    /// without a frame. The slot, with old bytes in it, is for the caller to write at once. `None`: as
+    /// much is under way as there is room for.
     #[inline(always)] // Of each message.
     pub(in crate::link::verbs) fn queue_message(
         &mut self,
         message_bytes: u32,
-        write: impl FnOnce(&mut Slot),
-    ) -> bool {
-        let slot = if self.is_draining { None } else { self.memory.sends.next_slot() };
-        let Some(slot) = slot else { return false };
+    ) -> Option<&mut Slot> {
+        let slot = if self.is_draining { None } else { self.memory.sends.next_slot() }?;
         let message_bytes = message_bytes.min(SLOT_BYTES_U32);
         let inline = message_bytes <= self.inline_bytes_max;
         self.memory.sends.queue_message(slot, message_bytes, inline);
         // SAFETY: as in `queue_send`; the request is queued, but not yet the device's.
-        write(unsafe { self.memory.slots.get_mut(self.options.capacity.receives + slot) });
-        true
+        Some(unsafe { self.memory.slots.get_mut(self.options.capacity.receives + slot) })
     }
 
     /// Queues a message; [`QueuePair::post_sends`] hands it to the device. `write` puts header and
@@ -345,7 +342,10 @@ impl QueuePair {
     /// no frames: its slot, zeros beyond what was sent, and bytes. `None`: that is not what is done,
     /// and nothing is taken.
     #[inline(always)] // Of each message.
-    pub(in crate::link::verbs) fn take_message(&mut self, done: &Done<'_>) -> Option<(&Slot, usize)> {
+    pub(in crate::link::verbs) fn take_message(
+        &mut self,
+        done: &Done<'_>,
+    ) -> Option<(&Slot, usize)> {
         debug_assert!(!self.options.carries_frames);
         let (id, bytes) = done.succeeded(self.number)?;
         let slot = self.memory.receives.take_message(id)?;
