@@ -246,6 +246,17 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_goes_on_where_an_earlier_one_has_ended() {
+        let mut queue = queue(3);
+        for (count, slots) in [(2, &[0, 1][..]), (1, &[2]), (3, &[0, 1, 2])] {
+            assert_eq!(queue.queue_messages(count), count);
+            assert_eq!(chain(&mut queue), slots);
+            queue.chain_posted(None);
+            assert!(slots.iter().all(|slot| queue.take_message(queue.first_id + slot).is_some()));
+        }
+    }
+
+    #[test]
     fn a_frame_is_kept_while_it_is_posted_and_returned_once() {
         let arena = Arena::new(&ArenaConfig { huge_pages: false, ..ArenaConfig::new(3) }).unwrap();
         let mut queue = queue(3);
