@@ -35,6 +35,18 @@ impl Lane {
         Self::ALL.get(usize::from(byte)).copied()
     }
 
+    /// The lane that `byte` stands for on the wire, if it is one whose messages have no frame.
+    #[inline]
+    #[must_use]
+    pub const fn without_frame(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::Control),
+            1 => Some(Self::Requests),
+            2 => Some(Self::Si),
+            _ => None,
+        }
+    }
+
     /// Which connection (or queue pair) the lane travels on.
     #[must_use]
     pub const fn class(self) -> LaneClass {

@@ -86,6 +86,15 @@ pub enum SendError {
     },
 }
 
+/// As [`SendError`], of a message that its owner still has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    NoCredit,
+    WrongLane,
+    NoSession,
+    WrongPageSize,
+}
+
 impl SendError {
     /// The message, unsent.
     #[must_use]

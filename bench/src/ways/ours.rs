@@ -223,18 +223,35 @@ impl Ours {
         number: u64,
         switch: &Switch,
     ) -> Result<(), BenchError> {
-        let (lane, mut message) = self.message(size, number);
+        let (lane, message) = self.message(size, number);
+        match self.endpoint.send(self.peer, lane, message) {
+            Ok(()) => Ok(()),
+            Err(refused) => self.send_again(lane, refused, switch),
+        }
+    }
+
+    #[cold]
+    #[inline(never)] // A message that may come back is moved about; most do not.
+    fn send_again(
+        &mut self,
+        lane: Lane,
+        mut refused: SendError,
+        switch: &Switch,
+    ) -> Result<(), BenchError> {
         let mut patience = Patience::new(switch, "credit");
         loop {
-            message = match self.endpoint.send(self.peer, lane, message) {
-                Ok(()) => return Ok(()),
-                Err(SendError::NoCredit(message)) => message,
-                Err(SendError::NoSession(_)) => return Err(BenchError::Send("no session")),
-                Err(_) => return Err(BenchError::Send("the wrong lane")),
+            let message = match refused {
+                SendError::NoCredit(message) => message,
+                SendError::NoSession(_) => return Err(BenchError::Send("no session")),
+                _ => return Err(BenchError::Send("the wrong lane")),
             };
             // What arrives meanwhile stays in the endpoint's queue.
             self.endpoint.poll();
             patience.spin()?;
+            match self.endpoint.send(self.peer, lane, message) {
+                Ok(()) => return Ok(()),
+                Err(again) => refused = again,
+            }
         }
     }
 
@@ -247,18 +264,22 @@ impl Ours {
     /// The next message that has come, which is to be of `size`: its number, its contents checked.
     #[inline]
     pub(crate) fn next(&mut self, size: Size) -> Result<Option<u64>, BenchError> {
-        while let Some(event) = self.endpoint.next_event() {
-            match event {
-                Event::Message(received) => return self.take(received, size).map(Some),
-                Event::Down { reason, .. } => return Err(BenchError::LinkDown(reason)),
-                _ => {}
+        loop {
+            // Where it lies: it is not moved once more to be looked at.
+            let mut event = self.endpoint.next_event();
+            match &mut event {
+                Some(Event::Message(received)) => return self.take(received, size).map(Some),
+                Some(_) => {}
+                None => return Ok(None),
+            }
+            if let Some(Event::Down { reason, .. }) = event {
+                return Err(BenchError::LinkDown(reason));
             }
         }
-        Ok(None)
     }
 
     #[inline]
-    fn take(&mut self, received: Received, size: Size) -> Result<u64, BenchError> {
+    fn take(&mut self, received: &mut Received, size: Size) -> Result<u64, BenchError> {
         let body = received.body.as_slice();
         let number = traffic::number_in(body);
         let body_bytes = match size {
@@ -266,7 +287,7 @@ impl Ours {
             Size::Page => NUMBER_BYTES,
         };
         traffic::same("the length of a body", number, body.len() as u64, body_bytes as u64)?;
-        if let Some(frame) = received.frame {
+        if let Some(frame) = received.frame.take() {
             self.pages.check(&frame, number)?;
             self.kept.push_back(frame);
             if self.kept.len() > self.keep {

@@ -3,6 +3,7 @@
 use super::{
     events::EventQueue,
     reads::{self, PeerReads},
+    sampler::Sampler,
 };
 use crate::{
     Frame,
@@ -24,7 +25,11 @@ pub(super) struct Arrivals<'a> {
     pub(super) heard: &'a mut VecDeque<LinkControl>,
     /// Where what is about reads goes; `None`: it is not agreed that there are any.
     pub(super) reads: Option<&'a mut PeerReads>,
-    /// Bit by bit, the lanes of which something came.
+    pub(super) sampler: &'a Sampler,
+    /// Something came.
+    pub(super) any: bool,
+    /// Bit by bit, the lanes of which something came that [`Peer::arrived`](super::peer::Peer::arrived)
+    /// has to do with.
     pub(super) lanes: u32,
 }
 
@@ -37,7 +42,10 @@ impl Sink for Arrivals<'_> {
         frame: Option<Frame>,
     ) -> Result<Option<Frame>, LinkError> {
         let disposition = self.session.receive(header)?;
-        self.lanes |= 1 << header.lane.index();
+        self.any = true;
+        if self.session.has_waiting(header.lane) || self.sampler.is_timed(header.lane) {
+            self.lanes |= 1 << header.lane.index();
+        }
         let counters = self.counters.lane(header.lane);
         match disposition {
             Disposition::AckOnly => Ok(None),

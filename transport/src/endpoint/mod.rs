@@ -32,6 +32,7 @@ mod switch;
 mod token;
 mod waker;
 
+use crate::message::Refusal;
 pub use crate::message::SendError;
 pub use config::{EndpointConfig, LaneCredits, LinkPolicy};
 pub use event::Event;
@@ -44,7 +45,6 @@ use crate::{
     counters::{EndpointCounters, PeerCounters},
     error::{LinkError, SwitchError},
     link::{Link, Urgency},
-    session::Rejected,
 };
 use connect::{Gate, Incoming, MAX_INCOMING};
 use devices::Devices;
@@ -295,31 +295,48 @@ impl Endpoint {
         &mut self,
         to: InstanceId,
         lane: Lane,
-        message: Message,
+        mut message: Message,
         urgency: Urgency,
     ) -> Result<(), SendError> {
-        let Some(slot) = self.slot(to) else { return Err(SendError::NoSession(message)) };
-        if let Some(frame) = &message.frame {
-            let (found_bytes, expected_bytes) = (frame.len(), self.arena.page_size().bytes());
-            if found_bytes != expected_bytes {
-                return Err(SendError::WrongPageSize { message, found_bytes, expected_bytes });
-            }
+        // Where it lies: it is moved to be handed back alone.
+        match self.try_submit(to, lane, &mut message, urgency) {
+            Ok(()) => Ok(()),
+            Err(refusal) => Err(self.hand_back(message, refusal)),
+        }
+    }
+
+    #[inline(always)] // As `submit`, whose part it is.
+    fn try_submit(
+        &mut self,
+        to: InstanceId,
+        lane: Lane,
+        message: &mut Message,
+        urgency: Urgency,
+    ) -> Result<(), Refusal> {
+        let slot = self.slot(to).ok_or(Refusal::NoSession)?;
+        if let Some(frame) = &message.frame
+            && frame.len() != self.arena.page_size().bytes()
+        {
+            return Err(Refusal::WrongPageSize);
         }
         if message.kind.is_of_reads() {
-            return Err(SendError::WrongLane(message));
+            return Err(Refusal::WrongLane);
         }
-        let peer = &mut self.peers[slot];
-        let Some(session) = &mut peer.session else { return Err(SendError::NoSession(message)) };
-        match session.submit(lane, message) {
-            Ok(()) => {
-                peer.pump_submitted(lane, urgency);
-                Ok(())
+        self.peers[slot].submit(lane, message, urgency)
+    }
+
+    #[cold]
+    #[inline(never)] // What is given to a call is not taken to pieces before it.
+    fn hand_back(&self, message: Message, refusal: Refusal) -> SendError {
+        match refusal {
+            Refusal::NoCredit => SendError::NoCredit(message),
+            Refusal::WrongLane => SendError::WrongLane(message),
+            Refusal::NoSession => SendError::NoSession(message),
+            Refusal::WrongPageSize => {
+                let found_bytes = message.frame.as_ref().map_or(0, |frame| frame.len());
+                let expected_bytes = self.arena.page_size().bytes();
+                SendError::WrongPageSize { message, found_bytes, expected_bytes }
             }
-            Err(Rejected::NoCredit(message)) => {
-                peer.counters.lane(lane).no_credit.add(1);
-                Err(SendError::NoCredit(message))
-            }
-            Err(Rejected::WrongLane(message)) => Err(SendError::WrongLane(message)),
         }
     }
 

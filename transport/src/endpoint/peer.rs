@@ -11,10 +11,11 @@ use super::{
     switch::Switch,
 };
 use crate::{
-    Arena,
+    Arena, Message,
     counters::{LinkFailure, PeerCounters},
     error::LinkError,
     link::{Link, Urgency, dual::DualLink},
+    message::Refusal,
     session::{AckDue, Session},
 };
 use pagewire_protocol::{
@@ -145,6 +146,8 @@ impl Peer {
             events,
             heard: &mut self.heard,
             reads: self.reads.as_deref_mut(),
+            sampler: &self.sampler,
+            any: false,
             lanes: 0,
         };
         Some((link, arrivals))
@@ -159,17 +162,43 @@ impl Peer {
         }
     }
 
+    /// Takes a message for the session, and puts it on the link if both allow it.
+    #[inline(always)] // As the session's part.
+    pub(super) fn submit(
+        &mut self,
+        lane: Lane,
+        message: &mut Message,
+        urgency: Urgency,
+    ) -> Result<(), Refusal> {
+        let Some(session) = &mut self.session else { return Err(Refusal::NoSession) };
+        let counters = self.counters.lane(lane);
+        let next = session.submit_next(lane, message).inspect_err(|refusal| {
+            counters.no_credit.add(u64::from(*refusal == Refusal::NoCredit));
+        })?;
+        let (Some((header, message)), Some(link), false) = (next, &mut self.link, self.held) else {
+            // Others wait before it, or it has to wait itself.
+            self.pump(lane, urgency);
+            return Ok(());
+        };
+        if !link.send(&header, &message.body, message.frame.as_ref(), urgency) {
+            self.blocked = true;
+            return Ok(());
+        }
+        if let Some(frame) = &message.frame {
+            counters.frame_bytes.add(frame.len() as u64);
+        }
+        session.transmitted(lane);
+        counters.sent.add(1);
+        self.sampler.sent(lane, header.sequence);
+        Ok(())
+    }
+
     /// Moves messages of `lane` from the session to the link while both allow it. True if there
     /// were any.
     #[inline(never)]
     pub(super) fn pump(&mut self, lane: Lane, urgency: Urgency) -> bool {
-        self.pump_submitted(lane, urgency)
-    }
-
-    /// As [`Peer::pump`], where messages are submitted.
-    #[inline(always)]
-    pub(super) fn pump_submitted(&mut self, lane: Lane, urgency: Urgency) -> bool {
-        let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return false };
+        let Some(session) = &mut self.session else { return false };
+        let Some(link) = &mut self.link else { return false };
         if self.held {
             return false;
         }
@@ -190,6 +219,9 @@ impl Peer {
                 self.sampler.sent(lane, sequence);
             } else {
                 counters.sent_again.add(1);
+            }
+            if !session.has_waiting(lane) {
+                break;
             }
         }
         any
@@ -266,7 +298,8 @@ impl Peer {
         }
     }
 
-    fn acknowledge_alone(&mut self, lane: Lane) -> bool {
+    #[inline(never)] // Beside some messages, and not to lie in the way of all.
+    pub(super) fn acknowledge_alone(&mut self, lane: Lane) -> bool {
         let (Some(session), Some(link)) = (&mut self.session, &mut self.link) else { return false };
         let header = session.ack_alone(lane);
         let taken = link.send(&header, &Body::EMPTY, None, Urgency::Now);
@@ -279,15 +312,22 @@ impl Peer {
         taken
     }
 
-    /// Messages of `lanes` (bit by bit) have arrived, and perhaps credits with them.
+    /// Messages have arrived: counts what that has moved.
+    #[inline]
+    pub(super) fn count_moved(&mut self) {
+        let Some(link) = self.link.as_mut().filter(|link| link.on() == LinkKind::Tcp) else {
+            return;
+        };
+        let moved_bytes = link.tcp_mut().take_moved_bytes();
+        if moved_bytes > 0 {
+            self.counters.moved_bytes.add(moved_bytes);
+        }
+    }
+
+    /// Messages of `lanes` (bit by bit) have arrived, on which a round trip is timed, or messages wait
+    /// that may go now.
     #[inline]
     pub(super) fn arrived(&mut self, mut lanes: u32) {
-        if let Some(link) = &mut self.link {
-            let moved_bytes = link.tcp_mut().take_moved_bytes();
-            if moved_bytes > 0 {
-                self.counters.moved_bytes.add(moved_bytes);
-            }
-        }
         while lanes != 0 {
             let lane = Lane::ALL[lanes.trailing_zeros() as usize];
             lanes &= lanes - 1;

@@ -162,11 +162,14 @@ impl Endpoint {
             let peer = &mut self.peers[slot];
             let Some((link, mut arrivals)) = peer.receiving(&mut self.events) else { continue };
             let polled = link.poll(&mut arrivals);
-            let lanes = arrivals.lanes;
+            let (came, lanes) = (arrivals.any, arrivals.lanes);
             self.hot |= link.is_hot();
-            if lanes != 0 {
+            if came {
                 any = true;
-                peer.arrived(lanes);
+                peer.count_moved();
+                if lanes != 0 {
+                    peer.arrived(lanes);
+                }
             }
             if peer.reads.is_some() {
                 self.polled_with_reads(slot, polled);

@@ -28,19 +28,26 @@ impl Endpoint {
             return;
         }
         if lane.class().has_frame() {
-            peer.owed_frames[lane.class().index()] += 1;
-            // Others that wait are not overtaken: a busy peer would take every frame.
-            if !self.short_of_frames && peer.ack_due(lane) == AckDue::Now {
-                peer.post_owed(lane, &self.arena, self.shares[lane.index()]);
-                peer.acknowledge_if(lane, AckDue::Now);
-            }
-            self.owing = true;
-            return;
+            return self.consumed_page(slot, lane);
         }
         if let Some(session) = &mut peer.session {
             session.posted(lane);
+            if session.is_ack_due_now(lane) {
+                peer.acknowledge_alone(lane);
+            }
         }
-        peer.acknowledge_if(lane, AckDue::Now);
+    }
+
+    #[inline(never)] // Not to lie in the way of small messages.
+    fn consumed_page(&mut self, slot: usize, lane: Lane) {
+        let peer = &mut self.peers[slot];
+        peer.owed_frames[lane.class().index()] += 1;
+        // Others that wait are not overtaken: a busy peer would take every frame.
+        if !self.short_of_frames && peer.ack_due(lane) == AckDue::Now {
+            peer.post_owed(lane, &self.arena, self.shares[lane.index()]);
+            peer.acknowledge_if(lane, AckDue::Now);
+        }
+        self.owing = true;
     }
 
     /// Before a sleep: an acknowledgement that is owed goes out alone once it was owed for

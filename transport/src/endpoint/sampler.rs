@@ -17,20 +17,33 @@ struct LaneSample {
     messages_left: u32,
 }
 
+impl LaneSample {
+    #[cold]
+    fn begin(&mut self, sequence: Sequence) {
+        self.timed = Some((sequence, Instant::now()));
+        self.messages_left = MESSAGES_PER_SAMPLE - 1;
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Sampler([LaneSample; Lane::COUNT]);
 
 impl Sampler {
     /// A message has been given to the link for the first time.
-    #[inline]
+    #[inline(always)] // Mostly it counts down.
     pub(super) fn sent(&mut self, lane: Lane, sequence: Sequence) {
         let sample = &mut self.0[lane.index()];
         if sample.messages_left > 0 {
             sample.messages_left -= 1;
         } else if sample.timed.is_none() {
-            sample.timed = Some((sequence, Instant::now()));
-            sample.messages_left = MESSAGES_PER_SAMPLE - 1;
+            sample.begin(sequence);
         }
+    }
+
+    /// An acknowledgement of `lane` may end a round trip.
+    #[inline]
+    pub(super) fn is_timed(&self, lane: Lane) -> bool {
+        self.0[lane.index()].timed.is_some()
     }
 
     /// `lane` is acknowledged up to `ack`; the round trip, if that ends one.

@@ -118,7 +118,8 @@ impl Link for DualLink {
         urgency: Urgency,
     ) -> bool {
         match (self.on, &mut self.verbs) {
-            (LinkKind::Tcp, _) => self.tcp.send(header, body, frame, urgency),
+            // A copy: what TCP's calls are given lies in memory, and verbs' is to stay in registers.
+            (LinkKind::Tcp, _) => self.tcp.send(&{ *header }, body, frame, urgency),
             (LinkKind::Verbs, Some(verbs)) => verbs.send(header, body, frame, urgency),
             // Between two links: acknowledgements only, which the next one makes up for.
             (LinkKind::Verbs, None) => true,
@@ -127,7 +128,7 @@ impl Link for DualLink {
 
     #[inline]
     fn has_output(&self) -> bool {
-        self.tcp.has_output() || self.verbs.as_ref().is_some_and(|verbs| verbs.has_output())
+        self.verbs.as_ref().is_some_and(|verbs| verbs.has_output()) || self.tcp.has_output()
     }
 
     #[inline(always)] // As the writer.

@@ -1,11 +1,14 @@
 //! One lane of a session, both directions.
 
 use super::{AckDue, Disposition, LaneNumbers, Violation};
-use crate::{Message, planted, ring::Ring};
+use crate::{Message, message::Refusal, planted, ring::Ring};
 use pagewire_protocol::{Lane, Sequence};
 
 /// Messages that a lane retains at most, whatever number of receives the peer states.
 const WINDOW_MAX: usize = 4096;
+
+/// What a header tells beside its message: up to which sequence all has come, and receives posted.
+pub(super) type Told = (Sequence, u32);
 
 #[derive(Debug)]
 pub(super) struct LaneState {
@@ -90,6 +93,13 @@ impl LaneState {
         let waiting = self.last_assigned() + 1 - self.cursor.0;
         let credit = self.credit_left().saturating_sub(waiting);
         if linked { window.min(credit) } else { window }
+    }
+
+    /// Whether there is no [`LaneState::room`].
+    #[inline]
+    fn is_full(&self, linked: bool) -> bool {
+        let waiting = self.last_assigned() + 1 - self.cursor.0;
+        self.retained.len() >= self.window || (linked && waiting >= self.credit_left())
     }
 
     pub(super) fn last_received(&self) -> Sequence {
@@ -187,19 +197,27 @@ impl LaneState {
         u64::from(self.limit.wrapping_sub(self.sent))
     }
 
-    #[inline]
-    #[allow(clippy::result_large_err)] // Back-pressure hands the message back by value.
-    pub(super) fn submit(&mut self, message: Message, linked: bool) -> Result<(), Message> {
-        if self.room(linked) == 0 && !planted::is("session_ignore_credit") {
-            return Err(message);
-        }
-        // Field by field: it is not moved over the stack.
-        let Message { kind, epoch, body, frame } = message;
-        let place = self.retained.push();
-        place.body = body;
-        (place.kind, place.epoch, place.frame) = (kind, epoch, frame);
+    /// Keeps a message until it is acknowledged, and takes its frame. If it goes on the link next: its
+    /// sequence, and what goes with it, acknowledgement and receives posted.
+    #[inline(always)] // As `Session::submit_next`, whose part it is.
+    pub(super) fn submit(
+        &mut self,
+        message: &mut Message,
+        linked: bool,
+    ) -> Result<Option<(Sequence, &Message, Told)>, Refusal> {
         self.check();
-        Ok(())
+        debug_assert_eq!(self.is_full(linked), self.room(linked) == 0);
+        if self.is_full(linked) && !planted::is("session_ignore_credit") {
+            return Err(Refusal::NoCredit);
+        }
+        let is_next = linked && !self.has_waiting();
+        let (sequence, told) = (self.cursor, (self.last_received(), self.granted));
+        let place = self.retained.push();
+        // From where it lies: it is not moved over the stack.
+        place.body = message.body;
+        (place.kind, place.epoch) = (message.kind, message.epoch);
+        place.frame = message.frame.take();
+        Ok(is_next.then_some((sequence, place, told)))
     }
 
     #[inline]
@@ -295,17 +313,24 @@ impl LaneState {
 
     #[inline]
     pub(super) fn ack_due(&self) -> AckDue {
-        let acks = self.last_received().0 - self.told_ack.0;
-        let credits = u64::from(self.granted.wrapping_sub(self.told_granted));
-        let half = u64::from(self.credits / 2).max(1);
-        // All that the peer knows of is used up: it waits for this.
-        let starved = credits > 0 && self.told_granted == self.received;
-        match acks.max(credits) {
-            0 => AckDue::No,
-            _ if planted::is("session_never_lazy") && !starved => AckDue::No,
-            _ if starved => AckDue::Now,
-            waiting if waiting >= half => AckDue::Now,
-            _ => AckDue::Lazy,
+        let untold = self.last_received() != self.told_ack || self.granted != self.told_granted;
+        match untold {
+            true if self.is_ack_due_now() => AckDue::Now,
+            true if !planted::is("session_never_lazy") => AckDue::Lazy,
+            _ => AckDue::No,
         }
+    }
+
+    /// Whether [`LaneState::ack_due`] is [`AckDue::Now`].
+    #[inline]
+    pub(super) fn is_ack_due_now(&self) -> bool {
+        let credits = self.granted.wrapping_sub(self.told_granted);
+        if credits > 0 && self.told_granted == self.received {
+            // All that the peer knows of is used up: it waits for this.
+            return true;
+        }
+        let acks = self.last_received().0 - self.told_ack.0;
+        let half = u64::from(self.credits / 2).max(1);
+        acks.max(u64::from(credits)) >= half && !planted::is("session_never_lazy")
     }
 }

@@ -21,8 +21,8 @@
 
 mod lane;
 
-use crate::{Message, planted};
-use lane::LaneState;
+use crate::{Message, message::Refusal, planted};
+use lane::{LaneState, Told};
 use pagewire_protocol::{InstanceId, Lane, MessageKind, Sequence, SessionHeader};
 
 /// What the peer did that no correct peer does. The link is closed; the session stays.
@@ -236,15 +236,36 @@ impl Session {
     /// # Errors
     /// [`Rejected`], with the message.
     #[allow(clippy::result_large_err)] // Back-pressure hands the message back by value.
-    #[inline]
-    pub fn submit(&mut self, lane: Lane, message: Message) -> Result<(), Rejected> {
+    pub fn submit(&mut self, lane: Lane, mut message: Message) -> Result<(), Rejected> {
+        match self.submit_next(lane, &mut message) {
+            Ok(_) => Ok(()),
+            Err(Refusal::NoCredit) => Err(Rejected::NoCredit(message)),
+            Err(_) => Err(Rejected::WrongLane(message)),
+        }
+    }
+
+    /// As [`Session::submit`], of a message whose frame is taken and which is then of no use any more.
+    /// Hands back what [`Session::next_outgoing`] gives now, if it is this message.
+    ///
+    /// # Errors
+    /// [`Refusal`]; the message is as it was.
+    #[inline(always)] // The header stays in registers.
+    pub(crate) fn submit_next(
+        &mut self,
+        lane: Lane,
+        message: &mut Message,
+    ) -> Result<Option<(SessionHeader, &Message)>, Refusal> {
         let wrong =
             message.frame.is_some() != lane.class().has_frame() || message.kind.has_no_sequence();
         if wrong {
-            return Err(Rejected::WrongLane(message));
+            return Err(Refusal::WrongLane);
         }
-        let linked = self.linked;
-        self.lane(lane).submit(message, linked).map_err(Rejected::NoCredit)
+        let (source, linked) = (self.me, self.linked);
+        let Some((sequence, message, told)) = self.lanes[lane.index()].submit(message, linked)?
+        else {
+            return Ok(None);
+        };
+        Ok(Some((header_of(lane, sequence, message, told, source), message)))
     }
 
     /// How many messages of `lane` would be taken now.
@@ -277,19 +298,8 @@ impl Session {
         }
         let state = &self.lanes[lane.index()];
         let (sequence, message) = state.next_outgoing()?;
-        let header = SessionHeader {
-            lane,
-            kind: message.kind,
-            body_len: u8::try_from(message.body.as_slice().len()).unwrap_or(0),
-            frame: message.frame.is_some(),
-            page_crc: None,
-            epoch: message.epoch,
-            sequence,
-            ack: state.last_received(),
-            credits: state.granted,
-            source: self.me,
-        };
-        Some((header, message))
+        let told = (state.last_received(), state.granted);
+        Some((header_of(lane, sequence, message, told, self.me), message))
     }
 
     /// The link has taken what [`Session::next_outgoing`] gave. True: for the first time.
@@ -333,6 +343,13 @@ impl Session {
     #[must_use]
     pub fn ack_due(&self, lane: Lane) -> AckDue {
         if self.linked { self.lanes[lane.index()].ack_due() } else { AckDue::No }
+    }
+
+    /// Whether [`Session::ack_due`] is [`AckDue::Now`].
+    #[inline]
+    #[must_use]
+    pub fn is_ack_due_now(&self, lane: Lane) -> bool {
+        self.linked && self.lanes[lane.index()].is_ack_due_now()
     }
 
     /// An acknowledgement that goes out alone; it counts as told.
@@ -381,6 +398,29 @@ impl Session {
         });
         // One-sided reads end by themselves; what they say is not the upper layer's.
         kept.filter(|(_, message)| !message.kind.is_of_reads()).collect()
+    }
+}
+
+/// The header that a message goes out with.
+#[inline(always)] // It stays in registers.
+fn header_of(
+    lane: Lane,
+    sequence: Sequence,
+    message: &Message,
+    (ack, credits): Told,
+    source: InstanceId,
+) -> SessionHeader {
+    SessionHeader {
+        lane,
+        kind: message.kind,
+        body_len: message.body.count_bytes(),
+        frame: message.frame.is_some(),
+        page_crc: None,
+        epoch: message.epoch,
+        sequence,
+        ack,
+        credits,
+        source,
     }
 }
 

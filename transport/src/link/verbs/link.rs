@@ -22,14 +22,16 @@
 //! Work per message: one work request; all that leave in one turn share a doorbell for each class;
 //! one packet for a small message; one completion for a page, one for several small messages.
 
+mod posting;
 mod reads;
 mod taking;
+mod todo;
 
 pub use reads::DoneRead;
 
 use super::{
-    Choice, CompletionBatch, CompletionChannel, CompletionQueue, MemoryRegion, QueuePair,
-    QueuePairAddress, QueuePairOptions, VerbsError,
+    Choice, Completion, CompletionBatch, CompletionChannel, CompletionQueue, MemoryRegion,
+    QueuePair, QueuePairAddress, QueuePairOptions, VerbsError,
     choice::Mtu,
     completion::{BATCH_LEN, Work},
     queue_pair::Capacity,
@@ -49,11 +51,13 @@ use pagewire_protocol::{
 use reads::Reads;
 use std::{
     net::Ipv6Addr,
+    ops::Range,
     os::fd::BorrowedFd,
     sync::Arc,
     time::{Duration, Instant},
 };
-use taking::{Again, take_other, take_receive};
+use taking::{Again, take_message, take_other, take_receive};
+use todo::Todo;
 
 /// Sends of small messages that wait for their completion at most.
 const SMALL_SENDS: u32 = 512;
@@ -66,13 +70,15 @@ const SMALL_RECEIVES_SPARE: u32 = 32;
 /// Receives of small messages that are not posted at most: one poll turn may use so many more.
 #[allow(clippy::cast_possible_truncation, reason = "a batch is small")]
 const SMALL_RECEIVES_UNPOSTED_MAX: u32 = SMALL_RECEIVES_SPARE + BATCHES * BATCH_LEN as u32;
-/// Queued receives that are worth a doorbell, by class. A page's is posted at once, since the peer
-/// is told of it.
-const RECEIVES_TO_POST: [u32; LaneClass::COUNT] = [SMALL_RECEIVES_SPARE, 1, 1];
 /// Longest wait for queue pairs in state ERROR to give their work back.
 const DRAIN_MAX: Duration = Duration::from_millis(100);
 
 const _: () = assert!(super::queue_pair::SLOT_BYTES == FRAME_OFFSET_BYTES);
+#[allow(clippy::cast_possible_truncation, reason = "asserted")]
+const HEADER_BYTES_U32: u32 = {
+    assert!(HEADER_BYTES < FRAME_OFFSET_BYTES);
+    HEADER_BYTES as u32
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -80,16 +86,14 @@ pub struct VerbsLink {
     queue_pairs: [QueuePair; LaneClass::COUNT],
     completions: Arc<CompletionQueue>,
     batch: CompletionBatch,
-    /// Whether sends are queued and not posted, by class.
-    queued_sends: [bool; LaneClass::COUNT],
-    /// Receives that are queued and not posted, by class.
-    queued_receives: [u32; LaneClass::COUNT],
+    /// What the next flush has to do.
+    todo: Todo,
+    /// Receives of small messages that are queued and not posted.
+    queued_receives: u32,
     /// Receives of small messages that were used and are not queued again: that is for a poll turn in
     /// which nothing came, so that no answer waits for it.
     used_receives: u32,
     counters: Arc<VerbsCounters>,
-    /// A message was turned away because a queue is full, and nobody has tried again yet.
-    full: bool,
     armed: bool,
     /// Why the link is of no use any more: the next poll tells.
     failed: Option<VerbsError>,
@@ -174,11 +178,10 @@ impl VerbsLink {
             queue_pairs: [make(small)?, make(page)?, make(bulk)?],
             completions: Arc::clone(&completions),
             batch: CompletionBatch::new(),
-            queued_sends: [false; LaneClass::COUNT],
-            queued_receives: [0; LaneClass::COUNT],
+            todo: Todo::default(),
+            queued_receives: 0,
             used_receives: 0,
             counters: Arc::clone(counters),
-            full: false,
             armed: false,
             failed: None,
             ready: true,
@@ -256,7 +259,7 @@ impl VerbsLink {
         }
         match self.completions.arm() {
             Ok(()) => self.armed = true,
-            Err(error) => self.failed = Some(error),
+            Err(error) => self.fail(error),
         }
         self.ready = true;
     }
@@ -295,82 +298,82 @@ impl VerbsLink {
         let _ = self.close(&mut Nobody);
     }
 
+    /// The next flush or poll tells.
+    #[cold]
+    fn fail(&mut self, error: VerbsError) {
+        self.failed = Some(error);
+        self.todo.add(Todo::FAILED);
+    }
+
+    #[cold]
+    fn take_failure(&mut self) -> Result<(), LinkError> {
+        self.todo.take(Todo::FAILED);
+        self.failed.take().map_or(Ok(()), |error| Err(error.into()))
+    }
+
     /// Takes what the completions in the batch have brought. `repost`: receives of small messages
     /// are queued again. An error of one completion does not keep the others from being taken.
-    #[inline]
+    #[inline(always)] // In each turn in which something has come.
     fn take_batch(&mut self, sink: &mut impl Sink, repost: bool) -> Result<(), LinkError> {
-        let mut failed = None;
-        let Self { batch, queue_pairs, queued_receives, used_receives, counters, reads, .. } = self;
-        for completion in batch.drain() {
-            counters.completions.add(1);
-            let class = usize::from(completion.tag());
-            let Some(queue_pair) = queue_pairs.get_mut(class) else { continue };
-            let is_receive = matches!(completion.work(), Work::Receive { .. });
-            let ended = if is_receive && completion.is_success() {
-                take_receive(queue_pair, completion, repost, sink).map(|again| match again {
-                    Again::Later => *used_receives += 1,
-                    Again::Queued => {
-                        queued_receives[class] += 1;
-                        counters.receives.add(1);
-                    }
-                    Again::No => {}
-                })
-            } else {
-                take_other(queue_pair, completion, repost, reads)
-            };
-            if let Err(error) = ended {
-                failed.get_or_insert(error);
-            }
-        }
-        failed.map_or(Ok(()), Err)
-    }
-
-    /// Queues the used receives of small messages again.
-    fn requeue_used(&mut self) {
-        let small = LaneClass::Small.index();
-        let queue_pair = &mut self.queue_pairs[small];
-        let mut queued = 0;
-        while queued < self.used_receives && queue_pair.queue_message_receive() {
-            queued += 1;
-        }
-        debug_assert_eq!(queued, self.used_receives, "more receives than the queue has");
-        self.used_receives = 0;
-        self.queued_receives[small] += queued;
-        self.counters.receives.add(queued.into());
-    }
-
-    /// Hands queued receives to the device, those of small messages when there are enough of them.
-    #[inline]
-    fn post_receives(&mut self) -> Result<(), VerbsError> {
-        for (class, queue_pair) in self.queue_pairs.iter_mut().enumerate() {
-            if self.queued_receives[class] >= RECEIVES_TO_POST[class] {
-                self.queued_receives[class] = 0;
-                queue_pair.post_receives()?;
-                self.counters.receive_doorbells.add(1);
+        let len = self.batch.take_len();
+        self.counters.completions.add(len as u64);
+        for at in 0..len {
+            if let Err(error) = self.take_done(at, sink, repost) {
+                self.take_behind_failure(at + 1..len, sink, repost);
+                return Err(error);
             }
         }
         Ok(())
     }
 
-    /// Hands what is queued to the device. True if there was any.
-    #[inline(always)] // Mostly one of them, with one message.
-    fn post_sends(&mut self) -> Result<bool, VerbsError> {
-        let mut any = false;
-        for (queue_pair, queued) in self.queue_pairs.iter_mut().zip(&mut self.queued_sends) {
-            if std::mem::take(queued) {
-                queue_pair.post_sends()?;
-                self.counters.send_doorbells.add(1);
-                any = true;
-            }
+    #[cold]
+    fn take_behind_failure(&mut self, left: Range<usize>, sink: &mut impl Sink, repost: bool) {
+        for at in left {
+            // The first failure is told.
+            let _ = self.take_done(at, sink, repost);
         }
-        Ok(any)
     }
 
-    #[inline]
-    fn is_queued(&self) -> bool {
-        let due = |(queued, least): (&u32, &u32)| queued >= least;
-        self.queued_sends.contains(&true)
-            || self.queued_receives.iter().zip(&RECEIVES_TO_POST).any(due)
+    /// Takes what one completion in the batch has brought.
+    #[inline(always)] // As above.
+    fn take_done(
+        &mut self,
+        at: usize,
+        sink: &mut impl Sink,
+        repost: bool,
+    ) -> Result<(), LinkError> {
+        let done = self.batch.done(at);
+        let small = &mut self.queue_pairs[LaneClass::Small.index()];
+        match small.take_message(&done) {
+            Some((slot, bytes)) => {
+                self.used_receives += u32::from(repost);
+                take_message(slot, bytes, sink)
+            }
+            None => {
+                let completion = done.take();
+                self.take_rare(completion, repost, sink)
+            }
+        }
+    }
+
+    /// Takes what is not a small message that has come: a page, or the end of a send or of a read, or
+    /// work that has failed.
+    #[inline(never)] // A page costs more than the call.
+    fn take_rare(
+        &mut self,
+        completion: Completion,
+        repost: bool,
+        sink: &mut impl Sink,
+    ) -> Result<(), LinkError> {
+        let class = usize::from(completion.tag());
+        let Some(queue_pair) = self.queue_pairs.get_mut(class) else { return Ok(()) };
+        if !completion.is_success() || !matches!(completion.work(), Work::Receive { .. }) {
+            return take_other(queue_pair, completion, repost, &mut self.reads);
+        }
+        if let Again::Queued = take_receive(queue_pair, completion, repost, sink)? {
+            self.receive_queued(class);
+        }
+        Ok(())
     }
 
     /// What nobody waits for keeps the order of its own lane: it is queued now. False: there is no
@@ -386,15 +389,15 @@ impl VerbsLink {
 
     #[inline(always)] // The header stays in registers.
     fn queue(&mut self, header: &SessionHeader, body: &Body, frame: Option<&SharedFrame>) -> bool {
-        let (class, queued) = match frame {
-            None => (LaneClass::Small, self.queue_message(header, body)),
-            Some(frame) => (header.lane.class(), self.queue_page(header, body, frame)),
+        let queued = match frame {
+            None => self.queue_message(header, body),
+            // What the call is given lies in memory: a copy, so that the other's is in registers.
+            Some(frame) => self.queue_page(&{ *header }, body, frame),
         };
         if queued {
-            self.queued_sends[class.index()] = true;
             self.counters.sends.add(1);
         } else {
-            self.full = true;
+            self.todo.add(Todo::FULL);
         }
         queued
     }
@@ -402,19 +405,23 @@ impl VerbsLink {
     #[inline(always)] // As above.
     fn queue_message(&mut self, header: &SessionHeader, body: &Body) -> bool {
         let queue_pair = &mut self.queue_pairs[LaneClass::Small.index()];
-        let Some(slot) = queue_pair.message_slot() else { return false };
+        let message_bytes = HEADER_BYTES_U32 + u32::from(header.body_len);
+        let Some(slot) = queue_pair.queue_message(message_bytes) else { return false };
         header.encode_into(slot, body, false);
-        queue_pair.queue_message(HEADER_BYTES + body.as_slice().len());
+        self.todo.add(Todo::sends(LaneClass::Small.index()));
         true
     }
 
     #[inline(never)] // A page costs more than the call.
     fn queue_page(&mut self, header: &SessionHeader, body: &Body, frame: &SharedFrame) -> bool {
-        let queue_pair = &mut self.queue_pairs[header.lane.class().index()];
-        let queued = queue_pair.queue_send(Some(frame.clone()), true, |slot| {
+        let class = header.lane.class().index();
+        let queued = self.queue_pairs[class].queue_send(Some(frame.clone()), true, |slot| {
             header.encode_into(slot, body, false);
             HEADER_BYTES + body.as_slice().len()
         });
+        if queued.is_ok() {
+            self.todo.add(Todo::sends(class));
+        }
         queued.is_ok()
     }
 }
@@ -424,11 +431,10 @@ impl Link for VerbsLink {
         let queue_pair = &mut self.queue_pairs[class.index()];
         if let Err(refused) = queue_pair.queue_receive(Some(frame)) {
             // The peer would be told of it, and send a page that nothing waits for.
-            self.failed = Some(taking::not_queued(queue_pair, refused.reason));
-            return;
+            let error = taking::not_queued(queue_pair, refused.reason);
+            return self.fail(error);
         }
-        self.queued_receives[class.index()] += 1;
-        self.counters.receives.add(1);
+        self.receive_queued(class.index());
     }
 
     #[inline(always)] // The header stays in registers.
@@ -451,24 +457,16 @@ impl Link for VerbsLink {
 
     #[inline]
     fn has_output(&self) -> bool {
-        self.is_queued() || self.full || self.failed.is_some()
+        self.todo.is_any()
     }
 
-    #[inline]
+    #[inline(always)] // Of each message.
     fn flush(&mut self) -> Result<(), LinkError> {
-        if let Some(error) = self.failed.take() {
-            return Err(error.into());
+        if !self.todo.is_just(Todo::sends(LaneClass::Small.index())) || !self.later.is_empty() {
+            return self.flush_all();
         }
-        // Whoever was turned away tries again after this.
-        self.full = false;
-        // Receives first: what is sent may tell the peer of them.
-        self.post_receives()?;
-        if self.post_sends()? && !self.later.is_empty() {
-            // What nobody waits for leaves behind what is urgent.
-            self.hurry();
-            self.post_sends()?;
-        }
-        Ok(())
+        self.todo = Todo::default();
+        Ok(self.post_sends(LaneClass::Small.index())?)
     }
 
     fn hurry(&mut self) {
@@ -485,25 +483,25 @@ impl Link for VerbsLink {
         !self.later.is_empty()
     }
 
-    #[inline]
+    #[inline(always)] // In each look at the peer.
     fn poll(&mut self, sink: &mut impl Sink) -> Result<(), LinkError> {
-        if let Some(error) = self.failed.take() {
-            return Err(error.into());
+        if self.failed.is_some() {
+            return self.take_failure();
         }
         self.ready = false;
         for _ in 0..BATCHES {
             let got = self.completions.poll(&mut self.batch)?;
             if got == 0 {
+                // No answer waits for it now.
                 if self.used_receives > 0 {
-                    self.requeue_used();
+                    self.requeue_used()?;
                 }
                 return Ok(());
             }
             self.take_batch(sink, true)?;
-            if self.used_receives + self.queued_receives[LaneClass::Small.index()]
-                >= SMALL_RECEIVES_SPARE
-            {
-                self.requeue_used();
+            // What is just enough waits for a turn in which nothing has come.
+            if self.used_receives + self.queued_receives > SMALL_RECEIVES_SPARE {
+                self.requeue_used()?;
             }
             if got < BATCH_LEN {
                 break;
@@ -519,7 +517,7 @@ impl Link for VerbsLink {
     }
 
     fn may_sleep(&self) -> bool {
-        !self.ready && self.armed && !self.is_queued() && self.failed.is_none()
+        !self.ready && self.armed && !self.todo.is_any_but(Todo::FULL)
     }
 }
 

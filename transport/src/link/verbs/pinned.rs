@@ -25,9 +25,11 @@ impl<T: Copy> Pinned<T> {
     }
 
     /// The address of an element; valid as long as the array.
-    #[inline]
+    #[inline(always)] // Of each message.
     pub(super) fn at(&self, index: usize) -> *mut T {
-        assert!(index < self.len, "element {index} of {}", self.len);
+        if index >= self.len {
+            outside(index, self.len);
+        }
         // SAFETY: inside of the array, see above.
         unsafe { self.first.as_ptr().add(index) }
     }
@@ -39,10 +41,17 @@ impl<T: Copy> Pinned<T> {
         (bytes % size_of::<T>() == 0 && index < self.len).then_some(index)
     }
 
-    #[inline]
+    #[cfg(test)]
     pub(super) fn get(&self, index: usize) -> T {
         // SAFETY: `at` gives an element, initialised in `new`; whoever writes has `&mut self`.
         unsafe { *self.at(index) }
+    }
+
+    /// An element, to be changed.
+    #[inline(always)] // Of each message.
+    pub(super) fn get_mut(&mut self, index: usize) -> &mut T {
+        // SAFETY: as of `update`.
+        unsafe { &mut *self.at(index) }
     }
 
     /// Changes an element.
@@ -51,6 +60,13 @@ impl<T: Copy> Pinned<T> {
         // SAFETY: as above; C follows the pointers during a call only, to which `self` is lent.
         change(unsafe { &mut *self.at(index) });
     }
+}
+
+/// Takes numbers, not references: what calls it keeps them in registers.
+#[cold]
+#[inline(never)]
+fn outside(index: usize, len: usize) -> ! {
+    panic!("element {index} of {len}");
 }
 
 impl<T> Drop for Pinned<T> {

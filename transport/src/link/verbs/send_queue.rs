@@ -20,7 +20,7 @@ use super::{
     pinned::Pinned,
 };
 use crate::{Frame, SharedFrame};
-use std::ptr;
+use std::{mem::offset_of, ptr};
 
 /// What a request keeps from being freed or changed.
 #[derive(Debug)]
@@ -40,22 +40,28 @@ pub(super) enum Request {
     Read { into: abi::ibv_sge, remote_address: u64, remote_key: u32 },
 }
 
+/// A request and what it points at, beside each other.
+#[repr(C)] // The address of the request is that of its place.
+#[derive(Clone, Copy)]
+struct Place {
+    request: abi::ibv_send_wr,
+    /// Its slot, and its page.
+    segments: [abi::ibv_sge; 2],
+}
+
 /// See the module.
 pub(super) struct SendQueue {
     /// The ring, and behind it the marker that ends a drain.
-    requests: Pinned<abi::ibv_send_wr>,
-    /// Two for each request: its slot, and its page.
-    segments: Pinned<abi::ibv_sge>,
+    places: Pinned<Place>,
     held: Box<[Held]>,
     depth: u32,
     /// Counts of requests since the start; they wrap.
     head: u32,
     chain: u32,
     tail: u32,
-    since_signal: u32,
-    /// Requests of which one asks for a completion: half a ring.
-    signal_every: u32,
-    slot_key: u32,
+    /// Bits of a count that are all set for the requests that ask for a completion: the last of each
+    /// half of the ring.
+    signal_mask: u32,
 }
 
 impl SendQueue {
@@ -78,28 +84,22 @@ impl SendQueue {
             remote_srqn: 0,
             _bind_mw: [0; 6],
         };
-        let mut requests = Pinned::new(len + 1, request);
-        let mut segments = Pinned::new(2 * len, nothing);
+        let mut places = Pinned::new(len + 1, Place { request, segments: [nothing; 2] });
         for slot in 0..depth {
             let index = slot as usize;
-            segments.update(2 * index, |segment| *segment = slot_of(slot));
-            let sg_list = segments.at(2 * index);
-            requests.update(index, |request| {
-                request.wr_id = work_id(owner, Work::Send { slot });
-                request.sg_list = sg_list;
+            places.update(index, |place| {
+                place.request.wr_id = work_id(owner, Work::Send { slot });
+                place.segments[0] = slot_of(slot);
             });
         }
         Self {
-            requests,
-            segments,
+            places,
             held: (0..len).map(|_| Held::Nothing).collect(),
             depth,
             head: 0,
             chain: 0,
             tail: 0,
-            since_signal: 0,
-            signal_every: (depth / 2).max(1),
-            slot_key: slot_of(0).lkey,
+            signal_mask: (depth / 2).max(1) - 1,
         }
     }
 
@@ -124,24 +124,29 @@ impl SendQueue {
         count & (self.depth - 1)
     }
 
+    /// Whether the next request is one of those that ask for a completion.
+    #[inline]
+    fn is_signal_due(&self) -> bool {
+        self.head & self.signal_mask == self.signal_mask
+    }
+
     /// Appends a send of a message alone, in the slot that [`SendQueue::next_slot`] gave: what
     /// [`SendQueue::queue`] does, without what only pages and reads need.
-    #[inline]
-    pub(super) fn queue_message(&mut self, message_bytes: u32, inline: bool) {
-        let index = self.slot(self.head) as usize;
+    #[inline(always)] // Of each message.
+    pub(super) fn queue_message(&mut self, slot: u32, message_bytes: u32, inline: bool) {
+        let index = slot as usize;
+        debug_assert_eq!(slot, self.slot(self.head), "not the next slot");
         debug_assert!(matches!(self.held[index], Held::Nothing), "its last request is not taken");
-        let signalled = self.since_signal + 1 >= self.signal_every;
-        self.since_signal = if signalled { 0 } else { self.since_signal + 1 };
-        self.segments.update(2 * index, |segment| segment.length = message_bytes);
-        let sg_list = self.segments.at(2 * index);
-        self.requests.update(index, |place| {
-            place.next = ptr::null_mut();
-            place.sg_list = sg_list;
-            place.num_sge = i32::from(message_bytes > 0);
-            place.send_flags = u32::from(inline) * abi::IBV_SEND_INLINE
-                + u32::from(signalled) * abi::IBV_SEND_SIGNALED;
-            place.opcode = abi::IBV_WR_SEND;
-        });
+        let signalled = self.is_signal_due();
+        let sg_list = self.segment(index, 0);
+        let Place { request, segments: [message, _] } = self.places.get_mut(index);
+        message.length = message_bytes;
+        request.next = ptr::null_mut();
+        request.sg_list = sg_list;
+        request.num_sge = i32::from(message_bytes > 0);
+        request.send_flags = u32::from(inline) * abi::IBV_SEND_INLINE
+            + u32::from(signalled) * abi::IBV_SEND_SIGNALED;
+        request.opcode = abi::IBV_WR_SEND;
         self.append(index);
     }
 
@@ -149,56 +154,65 @@ impl SendQueue {
     pub(super) fn queue(&mut self, request: &Request, held: Held) {
         let index = self.slot(self.head) as usize;
         let mut flags = 0;
-        let due = self.since_signal + 1 >= self.signal_every;
+        let due = self.is_signal_due();
         let (count, signalled) = match *request {
             Request::Send { message_bytes, page, inline, signalled } => {
                 if inline {
                     flags |= abi::IBV_SEND_INLINE;
                 }
-                let key = self.slot_key;
-                self.segments.update(2 * index, |segment| {
-                    segment.length = message_bytes;
-                    segment.lkey = key;
+                self.places.update(index, |place| {
+                    place.segments[0].length = message_bytes;
+                    if let Some(page) = page {
+                        place.segments[1] = page;
+                    }
                 });
-                if let Some(page) = page {
-                    self.segments.update(2 * index + 1, |segment| *segment = page);
-                }
                 (i32::from(message_bytes > 0) + i32::from(page.is_some()), signalled || due)
             }
             Request::Read { into, .. } => {
-                self.segments.update(2 * index + 1, |segment| *segment = into);
+                self.places.update(index, |place| place.segments[1] = into);
                 (1, true)
             }
         };
         if signalled {
             flags |= abi::IBV_SEND_SIGNALED;
         }
-        self.since_signal = if signalled { 0 } else { self.since_signal + 1 };
         let is_read = matches!(request, Request::Read { .. });
-        let sg_list = self.segments.at(2 * index + usize::from(is_read));
-        self.requests.update(index, |place| {
-            place.next = ptr::null_mut();
-            place.sg_list = sg_list;
-            place.num_sge = count;
-            place.send_flags = flags;
-            place.opcode = abi::IBV_WR_SEND;
+        let sg_list = self.segment(index, usize::from(is_read));
+        self.places.update(index, |Place { request: to, .. }| {
+            to.next = ptr::null_mut();
+            to.sg_list = sg_list;
+            to.num_sge = count;
+            to.send_flags = flags;
+            to.opcode = abi::IBV_WR_SEND;
             if let Request::Read { remote_address, remote_key, .. } = *request {
-                place.opcode = abi::IBV_WR_RDMA_READ;
-                place.rdma =
-                    abi::ibv_send_wr_rdma { remote_addr: remote_address, rkey: remote_key };
+                to.opcode = abi::IBV_WR_RDMA_READ;
+                to.rdma = abi::ibv_send_wr_rdma { remote_addr: remote_address, rkey: remote_key };
             }
         });
         self.held[index] = held;
         self.append(index);
     }
 
+    /// The address of a request.
+    #[inline(always)] // Of each message.
+    fn request(&self, index: usize) -> *mut abi::ibv_send_wr {
+        self.places.at(index).cast()
+    }
+
+    /// The address of a segment of a request.
+    #[inline(always)] // As above.
+    fn segment(&self, index: usize, which: usize) -> *mut abi::ibv_sge {
+        let segments = self.places.at(index).wrapping_byte_add(offset_of!(Place, segments));
+        segments.cast::<abi::ibv_sge>().wrapping_add(which)
+    }
+
     /// Puts the request at the end of the chain.
-    #[inline]
+    #[inline(always)] // As above.
     fn append(&mut self, index: usize) {
         if self.head != self.chain {
-            let next = self.requests.at(index);
+            let next = self.request(index);
             let last = self.slot(self.head.wrapping_sub(1)) as usize;
-            self.requests.update(last, |place| place.next = next);
+            self.places.update(last, |place| place.request.next = next);
         }
         self.head = self.head.wrapping_add(1);
     }
@@ -206,7 +220,7 @@ impl SendQueue {
     /// The chain to post, if there is one.
     #[inline]
     pub(super) fn chain(&self) -> Option<*mut abi::ibv_send_wr> {
-        (self.head != self.chain).then(|| self.requests.at(self.slot(self.chain) as usize))
+        (self.head != self.chain).then(|| self.request(self.slot(self.chain) as usize))
     }
 
     /// The chain was given to the device; `refused`: from this request on it was not taken, and what
@@ -221,7 +235,7 @@ impl SendQueue {
 
     #[cold]
     fn let_go_from(&mut self, refused: *const abi::ibv_send_wr) {
-        let Some(refused) = self.requests.index_of(refused) else { return };
+        let Some(refused) = self.places.index_of(refused.cast()) else { return };
         while self.head != self.chain {
             let last = self.head.wrapping_sub(1);
             let index = self.slot(last) as usize;
@@ -235,7 +249,7 @@ impl SendQueue {
 
     /// The marker that ends a drain: an empty send, whose completion is the last.
     pub(super) fn marker(&self) -> *mut abi::ibv_send_wr {
-        self.requests.at(self.depth as usize)
+        self.request(self.depth as usize)
     }
 
     /// Requests up to the one in `slot` are done: lets go what they held, and says how many they
@@ -291,13 +305,22 @@ mod tests {
 
     fn chain(queue: &SendQueue) -> Vec<u64> {
         let mut slots = Vec::new();
-        let mut next = queue.chain().and_then(|first| queue.requests.index_of(first));
+        let mut next = queue.chain().and_then(|first| queue.places.index_of(first.cast()));
         while let Some(index) = next {
-            let request = queue.requests.get(index);
+            let request = queue.places.get(index).request;
             slots.push(request.wr_id & 0xFFFF);
-            next = queue.requests.index_of(request.next);
+            next = queue.places.index_of(request.next.cast());
         }
         slots
+    }
+
+    /// Which segment a request points at, and what that says.
+    fn segment_of(queue: &SendQueue, index: usize) -> (usize, (u64, u32, u32)) {
+        let place = queue.places.get(index);
+        let points_at = |which: &usize| place.request.sg_list == queue.segment(index, *which);
+        let which = (0..2).find(points_at).unwrap();
+        let segment = place.segments[which];
+        (which, (segment.addr, segment.length, segment.lkey))
     }
 
     #[test]
@@ -316,8 +339,8 @@ mod tests {
             queue.queue(&request, held);
         }
         assert_eq!(chain(&queue), [0, 1, 2]);
-        assert_eq!(queue.requests.get(0).num_sge, 2);
-        assert_eq!(queue.segments.get(1).addr, 5);
+        assert_eq!(queue.places.get(0).request.num_sge, 2);
+        assert_eq!(queue.places.get(0).segments[1].addr, 5);
         assert!(queue.take(0).is_none(), "it is not yet posted");
         queue.chain_posted(None);
         assert_eq!((queue.outstanding(), arena.free_frames()), (3, 1));
@@ -339,7 +362,7 @@ mod tests {
             let mut last = 0;
             while let Some(slot) = queue.next_slot() {
                 queue.queue(&send(64, false), Held::Nothing);
-                let flags = queue.requests.get(slot as usize).send_flags;
+                let flags = queue.places.get(slot as usize).request.send_flags;
                 signalled += flags / abi::IBV_SEND_SIGNALED;
                 last = slot;
             }
@@ -357,7 +380,7 @@ mod tests {
         for _ in 0..3 {
             queue.queue(&send(64, true), Held::Sent(arena.take().unwrap().freeze()));
         }
-        queue.chain_posted(Some(queue.requests.at(1).cast_const()));
+        queue.chain_posted(Some(queue.request(1).cast_const()));
         assert_eq!((queue.outstanding(), arena.free_frames()), (1, 3));
         assert_eq!(queue.chain(), None);
         assert_eq!(queue.take(0).unwrap().0, 1);
@@ -370,17 +393,16 @@ mod tests {
         let into = abi::ibv_sge { addr: 1, length: 8192, lkey: 9 };
         let read = Request::Read { into, remote_address: 77, remote_key: 8 };
         queue.queue(&read, Held::Read(arena.take().unwrap()));
-        let request = queue.requests.get(0);
+        let request = queue.places.get(0).request;
         assert_eq!((request.opcode, request.num_sge), (abi::IBV_WR_RDMA_READ, 1));
         assert_eq!((request.rdma.remote_addr, request.rdma.rkey), (77, 8));
-        assert_eq!(queue.segments.index_of(request.sg_list), Some(1));
+        assert_eq!(segment_of(&queue, 0), (1, (1, 8192, 9)));
         queue.chain_posted(None);
         assert!(queue.take(0).unwrap().1.is_some());
         queue.queue(&send(48, true), Held::Nothing);
-        let request = queue.requests.get(0);
+        let request = queue.places.get(0).request;
         assert_eq!((request.opcode, request.num_sge), (abi::IBV_WR_SEND, 1));
-        assert_eq!(queue.segments.index_of(request.sg_list), Some(0));
-        assert_eq!(queue.segments.get(0).length, 48);
+        assert_eq!(segment_of(&queue, 0), (0, (0, 48, 7)));
     }
 
     #[test]
@@ -415,7 +437,8 @@ mod tests {
         }
         for message_bytes in [48, 0, 112, 128, 60, 61, 62, 63] {
             let inline = message_bytes <= 112;
-            short.queue_message(message_bytes, inline);
+            let slot = short.next_slot().unwrap();
+            short.queue_message(slot, message_bytes, inline);
             long.queue(
                 &Request::Send { message_bytes, page: None, inline, signalled: false },
                 Held::Nothing,
@@ -424,15 +447,10 @@ mod tests {
         assert_eq!(chain(&short), chain(&long));
         assert_eq!(chain(&short).len(), 8);
         for index in 0..8 {
-            let (a, b) = (short.requests.get(index), long.requests.get(index));
+            let (a, b) = (short.places.get(index).request, long.places.get(index).request);
             assert_eq!((a.wr_id, a.num_sge, a.opcode), (b.wr_id, b.num_sge, b.opcode));
             assert_eq!(a.send_flags, b.send_flags, "request {index}");
-            let segment = |queue: &SendQueue, request: &abi::ibv_send_wr| {
-                let at = queue.segments.index_of(request.sg_list).unwrap();
-                let segment = queue.segments.get(at);
-                (at, segment.addr, segment.length, segment.lkey)
-            };
-            assert_eq!(segment(&short, &a), segment(&long, &b), "request {index}");
+            assert_eq!(segment_of(&short, index), segment_of(&long, index), "request {index}");
         }
     }
 }

@@ -110,8 +110,40 @@ impl CompletionBatch {
 
     /// Takes the completions of the last poll, in their order.
     pub fn drain(&mut self) -> impl Iterator<Item = Completion> + '_ {
-        let len = std::mem::take(&mut self.len);
+        let len = self.take_len();
         self.raw[..len].iter().map(Completion::decode)
+    }
+
+    /// As [`CompletionBatch::drain`], for who looks at each before it is taken
+    /// ([`CompletionBatch::done`]): how many there are.
+    #[inline]
+    pub(in crate::link::verbs) fn take_len(&mut self) -> usize {
+        std::mem::take(&mut self.len)
+    }
+
+    /// What lies at `at`, which is less than [`CompletionBatch::take_len`] has said.
+    #[inline]
+    pub(in crate::link::verbs) fn done(&self, at: usize) -> Done<'_> {
+        Done(&self.raw[at])
+    }
+}
+
+/// Work that is done, as it lies in the batch: to be looked at, and then taken or left. The right to
+/// take back what it held is that of [`Completion`]; a queue that is told of the same work twice takes
+/// it once.
+pub(in crate::link::verbs) struct Done<'a>(&'a abi::ibv_wc);
+
+impl Done<'_> {
+    /// Id of the work and bytes received, if it is of the queue pair with this number and went well.
+    #[inline]
+    pub(in crate::link::verbs) fn succeeded(&self, queue_pair: u32) -> Option<(u64, u32)> {
+        let went_well = self.0.status == abi::IBV_WC_SUCCESS && self.0.qp_num == queue_pair;
+        went_well.then_some((self.0.wr_id, self.0.byte_len))
+    }
+
+    #[inline]
+    pub(in crate::link::verbs) fn take(self) -> Completion {
+        Completion::decode(self.0)
     }
 }
 

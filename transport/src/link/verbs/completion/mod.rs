@@ -13,6 +13,7 @@ pub(super) mod status;
 mod work;
 
 pub use channel::CompletionChannel;
+pub(super) use done::Done;
 pub use done::{Completion, CompletionBatch};
 pub use status::{CompletionError, Status};
 pub use work::Work;

@@ -4,7 +4,7 @@
 //! Their completions come in the order in which they were queued, so that a list of tokens tells
 //! whose each is. What is still under way when the link ends goes with it: whoever asked asks again.
 
-use super::VerbsLink;
+use super::{Todo, VerbsLink};
 use crate::{
     Frame,
     link::verbs::{Refused, RemoteMemory},
@@ -45,7 +45,7 @@ impl VerbsLink {
         let class = LaneClass::Bulk.index();
         let queued = self.queue_pairs[class].queue_read(frame, from);
         queued.map_err(|Refused { frame, .. }| frame)?;
-        self.queued_sends[class] = true;
+        self.todo.add(Todo::sends(class));
         self.counters.sends.add(1);
         self.reads.tokens.push_back(token);
         Ok(())

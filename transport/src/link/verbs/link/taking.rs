@@ -11,7 +11,7 @@ use crate::{
 };
 use pagewire_protocol::{
     DecodeError, LaneClass, MessageKind, SessionHeader,
-    header::{FRAME_OFFSET_BYTES, HEADER_BYTES},
+    header::{FRAME_OFFSET_BYTES, HEADER_BYTES, Slot},
 };
 use std::io;
 
@@ -20,8 +20,6 @@ pub(super) enum Again {
     /// It is the session's, which posts another.
     No,
     Queued,
-    /// Of a small message: when there is time.
-    Later,
 }
 
 /// Takes what is no receive that has brought something: a send, a read, or work that failed. Failures
@@ -45,7 +43,27 @@ pub(super) fn take_other(
     }
 }
 
-/// Takes one receive that has succeeded.
+/// Takes a small message: the first `bytes` of `slot`, zeros behind them. Its receive is the link's.
+#[inline(always)] // The header stays in registers.
+pub(super) fn take_message(
+    slot: &Slot,
+    bytes: usize,
+    sink: &mut impl Sink,
+) -> Result<(), LinkError> {
+    match SessionHeader::decode_message(slot, bytes) {
+        Some(header) => sink.message(&header, slot, None).map(|_| ()),
+        None => take_unusual(slot, bytes, sink),
+    }
+}
+
+/// As [`take_message`], of an acknowledgement alone, or of what no correct peer has sent.
+#[inline(never)] // Rarer.
+fn take_unusual(slot: &Slot, bytes: usize, sink: &mut impl Sink) -> Result<(), LinkError> {
+    let header = judge(LaneClass::Small, (slot, bytes), None)?;
+    sink.message(&header, slot, None).map(|_| ())
+}
+
+/// Takes one receive of a page that has succeeded.
 #[inline]
 pub(super) fn take_receive(
     queue_pair: &mut QueuePair,
@@ -54,37 +72,42 @@ pub(super) fn take_receive(
     sink: &mut impl Sink,
 ) -> Result<Again, LinkError> {
     let class = LaneClass::ALL[usize::from(completion.tag()).min(LaneClass::COUNT - 1)];
-    let arrival = queue_pair.take_receive(completion)?;
-    let header = judge(class, &arrival)?;
-    let unwanted = sink.message(&header, arrival.message, arrival.frame)?;
-    Ok(match unwanted {
-        _ if !repost => Again::No,
-        None if class == LaneClass::Small => Again::Later,
-        Some(_) => match queue_pair.queue_receive(unwanted) {
-            Ok(()) => Again::Queued,
-            Err(refused) => return Err(not_queued(queue_pair, refused.reason).into()),
-        },
-        None => Again::No,
-    })
+    let Arrival { message, message_bytes, frame, frame_bytes } =
+        queue_pair.take_receive(completion)?;
+    let frame_found = frame.as_ref().map(|frame| (frame.len(), frame_bytes));
+    let header = judge(class, (message, message_bytes), frame_found)?;
+    let unwanted = sink.message(&header, message, frame)?;
+    if unwanted.is_none() || !repost {
+        return Ok(Again::No);
+    }
+    match queue_pair.queue_receive(unwanted) {
+        Ok(()) => Ok(Again::Queued),
+        Err(refused) => Err(not_queued(queue_pair, refused.reason).into()),
+    }
 }
 
-/// The header of what has arrived on a queue pair of `class`, if a correct peer sent it.
+/// The header of what has arrived on a queue pair of `class`, if a correct peer sent it: `message_bytes`
+/// in `slot`, and in a frame, with its length, so many.
 #[inline(always)] // The header stays in registers.
-fn judge(class: LaneClass, arrival: &Arrival<'_>) -> Result<SessionHeader, LinkError> {
+fn judge(
+    class: LaneClass,
+    (slot, message_bytes): (&Slot, usize),
+    frame: Option<(usize, usize)>,
+) -> Result<SessionHeader, LinkError> {
     let field = |what, found: usize, expected| {
         Err(DecodeError::Field { what, found: found as u64, expected }.into())
     };
-    let header = SessionHeader::decode_slot_without_crc(arrival.message, arrival.message_bytes)?;
-    let (message_bytes, frame_bytes) = match &arrival.frame {
-        Some(frame) => (FRAME_OFFSET_BYTES, frame.len()),
-        None => (HEADER_BYTES + usize::from(header.body_len), 0),
+    let header = SessionHeader::decode_slot_without_crc(slot, message_bytes)?;
+    let (whole_bytes, page_bytes, frame_bytes) = match frame {
+        Some((len, bytes)) => (FRAME_OFFSET_BYTES, len, bytes),
+        None => (HEADER_BYTES + usize::from(header.body_len), 0, 0),
     };
-    if arrival.message_bytes != message_bytes {
+    if message_bytes != whole_bytes {
         let expected = "header and body, padded to 128 before a page";
-        return field("bytes of a message over verbs", arrival.message_bytes, expected);
+        return field("bytes of a message over verbs", message_bytes, expected);
     }
-    if arrival.frame_bytes != frame_bytes {
-        return field("bytes of a page over verbs", arrival.frame_bytes, "a whole page");
+    if frame_bytes != page_bytes {
+        return field("bytes of a page over verbs", frame_bytes, "a whole page");
     }
     if header.kind == MessageKind::LINK {
         let expected = "on TCP, where all is said about the link";

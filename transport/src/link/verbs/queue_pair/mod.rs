@@ -30,7 +30,7 @@ pub use parts::{
 use super::{
     abi,
     choice::Choice,
-    completion::{Completion, CompletionQueue, Owner, Work},
+    completion::{Completion, CompletionQueue, Done, Owner, Work},
     device::Context,
     domain::MemoryRegion,
     error::{VerbsError, check},
@@ -69,8 +69,11 @@ pub struct QueuePair {
     options: QueuePairOptions,
     owner: Owner,
     choice: Choice,
+    number: u32,
     first_packet: u32,
     inline_bytes_max: u32,
+    /// Longest message that has come into a slot, in bytes: behind it slots are zeros.
+    longest_bytes: usize,
     is_draining: bool,
     is_marker_out: bool,
 }
@@ -117,8 +120,11 @@ impl QueuePair {
             options,
             owner,
             choice: choice.clone(),
+            // SAFETY: the queue pair was just made; its number does not change.
+            number: unsafe { (*raw.as_ptr()).qp_num },
             first_packet,
             inline_bytes_max,
+            longest_bytes: 0,
             is_draining: false,
             is_marker_out: false,
         };
@@ -133,8 +139,7 @@ impl QueuePair {
     /// Its number, 24 bits.
     #[must_use]
     pub fn number(&self) -> u32 {
-        // SAFETY: the queue pair exists; its number does not change.
-        unsafe { (*self.raw.as_ptr()).qp_num }
+        self.number
     }
 
     /// What was asked for.
@@ -169,12 +174,12 @@ impl QueuePair {
         Some(abi::ibv_sge { addr: region.address_of(frame)?, length, lkey: region.local_key() })
     }
 
-    /// Queues a receive of a queue pair that carries no frames, as [`QueuePair::queue_receive`] does.
-    /// False: as many are posted as there is room for.
+    /// Queues `count` receives of a queue pair that carries no frames, as [`QueuePair::queue_receive`]
+    /// does, and says how many there was room for.
     #[inline]
-    pub(in crate::link::verbs) fn queue_message_receive(&mut self) -> bool {
+    pub(in crate::link::verbs) fn queue_message_receives(&mut self, count: u32) -> u32 {
         debug_assert!(!self.options.carries_frames);
-        self.memory.receives.queue_message()
+        self.memory.receives.queue_messages(count)
     }
 
     /// Queues a receive; [`QueuePair::post_receives`] hands it to the device. `frame`: for the page
@@ -187,7 +192,7 @@ impl QueuePair {
         if frame.is_some() != self.options.carries_frames {
             return Err(Refused { reason: RefusedReason::WrongKind, frame });
         }
-        if !self.memory.receives.has_room() {
+        if self.memory.receives.room() == 0 {
             return Err(Refused { reason: RefusedReason::Full, frame });
         }
         let with_segment = match frame {
@@ -230,22 +235,20 @@ impl QueuePair {
         VerbsError::Post { queue, queue_pair: self.number(), source }
     }
 
-    /// Where the next message without a page is written, with old bytes in it; then
-    /// [`QueuePair::queue_message`]. `None`: as much is under way as there is room for.
-    #[inline]
-    pub(in crate::link::verbs) fn message_slot(&mut self) -> Option<&mut Slot> {
+    /// Queues the first `message_bytes` of a slot, at most all of it, as [`QueuePair::queue_send`] does
+    /// without a frame. The slot, with old bytes in it, is for the caller to write at once. `None`: as
+    /// much is under way as there is room for.
+    #[inline(always)] // Of each message.
+    pub(in crate::link::verbs) fn queue_message(
+        &mut self,
+        message_bytes: u32,
+    ) -> Option<&mut Slot> {
         let slot = if self.is_draining { None } else { self.memory.sends.next_slot() }?;
-        // SAFETY: as in `queue_send`.
-        Some(unsafe { self.memory.slots.get_mut(self.options.capacity.receives + slot) })
-    }
-
-    /// Queues the first bytes of what [`QueuePair::message_slot`] gave, as [`QueuePair::queue_send`]
-    /// does.
-    #[inline]
-    pub(in crate::link::verbs) fn queue_message(&mut self, message_bytes: usize) {
-        let message_bytes = u32::try_from(message_bytes).unwrap_or(u32::MAX).min(SLOT_BYTES_U32);
+        let message_bytes = message_bytes.min(SLOT_BYTES_U32);
         let inline = message_bytes <= self.inline_bytes_max;
-        self.memory.sends.queue_message(message_bytes, inline);
+        self.memory.sends.queue_message(slot, message_bytes, inline);
+        // SAFETY: as in `queue_send`; the request is queued, but not yet the device's.
+        Some(unsafe { self.memory.slots.get_mut(self.options.capacity.receives + slot) })
     }
 
     /// Queues a message; [`QueuePair::post_sends`] hands it to the device. `write` puts header and
@@ -335,6 +338,24 @@ impl QueuePair {
         (returned, refused)
     }
 
+    /// Takes the message that the oldest receive of this queue pair has brought, of one that carries
+    /// no frames: its slot, zeros beyond what was sent, and bytes. `None`: that is not what is done,
+    /// and nothing is taken.
+    #[inline(always)] // Of each message.
+    pub(in crate::link::verbs) fn take_message(
+        &mut self,
+        done: &Done<'_>,
+    ) -> Option<(&Slot, usize)> {
+        debug_assert!(!self.options.carries_frames);
+        let (id, bytes) = done.succeeded(self.number)?;
+        let slot = self.memory.receives.take_message(id)?;
+        let bytes = usize::try_from(bytes).unwrap_or(0).min(SLOT_BYTES);
+        // SAFETY: the device is done with the slot, and a new receive in it needs `self`.
+        let message = unsafe { self.memory.slots.get_mut(slot) };
+        clear_behind(message, bytes, &mut self.longest_bytes);
+        Some((message, bytes))
+    }
+
     /// Takes what a completed receive of this queue pair has brought, or the frame of one that
     /// failed. Its slot is free for the next receive as soon as the message is let go.
     ///
@@ -349,15 +370,18 @@ impl QueuePair {
             _ => None,
         };
         let Some((slot, frame)) = taken else { return Err(self.unknown_work(&completion)) };
-        let bytes = match completion.is_success() {
-            true => usize::try_from(completion.bytes()).unwrap_or(0),
-            false => 0,
+        let bytes = if completion.is_success() {
+            usize::try_from(completion.bytes()).unwrap_or(0)
+        } else {
+            // Nobody knows how much of the slot was written.
+            self.longest_bytes = SLOT_BYTES;
+            0
         };
         let message_bytes = bytes.min(SLOT_BYTES);
         let frame_bytes = frame.as_ref().map_or(0, |f| (bytes - message_bytes).min(f.len()));
         // SAFETY: the device is done with the slot, and a new receive in it needs `self`.
         let message = unsafe { self.memory.slots.get_mut(slot) };
-        message[message_bytes..].fill(0);
+        clear_behind(message, message_bytes, &mut self.longest_bytes);
         Ok(Arrival { message, message_bytes, frame, frame_bytes })
     }
 
@@ -475,6 +499,17 @@ const SLOT_BYTES_U32: u32 = {
     assert!(SLOT_BYTES <= u16::MAX as usize);
     SLOT_BYTES as u32
 };
+
+/// Clears what an earlier message left in a slot behind the first `bytes`. `longest_bytes`: of all that
+/// have come into the slots, which began as zeros.
+#[inline]
+fn clear_behind(slot: &mut Slot, bytes: usize, longest_bytes: &mut usize) {
+    if bytes >= *longest_bytes {
+        *longest_bytes = bytes;
+    } else if let Some(left) = slot.get_mut(bytes..*longest_bytes) {
+        left.fill(0);
+    }
+}
 
 /// Tells queue pairs of this process apart, as long as completions of an old one can be about.
 fn next_serial() -> u16 {
