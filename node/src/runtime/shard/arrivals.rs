@@ -115,7 +115,7 @@ impl Shard {
         let incarnation = self.life_of(from);
         // What is queued comes first: nothing is, as a rule.
         self.run();
-        self.deliver((from, incarnation, epoch), tag, message, frame);
+        self.deliver((from, incarnation, epoch), tag, &message, frame);
         self.run();
     }
 

@@ -16,10 +16,18 @@ impl Shard {
     }
 
     /// Feeds the core until it has nothing more to say.
+    #[inline]
     pub(super) fn run(&mut self) {
+        if !self.inputs.is_empty() {
+            self.run_queued();
+        }
+    }
+
+    #[inline(never)] // Asked for often, and rarely there.
+    fn run_queued(&mut self) {
         while let Some(Arrival { input, page }) = self.inputs.pop_front() {
             if let Input::Message { from, incarnation, epoch, tag, message } = input {
-                self.deliver((from, incarnation, epoch), tag, message, page);
+                self.deliver((from, incarnation, epoch), tag, &message, page);
                 continue;
             }
             self.arrivals.newcomer = page;
@@ -34,7 +42,7 @@ impl Shard {
         &mut self,
         (from, incarnation, epoch): (InstanceId, Incarnation, Epoch),
         tag: BufferTag,
-        message: Pcm,
+        message: &Pcm,
         page: Option<Frame>,
     ) {
         self.arrivals.newcomer = page;
@@ -43,35 +51,41 @@ impl Shard {
         let page = self.arrivals.newcomer.take();
         // What is of a later view is handed in again when that is there.
         if mem::take(&mut self.has_parked) {
-            self.park(Arrival {
-                input: Input::Message { from, incarnation, epoch, tag, message },
-                page,
-            });
+            let message = *message;
+            let input = Input::Message { from, incarnation, epoch, tag, message };
+            self.park(Arrival { input, page });
         }
     }
 
-    /// Tells the core something, and does what it wants done. What can be said to that at once, that
-    /// pins are drained, is said at once: what the core wants then comes after what it wanted before.
+    /// Tells the core something, and does what it wants done.
     #[inline]
     pub(super) fn tell_core(&mut self, tell: impl FnOnce(&mut Grd, &mut Vec<Effect>)) {
         let mut effects = mem::take(&mut self.effects);
         tell(&mut self.grd, &mut effects);
+        self.carry_out(&mut effects);
+        self.effects = effects;
+    }
+
+    /// Does what the core wants done. What can be said to that at once, that pins are drained, is said
+    /// at once: what the core wants then comes after what it wanted before.
+    fn carry_out(&mut self, effects: &mut Vec<Effect>) {
         let mut next = 0;
         while let Some(effect) = effects.get_mut(next) {
             next += 1;
-            if let Effect::Lower { tag, to } = effect {
-                if let Some(drained) = self.pool.lower(tag, *to) {
-                    self.grd.handle(drained.into(), &mut effects);
+            if let Effect::Lower { ref tag, to } = *effect {
+                if let Some(drained) = self.pool.lower(tag, to) {
+                    let Drained { tag, to, dirty, version, flush } = drained;
+                    self.grd.drained(tag, to, (dirty, version, flush), effects);
                 }
             } else {
                 self.apply(effect);
             }
         }
         effects.clear();
-        self.effects = effects;
     }
 
     /// What a grant is made of; the rest is [`Shard::apply_rest`].
+    #[inline] // A few of them for each message.
     fn apply(&mut self, effect: &mut Effect) {
         match *effect {
             Effect::Send { to, tag, epoch, ref message } => {

@@ -175,8 +175,7 @@ impl Shard {
                 }
                 // What is queued comes first: nothing is, as a rule.
                 self.run();
-                let acquire = Input::Acquire { tag, mode, waiter, recovery: false };
-                self.tell_core(|grd, effects| grd.handle(acquire, effects));
+                self.tell_core(|grd, effects| grd.acquire(tag, mode, waiter, effects));
             }
             Command::Withdraw { sequence, tag } => {
                 self.input(Input::Withdraw { tag, waiter: waiter_id(at, sequence) });

@@ -244,3 +244,18 @@ fn a_turn_ends_however_much_is_published() {
     while shard.publish() {}
     assert_eq!(shard.counters.si_published.get(), 1 << 14);
 }
+
+#[test]
+fn what_nobody_waits_for_is_left_to_the_next_turn_once_and_not_for_ever() {
+    let (_folder, mut shard) = shard();
+    for owes_rest in [true, false, true, false] {
+        shard.has_answered = true;
+        shard.poll();
+        assert_eq!(shard.owes_rest, owes_rest);
+    }
+    shard.has_answered = true;
+    shard.poll();
+    // It does not sleep over it.
+    shard.wait(Duration::from_secs(3600), || false);
+    assert!(!shard.owes_rest);
+}
