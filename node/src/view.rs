@@ -190,6 +190,10 @@ impl View {
     /// The member `id`.
     #[must_use]
     pub fn member(&self, id: InstanceId) -> Option<&Member> {
+        // Where no id is left out, which is the rule, a member's place is its id.
+        if let Some(member) = self.members.get(usize::from(id.0)).filter(|m| m.id == id) {
+            return Some(member);
+        }
         let at = self.members.binary_search_by_key(&id, |m| m.id).ok()?;
         self.members.get(at)
     }

@@ -37,25 +37,44 @@ use super::{
     event::{AcquireError, Effect, GrantPath, WaiterId},
     fifo::FifoPool,
     out::Out,
-    store::PageMap,
+    store::{Hashed, PageMap},
 };
 use crate::planted;
-use pagewire_protocol::{BufferTag, Lsn, Mode, Pcm, RequestId};
+use pagewire_protocol::{BufferTag, Epoch, InstanceId, Lsn, Mode, Pcm, RequestId};
 use report::Telling;
 use revocations::is_over;
-use state::{Activity, Holding, Purpose, Waiter};
+use state::{Activity, Holding, Purpose, Revocation, Waiter};
 
 /// All that one instance holds.
 #[derive(Debug, Clone)]
 pub(super) struct Holdings {
-    last_request: RequestId,
     holdings: PageMap<Holding>,
+    desk: Desk,
+    telling: Telling,
+}
+
+/// What all pages share.
+#[derive(Debug, Clone)]
+struct Desk {
+    last_request: RequestId,
     pool: FifoPool<Waiter>,
     /// This instance's log is durable up to here.
     durable: Lsn,
     /// Pages that wait for more of it.
     flushing: Vec<BufferTag>,
-    telling: Telling,
+}
+
+/// One page while an event is handled: it is looked up once.
+#[derive(Debug)]
+pub(super) struct Held<'a, 'o> {
+    tag: BufferTag,
+    page: &'a Hashed,
+    h: &'a mut Holding,
+    desk: &'a mut Desk,
+    out: &'a mut Out<'o>,
+    /// Nothing is left to be known of it: it is forgotten when the event has been handled, unless it is
+    /// wanted again by then.
+    is_over: bool,
 }
 
 #[cfg(feature = "planted")]
@@ -63,10 +82,11 @@ impl Holdings {
     /// See [`Grd::fingerprint`](super::Grd::fingerprint).
     pub(super) fn fingerprint(&self, tag: &BufferTag, hasher: &mut impl std::hash::Hasher) {
         use super::fingerprint::feed;
-        feed(hasher, &(self.last_request, self.durable, &self.flushing, self.telling.left()));
+        let Desk { last_request, durable, flushing, .. } = &self.desk;
+        feed(hasher, &(last_request, durable, flushing, self.telling.left()));
         if let Some(h) = self.holdings.get(tag) {
             feed(hasher, &Holding { waiters: super::fifo::Fifo::default(), ..h.clone() });
-            for waiter in self.pool.iter(h.waiters) {
+            for waiter in self.desk.pool.iter(h.waiters) {
                 feed(hasher, waiter);
             }
         }
@@ -75,13 +95,42 @@ impl Holdings {
 
 impl Holdings {
     pub(super) fn new(last_request: RequestId) -> Self {
-        Self {
-            last_request,
-            holdings: PageMap::new(),
-            pool: FifoPool::new(),
-            durable: Lsn::ZERO,
-            flushing: Vec::new(),
-            telling: Telling::default(),
+        let (pool, durable, flushing) = (FifoPool::new(), Lsn::ZERO, Vec::new());
+        let desk = Desk { last_request, pool, durable, flushing };
+        Self { holdings: PageMap::new(), desk, telling: Telling::default() }
+    }
+
+    /// Handles something of a page, if there is anything to be known of it.
+    #[inline]
+    pub(super) fn of(
+        &mut self,
+        page: &Hashed,
+        out: &mut Out<'_>,
+        handle: impl FnOnce(&mut Held<'_, '_>),
+    ) {
+        let Some(h) = self.holdings.get_mut(page) else { return };
+        let (tag, desk) = (page.tag, &mut self.desk);
+        let mut held = Held { tag, page, h, desk, out, is_over: false };
+        handle(&mut held);
+        if held.is_over && held.h.is_nothing() {
+            self.holdings.remove(page);
+        }
+    }
+
+    /// Handles something of a page, whatever there is to be known of it.
+    #[inline]
+    pub(super) fn of_any(
+        &mut self,
+        page: &Hashed,
+        out: &mut Out<'_>,
+        handle: impl FnOnce(&mut Held<'_, '_>),
+    ) {
+        let (h, is_new) = self.holdings.get_or_insert_with(page, Holding::new);
+        let (tag, desk) = (page.tag, &mut self.desk);
+        let mut held = Held { tag, page, h, desk, out, is_over: is_new };
+        handle(&mut held);
+        if held.is_over && held.h.is_nothing() {
+            self.holdings.remove(page);
         }
     }
 
@@ -115,91 +164,100 @@ impl Holdings {
             writer: h.writer,
         })
     }
+}
 
-    fn holding(&mut self, tag: BufferTag) -> &mut Holding {
-        self.holdings.get_or_insert_with(tag, Holding::new)
+impl Held<'_, '_> {
+    /// Who masters the page.
+    fn master(&self) -> InstanceId {
+        self.out.view.master_of(self.page.partition())
+    }
+
+    /// What messages about the page carry.
+    fn epoch(&self) -> Epoch {
+        self.out.view.partition_epoch(self.page.partition())
+    }
+
+    fn send(&mut self, to: InstanceId, message: Pcm) {
+        self.out.send_of(to, self.page, message);
+    }
+
+    fn send_to_master(&mut self, message: Pcm) {
+        self.send(self.master(), message);
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        self.out.effect(effect);
     }
 
     // ---- local threads -------------------------------------------------------------------------
 
-    pub(super) fn acquire(
-        &mut self,
-        tag: BufferTag,
-        mode: Mode,
-        id: WaiterId,
-        recovery: bool,
-        out: &mut Out<'_>,
-    ) {
-        let h = self.holdings.get_or_insert_with(tag, Holding::new);
+    pub(super) fn acquire(&mut self, mode: Mode, id: WaiterId, recovery: bool) {
+        let (h, tag) = (&mut *self.h, self.tag);
         let waiter = Waiter { id, mode, recovery };
         // A copy that storage may lack, and that somebody else was to write, may be given up before
         // its master makes this instance write it: then only the master knows.
         if recovery && h.mode != Mode::N && !h.unsaved {
             let error = Some(AcquireError::NotLost { tag });
-            out.effect(Effect::Fail { waiter: id, tag, error });
+            self.effect(Effect::Fail { waiter: id, tag, error });
         } else if recovery {
             // Whoever applies redo comes before those who would see the page without it, and a
             // request that waits for redo has to make way.
-            self.pool.push_front(&mut h.waiters, waiter);
+            self.desk.pool.push_front(&mut h.waiters, waiter);
             if h.pending.is_some_and(|p| !p.recovery) {
-                self.send_cancel(tag, out);
+                self.send_cancel();
             }
         } else {
-            self.pool.push(&mut h.waiters, waiter);
+            self.desk.pool.push(&mut h.waiters, waiter);
         }
-        self.step(tag, out);
+        self.step();
     }
 
-    pub(super) fn withdraw(&mut self, tag: BufferTag, id: WaiterId, out: &mut Out<'_>) {
-        let Some(h) = self.holdings.get_mut(&tag) else { return };
-        if self.pool.remove(&mut h.waiters, |w| w.id == id) > 0 {
-            out.effect(Effect::Fail { waiter: id, tag, error: None });
-            self.cancel(tag, out);
+    pub(super) fn withdraw(&mut self, id: WaiterId) {
+        if self.desk.pool.remove(&mut self.h.waiters, |w| w.id == id) > 0 {
+            self.effect(Effect::Fail { waiter: id, tag: self.tag, error: None });
+            self.cancel();
         }
     }
 
-    fn fail_waiters(&mut self, tag: BufferTag, error: &AcquireError, out: &mut Out<'_>) {
-        let h = self.holdings.get_or_insert_with(tag, Holding::new);
-        while let Some(w) = self.pool.pop(&mut h.waiters) {
-            out.effect(Effect::Fail { waiter: w.id, tag, error: Some(error.clone()) });
+    fn fail_waiters(&mut self, error: &AcquireError) {
+        while let Some(w) = self.desk.pool.pop(&mut self.h.waiters) {
+            let error = Some(error.clone());
+            self.effect(Effect::Fail { waiter: w.id, tag: self.tag, error });
         }
     }
 
     // ---- what to do next -----------------------------------------------------------------------
 
     /// Begins the next thing there is to do for the page, if nothing is under way.
-    fn step(&mut self, tag: BufferTag, out: &mut Out<'_>) {
-        let durable = self.durable;
-        let Some(h) = self.holdings.get_mut(&tag) else { return };
-        let front = self.pool.front(h.waiters).copied();
+    fn step(&mut self) {
+        let front = self.desk.pool.front(self.h.waiters).copied();
         let asks_for_redo = front.filter(|first| {
+            let h = &*self.h;
             let open = h.pending.is_none() && h.activity != Activity::Releasing;
             first.recovery && first.mode > h.mode && open
         });
         if let Some(first) = asks_for_redo {
             // At once: pins that are being drained may be of threads that wait for redo.
-            self.request(tag, first.mode, true, out);
+            self.request(first.mode, true);
         }
-        let Some(h) = self.holdings.get_mut(&tag) else { return };
+        let (h, durable) = (&mut *self.h, self.desk.durable);
         if h.activity != Activity::Idle {
             return;
         }
-        h.revocation.take_if(|revocation| is_over(revocation, out));
-        if let Some(to) = owed(h, &self.pool).filter(|_| h.revocation.is_some()) {
-            lower(h, tag, to, Purpose::Waiters, out);
-        } else if let Some(revocation) = h.revocation {
-            if h.mode <= revocation.leaves() {
-                self.serve(tag, out);
+        h.revocation.take_if(|revocation| is_over(revocation, self.out));
+        if let Some(to) = owed(h, &self.desk.pool).filter(|_| h.revocation.is_some()) {
+            self.lower(to, Purpose::Waiters);
+        } else if let Some(leaves) = h.revocation.as_ref().map(Revocation::leaves) {
+            if h.mode <= leaves {
+                self.serve();
             } else {
-                lower(h, tag, revocation.leaves(), Purpose::Revocation, out);
+                self.lower(leaves, Purpose::Revocation);
             }
         } else if h.wants_write {
             match h.mode {
-                Mode::X => lower(h, tag, Mode::S, Purpose::WriteBack, out),
-                Mode::S if h.dirty && h.flush > durable => {
-                    self.flush(tag, Mode::S, Purpose::WriteBack, out);
-                }
-                Mode::S if h.dirty => write(h, tag, Purpose::WriteBack, out),
+                Mode::X => self.lower(Mode::S, Purpose::WriteBack),
+                Mode::S if h.dirty && h.flush > durable => self.flush(Mode::S, Purpose::WriteBack),
+                Mode::S if h.dirty => self.write(Purpose::WriteBack),
                 // The page is wanted for it, and on its way.
                 Mode::N if h.asked && h.pending.is_some() => {}
                 Mode::S | Mode::N => {
@@ -207,103 +265,124 @@ impl Holdings {
                     if std::mem::take(&mut h.asked) && h.mode == Mode::S {
                         let (grant, version) = (h.grant, h.version);
                         let elsewhere = h.unsaved;
-                        out.send_to_master(
-                            tag,
-                            if elsewhere {
-                                // Whose duty it is the master knows by now.
-                                Pcm::WriteRequest { version }
-                            } else {
-                                Pcm::Written { grant, version }
-                            },
-                        );
+                        self.send_to_master(if elsewhere {
+                            // Whose duty it is the master knows by now.
+                            Pcm::WriteRequest { version }
+                        } else {
+                            Pcm::Written { grant, version }
+                        });
                     }
-                    self.step(tag, out);
+                    self.step();
                 }
             }
         } else if let Some(waiter) = front {
             if waiter.mode <= h.mode {
-                lower(h, tag, room_for(waiter.mode), Purpose::Waiters, out);
+                self.lower(room_for(waiter.mode), Purpose::Waiters);
             } else if h.pending.is_none() {
-                self.request(tag, waiter.mode, waiter.recovery, out);
+                self.request(waiter.mode, waiter.recovery);
             }
         } else if h.wants_eviction {
             h.wants_eviction = false;
             if h.mode != Mode::N && h.pending.is_none() {
-                lower(h, tag, Mode::N, Purpose::Eviction, out);
+                self.lower(Mode::N, Purpose::Eviction);
             }
-        } else if h.is_nothing() {
-            self.holdings.remove(&tag);
+        } else {
+            self.is_over = h.is_nothing();
         }
     }
 
-    pub(super) fn drained(
-        &mut self,
-        tag: BufferTag,
-        to: Mode,
-        dirty: bool,
-        version: Lsn,
-        flush: Lsn,
-        out: &mut Out<'_>,
-    ) {
-        let Some(h) = self.holdings.get_mut(&tag) else { return };
+    pub(super) fn drained(&mut self, to: Mode, dirty: bool, version: Lsn, flush: Lsn) {
+        let h = &mut *self.h;
         let Activity::Draining(_, purpose) = h.activity else { return };
         h.activity = Activity::Idle;
         if version > h.version {
-            h.writer = out.me;
+            h.writer = self.out.me;
         }
         (h.dirty, h.version) = (dirty, version);
         h.flush = if dirty { h.flush.max(flush) } else { Lsn::ZERO };
-        self.go_on(tag, to, purpose, out);
+        self.go_on(to, purpose);
     }
 
     /// Pins are lowered to `to`, as `purpose` wanted: what comes next has the first word.
-    fn go_on(&mut self, tag: BufferTag, to: Mode, purpose: Purpose, out: &mut Out<'_>) {
-        let durable = self.durable;
-        let Some(h) = self.holdings.get_mut(&tag) else { return };
-        let version = h.version;
-        let not_durable = h.dirty && h.flush > durable && !planted::is("write_before_flush");
-        let must_write = h.dirty && !planted::is("evict_what_is_dirty");
-        h.revocation.take_if(|revocation| is_over(revocation, out));
-        if let Some(needed) = owed(h, &self.pool) {
+    fn go_on(&mut self, to: Mode, purpose: Purpose) {
+        let h = &mut *self.h;
+        h.revocation.take_if(|revocation| is_over(revocation, self.out));
+        if let Some(needed) = owed(h, &self.desk.pool) {
             if to <= needed {
-                self.complete_waiters(tag, to, out);
+                self.complete_waiters(to);
             } else {
-                lower(h, tag, needed, Purpose::Waiters, out);
+                self.lower(needed, Purpose::Waiters);
             }
             return;
         }
-        if let Some(revocation) = h.revocation {
-            if to <= revocation.leaves() || h.mode <= revocation.leaves() {
-                self.serve(tag, out);
+        if let Some(leaves) = h.revocation.as_ref().map(Revocation::leaves) {
+            if to <= leaves || h.mode <= leaves {
+                self.serve();
             } else {
-                lower(h, tag, revocation.leaves(), Purpose::Revocation, out);
+                self.lower(leaves, Purpose::Revocation);
             }
             return;
         }
+        let not_durable =
+            h.dirty && h.flush > self.desk.durable && !planted::is("write_before_flush");
+        let must_write = h.dirty && !planted::is("evict_what_is_dirty");
         match purpose {
-            Purpose::Waiters | Purpose::Revocation => self.complete_waiters(tag, to, out),
-            Purpose::WriteBack if not_durable => self.flush(tag, to, purpose, out),
-            Purpose::WriteBack if h.dirty => write(h, tag, Purpose::WriteBack, out),
-            Purpose::WriteBack => self.write_done(tag, version, true, out),
+            Purpose::Waiters | Purpose::Revocation => self.complete_waiters(to),
+            Purpose::WriteBack if not_durable => self.flush(to, purpose),
+            Purpose::WriteBack if h.dirty => self.write(Purpose::WriteBack),
+            Purpose::WriteBack => self.write_done(self.h.version, true),
             // Somebody wants the page after all.
-            Purpose::Eviction if !h.waiters.is_empty() => self.complete_waiters(tag, to, out),
-            Purpose::Eviction if not_durable => self.flush(tag, to, purpose, out),
-            Purpose::Eviction if must_write => write(h, tag, Purpose::Eviction, out),
-            Purpose::Eviction => release(h, tag, out),
+            Purpose::Eviction if !h.waiters.is_empty() => self.complete_waiters(to),
+            Purpose::Eviction if not_durable => self.flush(to, purpose),
+            Purpose::Eviction if must_write => self.write(Purpose::Eviction),
+            Purpose::Eviction => self.release(),
         }
     }
 
     /// Pins are drained to `drained`: completes as many waiters as go together, in their order.
-    fn complete_waiters(&mut self, tag: BufferTag, drained: Mode, out: &mut Out<'_>) {
-        let h = self.holdings.get_or_insert_with(tag, Holding::new);
-        complete(h, &mut self.pool, tag, drained, out);
+    fn complete_waiters(&mut self, drained: Mode) {
+        self.complete(drained);
+        let h = &*self.h;
         // If the next waiter excludes those who were just completed, `step` waits for their pins.
-        let next = self.pool.front(h.waiters);
+        let next = self.desk.pool.front(h.waiters);
         let more = h.revocation.is_some() || next.is_some_and(|w| w.mode <= h.mode);
         if !more && h.mode != Mode::N {
-            out.effect(Effect::Open { tag, mode: h.mode });
+            self.effect(Effect::Open { tag: self.tag, mode: self.h.mode });
         }
-        self.step(tag, out);
+        self.step();
+    }
+
+    /// Completes waiters from the front: one writer alone, or readers together.
+    fn complete(&mut self, drained: Mode) {
+        let path = self.h.unused.take().unwrap_or(GrantPath::Local);
+        let mut readers = false;
+        while let Some(&w) = self.desk.pool.front(self.h.waiters) {
+            let alone = w.mode == Mode::X && (readers || drained != Mode::N);
+            if w.mode > self.h.mode || alone {
+                return;
+            }
+            let _ = self.desk.pool.pop(&mut self.h.waiters);
+            self.effect(Effect::Complete { waiter: w.id, tag: self.tag, mode: w.mode, path });
+            if w.mode == Mode::X {
+                return;
+            }
+            readers = true;
+        }
+    }
+
+    fn lower(&mut self, to: Mode, purpose: Purpose) {
+        self.h.activity = Activity::Draining(to, purpose);
+        self.effect(Effect::Lower { tag: self.tag, to });
+    }
+
+    fn write(&mut self, purpose: Purpose) {
+        self.h.activity = Activity::Writing(purpose);
+        self.effect(Effect::Write { tag: self.tag, version: self.h.version });
+    }
+
+    fn release(&mut self) {
+        self.h.activity = Activity::Releasing;
+        self.send_to_master(Pcm::Release { grant: self.h.grant, version: self.h.version });
     }
 }
 
@@ -317,45 +396,6 @@ fn room_for(mode: Mode) -> Mode {
 fn owed(h: &Holding, pool: &FifoPool<Waiter>) -> Option<Mode> {
     let first = pool.front(h.waiters).filter(|first| h.unused.is_some() && first.mode <= h.mode);
     first.map(|first| room_for(first.mode))
-}
-
-fn lower(h: &mut Holding, tag: BufferTag, to: Mode, purpose: Purpose, out: &mut Out<'_>) {
-    h.activity = Activity::Draining(to, purpose);
-    out.effect(Effect::Lower { tag, to });
-}
-
-fn write(h: &mut Holding, tag: BufferTag, purpose: Purpose, out: &mut Out<'_>) {
-    h.activity = Activity::Writing(purpose);
-    out.effect(Effect::Write { tag, version: h.version });
-}
-
-fn release(h: &mut Holding, tag: BufferTag, out: &mut Out<'_>) {
-    h.activity = Activity::Releasing;
-    out.send_to_master(tag, Pcm::Release { grant: h.grant, version: h.version });
-}
-
-/// Completes waiters from the front: one writer alone, or readers together.
-fn complete(
-    h: &mut Holding,
-    pool: &mut FifoPool<Waiter>,
-    tag: BufferTag,
-    drained: Mode,
-    out: &mut Out<'_>,
-) {
-    let path = h.unused.take().unwrap_or(GrantPath::Local);
-    let mut readers = false;
-    while let Some(&w) = pool.front(h.waiters) {
-        let alone = w.mode == Mode::X && (readers || drained != Mode::N);
-        if w.mode > h.mode || alone {
-            return;
-        }
-        let _ = pool.pop(&mut h.waiters);
-        out.effect(Effect::Complete { waiter: w.id, tag, mode: w.mode, path });
-        if w.mode == Mode::X {
-            return;
-        }
-        readers = true;
-    }
 }
 
 #[cfg(test)]

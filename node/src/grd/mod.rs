@@ -41,12 +41,13 @@ use directory::Directory;
 use holdings::Holdings;
 use out::Out;
 use pagewire_protocol::{
-    BufferTag, Epoch, GuideRecord, Incarnation, InstanceId, InstanceStat, PartitionId, Pcm,
-    RequestId, Stat, StatAbout,
+    BufferTag, Epoch, GuideRecord, Incarnation, InstanceId, InstanceStat, Lsn, Mode, PartitionId,
+    Pcm, RequestId, Stat, StatAbout,
     pcm::{NakReason, Verdict},
     tag::PARTITIONS,
 };
 use std::{collections::VecDeque, sync::Arc};
+use store::Hashed;
 
 /// A batch of another instance's shadow information, of a later view than this instance has.
 type ParkedGuide = (InstanceId, Incarnation, Epoch, Vec<GuideRecord>);
@@ -60,7 +61,7 @@ pub struct Grd {
     directory: Directory,
     holdings: Holdings,
     /// Messages from this instance to itself.
-    loopback: VecDeque<(BufferTag, Pcm)>,
+    loopback: VecDeque<(Hashed, Pcm)>,
     parked_guides: Vec<ParkedGuide>,
     anomalies: Anomalies,
     fenced: Fenced,
@@ -131,7 +132,7 @@ impl Grd {
                 self.guide((from, incarnation, epoch, batch), effects);
             }
             Event::Message { from, incarnation, epoch, tag, message } => {
-                return self.message((from, incarnation, epoch), tag, message, effects);
+                return self.message((from, incarnation, epoch), tag, &message, effects);
             }
             local => self.local(local, effects),
         }
@@ -143,38 +144,72 @@ impl Grd {
         &mut self,
         (from, incarnation, epoch): (InstanceId, Incarnation, Epoch),
         tag: BufferTag,
-        message: Pcm,
+        message: &Pcm,
         effects: &mut Vec<Effect>,
     ) {
         if self.is_out {
             return;
         }
-        let (me, is_fenced) = (self.me, message.is_fenced());
-        let present = self.view.epoch_of(&tag);
+        let (me, is_fenced, page) = (self.me, message.is_fenced(), Hashed::of(tag));
+        let present = self.view.partition_epoch(page.partition());
         let standing = self.view.standing(from, incarnation);
         let (_, _, mut out) = self.parts(effects);
         match standing {
             Standing::Past => out.fenced.not_member += 1,
             Standing::Unknown => park(&mut out),
             // What it asks for goes to somebody who is a member of a later view.
-            Standing::Member if is_for_unknown(out.view, &message) => park(&mut out),
+            Standing::Member if is_for_unknown(out.view, message) => park(&mut out),
             Standing::Member if is_fenced && epoch > present => park(&mut out),
             Standing::Member if is_fenced && epoch < present => {
                 if planted::is("accept_any_epoch") {
-                    self.dispatch(from, tag, message, effects);
+                    self.dispatch(from, &page, message, effects);
                 } else {
                     refuse_epoch(from, me, tag, message, &mut out);
                 }
             }
-            Standing::Member => self.dispatch(from, tag, message, effects),
+            Standing::Member => self.dispatch(from, &page, message, effects),
         }
+        self.finish(effects);
+    }
+
+    /// As [`Grd::handle`] of [`Event::Acquire`] for a thread that is not about redo.
+    pub fn acquire(
+        &mut self,
+        tag: BufferTag,
+        mode: Mode,
+        waiter: WaiterId,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.is_out {
+            return;
+        }
+        let (_, holdings, mut out) = self.parts(effects);
+        holdings.of_any(&Hashed::of(tag), &mut out, |page| page.acquire(mode, waiter, false));
+        self.finish(effects);
+    }
+
+    /// As [`Grd::handle`] of [`Event::Drained`]: whether the page is dirty, its version, and where its
+    /// redo ends.
+    pub fn drained(
+        &mut self,
+        tag: BufferTag,
+        to: Mode,
+        (dirty, version, flush): (bool, Lsn, Lsn),
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.is_out {
+            return;
+        }
+        let (_, holdings, mut out) = self.parts(effects);
+        let page = Hashed::of(tag);
+        holdings.of(&page, &mut out, |page| page.drained(to, dirty, version, flush));
         self.finish(effects);
     }
 
     /// What is said to this instance by itself, and whether there is more to do.
     fn finish(&mut self, effects: &mut Vec<Effect>) {
-        while let Some((tag, message)) = self.loopback.pop_front() {
-            self.dispatch(self.me, tag, message, effects);
+        while let Some((page, message)) = self.loopback.pop_front() {
+            self.dispatch(self.me, &page, &message, effects);
         }
         if self.holdings.has_to_tell() && !self.will_continue {
             self.will_continue = true;
@@ -215,19 +250,29 @@ impl Grd {
         let out = &mut out;
         match event {
             Event::Acquire { tag, mode, waiter, recovery } => {
-                holdings.acquire(tag, mode, waiter, recovery, out);
+                let page = Hashed::of(tag);
+                holdings.of_any(&page, out, |page| page.acquire(mode, waiter, recovery));
             }
-            Event::Withdraw { tag, waiter } => holdings.withdraw(tag, waiter, out),
+            Event::Withdraw { tag, waiter } => {
+                holdings.of(&Hashed::of(tag), out, |page| page.withdraw(waiter));
+            }
             Event::Drained { tag, to, dirty, version, flush } => {
-                holdings.drained(tag, to, dirty, version, flush, out);
+                let page = Hashed::of(tag);
+                holdings.of(&page, out, |page| page.drained(to, dirty, version, flush));
             }
-            Event::ReadDone { tag, result } => holdings.read_done(tag, result, out),
+            Event::ReadDone { tag, result } => {
+                holdings.of(&Hashed::of(tag), out, |page| page.read_done(result));
+            }
             Event::WriteDone { tag, version, written } => {
-                holdings.write_done(tag, version, written, out);
+                holdings.of(&Hashed::of(tag), out, |page| page.write_done(version, written));
             }
-            Event::Evict { tag } => holdings.evict(tag, out),
-            Event::WriteBack { tag } => holdings.write_back(tag, out),
-            Event::PastImageWanted { tag } => holdings.past_image_wanted(tag, out),
+            Event::Evict { tag } => holdings.of(&Hashed::of(tag), out, |page| page.evict()),
+            Event::WriteBack { tag } => {
+                holdings.of(&Hashed::of(tag), out, |page| page.write_back());
+            }
+            Event::PastImageWanted { tag } => {
+                holdings.of(&Hashed::of(tag), out, |page| page.past_image_wanted());
+            }
             Event::Flushed { up_to } => holdings.flushed(up_to, out),
             Event::RedoDone { instance, incarnation } => {
                 directory.redo_done((instance, incarnation), out);
@@ -246,15 +291,18 @@ impl Grd {
     fn dispatch(
         &mut self,
         from: InstanceId,
-        tag: BufferTag,
-        message: Pcm,
+        page: &Hashed,
+        message: &Pcm,
         effects: &mut Vec<Effect>,
     ) {
+        let tag = page.tag;
         let (directory, holdings, mut out) = self.parts(effects);
         let out = &mut out;
-        match message {
+        match *message {
             // To the master.
-            Pcm::Acquire { request, want, .. } if out.view.master(&tag) != out.me => {
+            Pcm::Acquire { request, want, .. }
+                if out.view.master_of(page.partition()) != out.me =>
+            {
                 out.anomalies.not_master += 1;
                 out.refuse(from, tag, request, want, Verdict::NotMaster);
             }
@@ -273,21 +321,27 @@ impl Grd {
             | Pcm::WriteRequest { .. }
             | Pcm::Refuse { .. }
             | Pcm::Report { .. }
-            | Pcm::Assigned { .. } => directory.handle(from, tag, message, out),
+            | Pcm::Assigned { .. } => directory.handle(from, page, message, out),
             // To a holder.
-            Pcm::Ship { .. } | Pcm::Invalidate { .. } => holdings.revoke(tag, message, out),
-            Pcm::Claimed { request, grant } => holdings.claimed(tag, request, grant, out),
-            Pcm::Released { grant } => holdings.released(tag, grant, out),
-            Pcm::Write { .. } => holdings.write_asked(tag, out),
-            Pcm::Discard { version } => holdings.discard(tag, version, out),
-            Pcm::Query { fence } => holdings.query(from, tag, fence, out),
+            Pcm::Ship { .. } | Pcm::Invalidate { .. } => {
+                holdings.of_any(page, out, |page| page.revoke(message));
+            }
+            Pcm::Claimed { request, grant } => {
+                holdings.of(page, out, |page| page.claimed(request, grant));
+            }
+            Pcm::Released { grant } => holdings.of(page, out, |page| page.released(grant)),
+            Pcm::Write { .. } => holdings.of(page, out, |page| page.write_asked()),
+            Pcm::Discard { version } => holdings.of_any(page, out, |page| page.discard(version)),
+            Pcm::Query { fence } => holdings.of_any(page, out, |page| page.query(from, fence)),
             Pcm::Assign { mode, grant, dirty } => {
-                holdings.assign(from, tag, mode, grant, dirty, out);
+                holdings.of_any(page, out, |page| page.assign(from, mode, grant, dirty));
             }
             // To the requester.
-            Pcm::Response { .. } => holdings.response(from, tag, message, out),
+            Pcm::Response { .. } => {
+                holdings.of_any(page, out, |page| page.response(from, message));
+            }
             Pcm::Invalidated { request, grant, dirty } => {
-                holdings.invalidated(from, tag, request, grant, dirty, out);
+                holdings.of_any(page, out, |page| page.invalidated(from, request, grant, dirty));
             }
             // About no page's state.
             Pcm::Nak { .. } => out.fenced.naks += 1,
@@ -419,7 +473,13 @@ fn park(out: &mut Out<'_>) {
 
 /// A page that came with it is not taken. A NAK changes nothing where it comes: requests are sent
 /// again, and all else follows, when the sender has the view.
-fn refuse_epoch(from: InstanceId, me: InstanceId, tag: BufferTag, message: Pcm, out: &mut Out<'_>) {
+fn refuse_epoch(
+    from: InstanceId,
+    me: InstanceId,
+    tag: BufferTag,
+    message: &Pcm,
+    out: &mut Out<'_>,
+) {
     out.fenced.stale_epoch += 1;
     if from == me {
         return;

@@ -1,6 +1,9 @@
 //! What the two state machines say: effects, messages to this instance itself, and anomalies.
 
-use super::{event::Effect, store::InstanceSet};
+use super::{
+    event::Effect,
+    store::{Hashed, InstanceSet},
+};
 use crate::view::View;
 use pagewire_protocol::{
     BufferTag, GrantNumber, InstanceId, Lsn, Mode, Pcm, RequestId, pcm::Verdict,
@@ -43,10 +46,11 @@ pub struct Fenced {
 }
 
 /// Where the two state machines put what they want done.
+#[derive(Debug)]
 pub(super) struct Out<'a> {
     pub(super) me: InstanceId,
     pub(super) view: &'a View,
-    pub(super) loopback: &'a mut VecDeque<(BufferTag, Pcm)>,
+    pub(super) loopback: &'a mut VecDeque<(Hashed, Pcm)>,
     pub(super) effects: &'a mut Vec<Effect>,
     pub(super) anomalies: &'a mut Anomalies,
     pub(super) fenced: &'a mut Fenced,
@@ -54,18 +58,19 @@ pub(super) struct Out<'a> {
 
 impl Out<'_> {
     pub(super) fn send(&mut self, to: InstanceId, tag: BufferTag, message: Pcm) {
+        self.send_of(to, &Hashed::of(tag), message);
+    }
+
+    pub(super) fn send_of(&mut self, to: InstanceId, page: &Hashed, message: Pcm) {
         if to == self.me {
-            self.loopback.push_back((tag, message));
+            self.loopback.push_back((*page, message));
         } else {
-            let epoch = self.view.epoch_of(&tag);
-            self.effects.push(Effect::Send { to, tag, epoch, message });
+            let epoch = self.view.partition_epoch(page.partition());
+            self.effects.push(Effect::Send { to, tag: page.tag, epoch, message });
         }
     }
 
-    pub(super) fn send_to_master(&mut self, tag: BufferTag, message: Pcm) {
-        self.send(self.view.master(&tag), tag, message);
-    }
-
+    #[inline]
     pub(super) fn effect(&mut self, effect: Effect) {
         self.effects.push(effect);
     }

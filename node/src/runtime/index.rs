@@ -29,6 +29,11 @@ fn home(hash: u64, mask: usize) -> usize {
     usize::try_from(hash & 0xFFFF_FFFF).unwrap_or(0) & mask
 }
 
+/// The frame of an entry that is not empty: the lower half holds its number + 1.
+fn frame_of(slot: u64) -> u32 {
+    u32::try_from((slot & 0xFFFF_FFFF).wrapping_sub(1)).unwrap_or(u32::MAX)
+}
+
 impl PageIndex {
     /// A table for up to `frames` pages, at most half full.
     pub(crate) fn new(frames: u32) -> Self {
@@ -47,11 +52,31 @@ impl PageIndex {
                 return None;
             }
             if check(slot) == check(hash) {
-                return u32::try_from((slot & 0xFFFF_FFFF) - 1).ok().map(FrameIndex);
+                return Some(FrameIndex(frame_of(slot)));
             }
             at = (at + 1) & self.mask;
         }
         None
+    }
+
+    /// As [`PageIndex::find`], for the owner, who knows of a frame whether it has the page.
+    pub(crate) fn find_that(
+        &self,
+        hash: u64,
+        is_it: impl Fn(FrameIndex) -> bool,
+    ) -> Option<FrameIndex> {
+        let mut at = home(hash, self.mask);
+        loop {
+            let slot = self.slots[at].load(Ordering::Relaxed);
+            if slot == 0 {
+                return None;
+            }
+            let index = FrameIndex(frame_of(slot));
+            if check(slot) == check(hash) && is_it(index) {
+                return Some(index);
+            }
+            at = (at + 1) & self.mask;
+        }
     }
 
     /// Adds a page that is not there. Only the owner calls it.
@@ -88,8 +113,7 @@ impl PageIndex {
             if slot == 0 {
                 break;
             }
-            let frame = u32::try_from((slot & 0xFFFF_FFFF) - 1).unwrap_or(0);
-            let origin = home(hash_of(FrameIndex(frame)), self.mask);
+            let origin = home(hash_of(FrameIndex(frame_of(slot))), self.mask);
             // It may move into the hole unless its own home lies between the hole and itself.
             let distance_to_home = at.wrapping_sub(origin) & self.mask;
             let distance_to_hole = at.wrapping_sub(hole) & self.mask;
@@ -128,6 +152,9 @@ mod tests {
             }
             let found = index.find(tag(block).hash()).map(|f| f.0);
             assert_eq!(found, model.get(&block).copied());
+            let is_it = |f: FrameIndex| model.get(&block) == Some(&f.0);
+            assert_eq!(index.find_that(tag(block).hash(), is_it).map(|f| f.0), found);
+            assert_eq!(index.find_that(tag(block).hash(), |_| false), None);
         }
         for block in 0..200 {
             assert_eq!(index.find(tag(block).hash()).map(|f| f.0), model.get(&block).copied());

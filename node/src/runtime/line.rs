@@ -31,7 +31,7 @@ pub(super) struct Line {
     /// What pages were before the changes that are under way.
     undo: RefCell<Vec<u8>>,
     /// The thread that the shard unparks.
-    waiter: Cell<Option<thread::ThreadId>>,
+    waiter: Cell<Option<Me>>,
 }
 
 /// A request on its way.
@@ -179,7 +179,7 @@ impl Line {
 
     /// Gives the shard a command and wakes it if it sleeps.
     pub(super) fn command(&self, command: Command) {
-        let me = thread::current().id();
+        let me = Me::here();
         let mut commands = self.commands.borrow_mut();
         if self.waiter.get() != Some(me) {
             self.waiter.set(Some(me));
@@ -204,6 +204,19 @@ impl Drop for Line {
             push(commands, Command::Gone(completions), &self.shared.waker);
             self.shared.waker.wake();
         }
+    }
+}
+
+/// Which thread this is: the thread's own number, noted where reading it costs nothing, as asking the
+/// standard library counts a reference up and down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Me(thread::ThreadId);
+
+impl Me {
+    fn here() -> Self {
+        thread_local!(static ME: Me = Me(thread::current().id()));
+        // While a thread ends its own variables may be gone.
+        ME.try_with(|me| *me).unwrap_or_else(|_| Self(thread::current().id()))
     }
 }
 

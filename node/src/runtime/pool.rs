@@ -1,21 +1,25 @@
 //! The pages that this instance caches: which frame holds which, who waits for its pins, and which
 //! to give up when room is needed.
 //!
-//! Invariants: a page is in the pool, in the index and published exactly while it is held; at most
-//! `limit` pages are held or expected.
+//! Invariants: a page has a slot, is in the index and published exactly while it is held; at most
+//! `limit` pages are held or expected. The index that threads read is the only one: the slot of the
+//! frame that it names says whether it is the page.
 //!
 //! The core asks only for pages that it holds, as far as its peers keep to the protocol. One that
 //! does not (a grant of a page that never came) must not bring this instance down: what is asked for
 //! and is not there is counted, told and not done.
 
 use super::{counters::NodeCounters, shared::Shared};
-use crate::grd::TagMap;
+use crate::grd::Event as Input;
 use pagewire_protocol::{BufferTag, Lsn, Mode, page};
 use pagewire_transport::{
     Arena, Frame, FrameIndex, SharedFrame,
     arena::{Drain, PageTable, PinTicket},
 };
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    cell::Cell,
+    sync::{Arc, atomic::Ordering},
+};
 
 /// What the owner knows of one frame.
 #[derive(Debug, Clone, Copy, Default)]
@@ -38,14 +42,22 @@ pub(super) struct Drained {
     pub(super) flush: Lsn,
 }
 
+impl From<Drained> for Input {
+    fn from(Drained { tag, to, dirty, version, flush }: Drained) -> Self {
+        Self::Drained { tag, to, dirty, version, flush }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Pool {
     arena: Arena,
     table: PageTable,
     shared: Arc<Shared>,
-    pages: TagMap<FrameIndex>,
     slots: Vec<Slot>,
+    /// The frame that was looked up last: what is done to a page is several things in a row.
+    last: Cell<FrameIndex>,
+    held: usize,
     limit: usize,
     evicting: usize,
     /// Where the clock sweep goes on.
@@ -61,15 +73,31 @@ impl Pool {
         limit: usize,
         counters: Arc<NodeCounters>,
     ) -> Self {
-        let frames = arena.frames() as usize;
-        let mut pages = TagMap::default();
-        pages.reserve(limit);
-        let slots = vec![Slot::default(); frames];
-        Self { arena, table, shared, pages, slots, limit, evicting: 0, hand: 0, counters }
+        let slots = vec![Slot::default(); arena.frames() as usize];
+        let last = Cell::new(FrameIndex(0));
+        let (held, evicting, hand) = (0, 0, 0);
+        Self { arena, table, shared, slots, last, held, limit, evicting, hand, counters }
+    }
+
+    #[inline]
+    fn find(&self, tag: &BufferTag) -> Option<FrameIndex> {
+        let last = self.last.get();
+        if self.is_it(last, tag) { Some(last) } else { self.look_up(tag) }
+    }
+
+    fn is_it(&self, index: FrameIndex, tag: &BufferTag) -> bool {
+        self.slots[index.0 as usize].tag.as_ref() == Some(tag)
+    }
+
+    #[inline(never)] // The other things that are done to the page find it as the last.
+    fn look_up(&self, tag: &BufferTag) -> Option<FrameIndex> {
+        let found = self.shared.index.find_that(tag.hash(), |index| self.is_it(index, tag))?;
+        self.last.set(found);
+        Some(found)
     }
 
     fn index(&self, tag: &BufferTag) -> Option<FrameIndex> {
-        let index = self.pages.get(tag).copied();
+        let index = self.find(tag);
         if index.is_none() {
             self.broken(tag, "is not in the pool, expected one that is held");
         }
@@ -77,6 +105,7 @@ impl Pool {
     }
 
     /// Counts and tells what no instance that keeps to the protocol causes.
+    #[cold]
     pub(super) fn broken(&self, tag: &BufferTag, problem: &str) {
         self.counters.protocol_errors.add(1);
         tracing::error!("page {tag} {problem}: an instance broke the page protocol");
@@ -89,21 +118,18 @@ impl Pool {
     /// Pages that are dirty or may be being written to.
     pub(super) fn unclean(&self) -> impl Iterator<Item = BufferTag> + '_ {
         let unclean = |index| self.table.is_dirty(index) || self.table.is_being_written(index);
-        self.pages.iter().filter(move |(_, index)| unclean(**index)).map(|(tag, _)| *tag)
-    }
-
-    pub(super) fn is_dirty(&self, tag: &BufferTag) -> bool {
-        self.index(tag).is_some_and(|index| self.table.is_dirty(index))
+        let held = (0..).map(FrameIndex).zip(&self.slots);
+        held.filter_map(move |(index, slot)| slot.tag.filter(|_| unclean(index)))
     }
 
     /// Pages that must go before `expected` more can come.
     pub(super) fn excess(&self, expected: usize) -> usize {
-        (self.pages.len() + expected).saturating_sub(self.limit + self.evicting)
+        (self.held + expected).saturating_sub(self.limit + self.evicting)
     }
 
     /// True when there is room for one more beside `expected` others.
     pub(super) fn has_room(&self, expected: usize) -> bool {
-        self.pages.len() + expected < self.limit
+        self.held + expected < self.limit
     }
 
     /// Publishes a page that came; nobody may pin it yet.
@@ -111,7 +137,7 @@ impl Pool {
         let Some(frame) = frame else {
             return self.broken(&tag, "has not come, expected it with its grant");
         };
-        if self.pages.contains_key(&tag) {
+        if self.find(&tag).is_some() {
             self.broken(&tag, "has come twice, expected it once");
             return;
         }
@@ -138,19 +164,20 @@ impl Pool {
 
     /// True when no page is held.
     pub(super) fn is_empty(&self) -> bool {
-        self.pages.is_empty()
+        self.held == 0
     }
 
     fn enter(&mut self, tag: BufferTag, index: FrameIndex) {
         *self.slot(index) = Slot { tag: Some(tag), ..Slot::default() };
-        self.pages.insert(tag, index);
+        self.held += 1;
+        self.last.set(index);
         self.shared.index.insert(&tag, index);
     }
 
     /// Takes a drained page out.
     pub(super) fn remove(&mut self, tag: &BufferTag) -> Option<SharedFrame> {
         let index = self.index(tag)?;
-        self.pages.remove(tag);
+        self.held -= 1;
         let slots = &self.slots;
         let hash_of = |f: FrameIndex| slots[f.0 as usize].tag.map_or(0, |tag| tag.hash());
         self.shared.index.remove(tag, index, hash_of);
@@ -182,19 +209,22 @@ impl Pool {
             return None;
         }
         self.slot(index).draining = None;
-        let version = self.table.share(index).map_or(Lsn::ZERO, |frame| page::lsn(&frame));
+        let version = self.table.page(index).map_or(Lsn::ZERO, page::lsn);
         let dirty = self.table.is_dirty(index);
         let flush = if dirty { self.shared.flush.get(index) } else { Lsn::ZERO };
         Some(Drained { tag, to, dirty, version, flush })
     }
 
     /// Lets local threads pin the page up to `mode`; only up to S while a send still holds its
-    /// frame: who wants X then asks the shard, which copies.
-    pub(super) fn open(&mut self, tag: &BufferTag, mode: Mode) {
-        let Some(index) = self.index(tag) else { return };
+    /// frame: who wants X then asks the shard, which copies. It is not given up then. True when the
+    /// page is dirty.
+    pub(super) fn open(&mut self, tag: &BufferTag, mode: Mode) -> bool {
+        let Some(index) = self.index(tag) else { return false };
+        self.keep_frame(index);
         if self.table.raise(index, mode).is_err() {
             let _ = self.table.raise(index, Mode::S);
         }
+        self.table.is_dirty(index)
     }
 
     pub(super) fn set_dirty(&mut self, tag: &BufferTag, dirty: bool) {
@@ -241,7 +271,7 @@ impl Pool {
         }
         let (dirty, flush) = (self.table.is_dirty(index), self.shared.flush.get(index));
         // It is wanted, so it is not given up.
-        self.keep(tag);
+        self.keep_frame(index);
         let old = self.remove(tag)?;
         self.counters.pages_copied.add(1);
         let mut frame =
@@ -256,7 +286,7 @@ impl Pool {
     /// The next page to give up: one that `may_go`, not pinned, and not used since the sweep last
     /// passed it.
     pub(super) fn victim(&mut self, may_go: impl Fn(&BufferTag) -> bool) -> Option<BufferTag> {
-        if self.evicting == self.pages.len() {
+        if self.evicting == self.held {
             return None;
         }
         // Two rounds: the first may only clear marks.
@@ -266,7 +296,7 @@ impl Pool {
             let Slot { tag: Some(tag), evicting: false, draining: None } = self.slots[at] else {
                 continue;
             };
-            let index = self.index(&tag)?;
+            let index = FrameIndex(u32::try_from(at).ok()?);
             if !self.table.is_pinned(index) && !self.table.take_referenced(index) && may_go(&tag) {
                 self.slots[at].evicting = true;
                 self.evicting += 1;
@@ -277,10 +307,8 @@ impl Pool {
     }
 
     /// The core did not evict the page after all, or it was wanted again.
-    pub(super) fn keep(&mut self, tag: &BufferTag) {
-        if let Some(&index) = self.pages.get(tag)
-            && std::mem::take(&mut self.slot(index).evicting)
-        {
+    fn keep_frame(&mut self, index: FrameIndex) {
+        if std::mem::take(&mut self.slot(index).evicting) {
             self.evicting -= 1;
         }
     }
@@ -321,6 +349,10 @@ mod tests {
         BufferTag { block, ..BufferTag::default() }
     }
 
+    fn is_dirty(pool: &Pool, block: u32) -> bool {
+        pool.index(&tag(block)).is_some_and(|index| pool.table.is_dirty(index))
+    }
+
     #[test]
     fn a_page_that_is_not_there_is_counted_whatever_is_asked_of_it() {
         let (_arena, mut pool) = pool();
@@ -329,11 +361,10 @@ mod tests {
         assert!(pool.remove(&away).is_none());
         assert!(pool.lower(&away, Mode::N).is_some(), "nobody has it pinned");
         assert!(pool.pin(&away, Mode::S).is_none() && pool.pin(&away, Mode::X).is_none());
-        assert!(!pool.is_dirty(&away));
-        pool.open(&away, Mode::X);
+        assert!(!pool.open(&away, Mode::X));
         pool.set_dirty(&away, true);
         pool.install(away, None, false);
-        assert_eq!(pool.counters.protocol_errors.get(), 9);
+        assert_eq!(pool.counters.protocol_errors.get(), 8);
     }
 
     #[test]
@@ -367,9 +398,7 @@ mod tests {
             let copy = frame.freeze();
             let sent = is_being_sent.then(|| copy.clone());
             pool.reinstate(tag(1), Some(copy), true);
-            assert!(
-                pool.is_dirty(&tag(1)) && pool.share(&tag(1)).is_some_and(|page| page[100] == 7)
-            );
+            assert!(is_dirty(&pool, 1) && pool.share(&tag(1)).is_some_and(|page| page[100] == 7));
             assert_eq!(pool.counters.pages_copied.get(), u64::from(is_being_sent));
             drop((sent, pool.remove(&tag(1))));
             assert!(pool.is_empty() && arena.free_frames() == 8);
@@ -386,14 +415,14 @@ mod tests {
         }
         assert_eq!(pool.counters.protocol_errors.get(), 1);
         assert_eq!(arena.free_frames(), 7);
-        assert!(pool.is_dirty(&tag(1)));
+        assert!(is_dirty(&pool, 1));
     }
 
     #[test]
     fn a_page_that_is_open_is_not_shared_and_one_that_is_pinned_not_pinned_for_writing() {
         let (arena, mut pool) = pool();
         pool.install(tag(1), arena.take(), false);
-        pool.open(&tag(1), Mode::X);
+        assert!(!pool.open(&tag(1), Mode::X), "it is clean");
         assert!(pool.share(&tag(1)).is_none());
         assert!(pool.pin(&tag(1), Mode::S).is_some());
         assert!(pool.pin(&tag(1), Mode::X).is_none(), "a reader is in");

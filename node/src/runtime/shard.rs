@@ -37,7 +37,7 @@ mod si;
 mod stats;
 mod views;
 
-use arrival::Arrival;
+use arrival::{Arrival, Arrivals};
 use ends::HandleEnds;
 use flush::Flushes;
 use guides::Guides;
@@ -114,10 +114,11 @@ pub struct Shard {
     outbox: Outbox,
     /// Something has been sent that somebody waits for.
     is_awaited: bool,
-    /// The page that came with the event that the core is handling.
-    newcomer: Option<Frame>,
-    /// Pages that came and are not installed yet.
-    arrivals: TagMap<Frame>,
+    /// A thread has been told what it waited for.
+    has_answered: bool,
+    /// The last turn has left out what nobody waits for.
+    owes_rest: bool,
+    arrivals: Arrivals,
     /// Pages shipped away and not claimed yet, and past images.
     copies: Copies,
     redo: Redo,
@@ -263,8 +264,9 @@ impl Shard {
             handles: HandleEnds::default(),
             outbox: Outbox::default(),
             is_awaited: false,
-            newcomer: None,
-            arrivals: TagMap::default(),
+            has_answered: false,
+            owes_rest: false,
+            arrivals: Arrivals::default(),
             copies: Copies::default(),
             redo,
             waiting: VecDeque::with_capacity(64),
@@ -416,6 +418,9 @@ impl Shard {
     /// Sleeps until there is something to do or `timeout` is over, then one turn. `work_waits`
     /// tells of work that the caller wakes the shard for.
     pub fn wait(&mut self, timeout: Duration, work_waits: impl FnOnce() -> bool) -> bool {
+        if self.owes_rest {
+            return self.poll();
+        }
         let (handles, io, redo, later) = (&self.handles, &self.io, &self.redo, &self.later);
         let (kept, shared, si) = (&self.kept, &self.shared.si, self.si.as_ref());
         // What is there already waits for room, which no look at it makes.
@@ -442,7 +447,7 @@ impl Shard {
 
     fn turn(&mut self, busy: bool) -> bool {
         // The endpoint has just sent what the last turn left.
-        let mut busy = self.catch_up() || busy;
+        let busy = self.catch_up() || busy;
         while let Some(event) = self.endpoint.next_event() {
             self.on_event_in_turn(event);
         }
@@ -451,7 +456,22 @@ impl Shard {
             // The rest of this turn would only make it late.
             self.endpoint.flush();
         }
-        while let Some(done) = self.io.next() {
+        // Whoever was answered goes on, and may be who drives this shard. Not twice in a row: the rest
+        // has its turn, too.
+        if mem::take(&mut self.has_answered) && !self.owes_rest {
+            self.owes_rest = true;
+            return true;
+        }
+        self.owes_rest = false;
+        busy | self.rest_of_turn()
+    }
+
+    /// What neither a peer nor a local thread waits for. True when there was anything.
+    fn rest_of_turn(&mut self) -> bool {
+        let mut busy = false;
+        while self.io.has_done()
+            && let Some(done) = self.io.next()
+        {
             busy = true;
             self.on_io(done);
         }

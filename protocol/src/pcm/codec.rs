@@ -220,7 +220,8 @@ impl Pcm {
                 });
             }
         };
-        if message.encode(tag) != *body {
+        // As arrays, which are compared in place.
+        if body.try_into().ok() != Some(&message.encode(tag)) {
             return Err(DecodeError::Field {
                 what: "PCM field that the message does not use",
                 found: kind.0.into(),

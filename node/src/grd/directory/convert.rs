@@ -75,8 +75,8 @@ pub(super) fn start(page: &mut Page, request: Request, out: &mut Out<'_>) {
 }
 
 impl Directory {
-    pub(super) fn claim(&mut self, page: &mut Page, message: Pcm, out: &mut Out<'_>) {
-        let Pcm::Claim { request, mode, grant, version, past } = message else { return };
+    pub(super) fn claim(&mut self, page: &mut Page, message: &Pcm, out: &mut Out<'_>) {
+        let Pcm::Claim { request, mode, grant, version, past } = *message else { return };
         let (claimant, claimed) = (request.instance, Pcm::Claimed { request, grant });
         let State::Converting(c) = page.state() else {
             self.claim_again(page, claimant, claimed, grant, out);

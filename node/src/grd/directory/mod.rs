@@ -44,7 +44,7 @@ mod repair;
 use super::{
     fifo::{Fifo, FifoPool},
     out::Out,
-    store::{Entry, InstanceSet, Slot, Store},
+    store::{Entry, Hashed, InstanceSet, Slot, Store},
 };
 use crate::view::Life;
 use moves::Moves;
@@ -207,11 +207,6 @@ impl Directory {
         self.load_slot(tag, slot)
     }
 
-    fn load_known(&mut self, tag: BufferTag) -> Option<Page> {
-        let slot = self.store.find(&tag)?;
-        Some(self.load_slot(tag, slot))
-    }
-
     fn load_slot(&mut self, tag: BufferTag, slot: Slot) -> Page {
         let rare = self.store.take_rare(slot).unwrap_or_default();
         Page { tag, slot, entry: *self.store.get(slot), rare }
@@ -225,7 +220,7 @@ impl Directory {
         );
         *self.store.get_mut(page.slot) = page.entry;
         if !page.rare.is_nothing() {
-            *self.store.parts(page.slot).1 = page.rare;
+            self.store.put_rare(page.slot, page.rare);
         } else if page.entry.holders.is_empty() {
             // A page that nobody has and that storage has whole: what is asked for it next is answered as
             // if it had never been asked for, with later grant numbers.
@@ -293,22 +288,23 @@ impl Directory {
     pub(super) fn handle(
         &mut self,
         from: InstanceId,
-        tag: BufferTag,
-        message: Pcm,
+        of: &Hashed,
+        message: &Pcm,
         out: &mut Out<'_>,
     ) {
-        if self.defers(from, tag, message) {
+        if self.defers(from, of, message) {
             return;
         }
-        if let Pcm::Acquire { request, want, recovery } = message {
-            self.acquire(tag, Request { id: request, want, recovery }, out);
+        if let Pcm::Acquire { request, want, recovery } = *message {
+            self.acquire(of, Request { id: request, want, recovery }, out);
             return;
         }
-        let Some(mut page) = self.load_known(tag) else {
-            self.unknown(from, tag, message, out);
+        let Some(slot) = self.store.find_hashed(of) else {
+            self.unknown(from, of.tag, message, out);
             return;
         };
-        match message {
+        let mut page = self.load_slot(of.tag, slot);
+        match *message {
             Pcm::Claim { .. } => self.claim(&mut page, message, out),
             Pcm::Release { grant, version } => self.release(&mut page, from, grant, version, out),
             Pcm::Cancel { request } => self.cancel(&mut page, request, out),
@@ -326,9 +322,9 @@ impl Directory {
     }
 
     /// What is said of a page that has no entry: it was never asked for, or is forgotten.
-    fn unknown(&mut self, from: InstanceId, tag: BufferTag, message: Pcm, out: &mut Out<'_>) {
+    fn unknown(&mut self, from: InstanceId, tag: BufferTag, message: &Pcm, out: &mut Out<'_>) {
         let given = self.store.floor(tag.partition());
-        match message {
+        match *message {
             // Of a grant that was given, and is over: as for an entry that is there.
             Pcm::Claim { request, grant, .. } if grant <= given => {
                 out.send(request.instance, tag, Pcm::Claimed { request, grant });
@@ -344,9 +340,10 @@ impl Directory {
         }
     }
 
-    fn acquire(&mut self, tag: BufferTag, request: Request, out: &mut Out<'_>) {
-        let is_new = self.store.find(&tag).is_none();
-        let mut page = self.load(tag);
+    fn acquire(&mut self, of: &Hashed, request: Request, out: &mut Out<'_>) {
+        let tag = of.tag;
+        let (slot, is_new) = self.store.insert_hashed(of);
+        let mut page = self.load_slot(tag, slot);
         page.rare.lost |= is_new && self.may_be_lost(&tag);
         match page.state() {
             State::Lost if request.recovery => convert::start(&mut page, request, out),

@@ -18,7 +18,7 @@ use crate::{
         event::Effect,
         merge::{Given, merge},
         out::Out,
-        store::InstanceSet,
+        store::{Hashed, InstanceSet},
     },
     planted,
     view::{Life, Member, View},
@@ -59,12 +59,12 @@ impl Moves {
 
 impl Directory {
     /// Keeps what cannot be handled yet; true when it did.
-    pub(super) fn defers(&mut self, from: InstanceId, tag: BufferTag, message: Pcm) -> bool {
+    pub(super) fn defers(&mut self, from: InstanceId, page: &Hashed, message: &Pcm) -> bool {
         if self.moves.loading.is_empty() {
             return false;
         }
-        let Some(loading) = self.moves.loading.get_mut(&tag.partition()) else { return false };
-        loading.deferred.push((from, tag, message));
+        let Some(loading) = self.moves.loading.get_mut(&page.partition()) else { return false };
+        loading.deferred.push((from, page.tag, *message));
         true
     }
 
@@ -262,7 +262,7 @@ impl Directory {
         }
         out.effect(Effect::PartitionReady { partition });
         for (from, tag, message) in loading.deferred {
-            self.handle(from, tag, message, out);
+            self.handle(from, &Hashed::of(tag), &message, out);
         }
     }
 

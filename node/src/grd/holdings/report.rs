@@ -8,16 +8,14 @@
 //! transit stays one until the master says what it is.
 
 use super::{
-    Holdings,
-    requests::take,
-    revocations::arrived,
+    Held, Holdings,
     state::{Activity, Holding, Pending, Purpose},
 };
 use crate::{
     grd::{
         event::{AcquireError, Effect},
         out::Out,
-        store::Cursor,
+        store::{Cursor, Hashed},
     },
     planted,
     view::{Standing, View},
@@ -58,7 +56,7 @@ impl Holdings {
         if (0..PARTITIONS).all(|p| view.is_original(PartitionId(p))) {
             return;
         }
-        let me = self.last_request.instance;
+        let me = self.desk.last_request.instance;
         let others = view.members().iter().map(|m| m.id).filter(|id| *id != me);
         self.telling.nothing = others.map(|id| (id, view.epoch())).collect();
     }
@@ -80,8 +78,10 @@ impl Holdings {
                 }
             });
             for tag in busy {
-                self.cut(tag, GrantNumber(0), out);
-                self.after_cut(tag, true, out);
+                self.of(&Hashed::of(tag), out, |page| {
+                    page.cut(GrantNumber(0));
+                    page.after_cut(true);
+                });
             }
             if view.master_of(partition) != out.me {
                 let epoch = view.partition_epoch(partition);
@@ -106,86 +106,75 @@ impl Holdings {
         }
         tags
     }
+}
 
+impl Held<'_, '_> {
     // ---- one page ------------------------------------------------------------------------------
 
     /// PCM_QUERY: the master wants to know.
-    pub(in crate::grd) fn query(
-        &mut self,
-        from: InstanceId,
-        tag: BufferTag,
-        fence: GrantNumber,
-        out: &mut Out<'_>,
-    ) {
-        let report = if self.holdings.get(&tag).is_some() {
-            self.cut(tag, fence, out);
-            self.holdings.get(&tag).map(|h| report_of(h, out.view)).unwrap_or_default()
-        } else {
-            Report::default()
-        };
-        out.send(from, tag, Pcm::Report { fence, report });
+    pub(in crate::grd) fn query(&mut self, from: InstanceId, fence: GrantNumber) {
+        self.cut(fence);
+        let report = report_of(self.h, self.out.view);
+        self.send(from, Pcm::Report { fence, report });
         // The master keeps the request.
-        self.after_cut(tag, false, out);
+        self.after_cut(false);
     }
 
     /// Forgets what was on its way.
-    fn cut(&mut self, tag: BufferTag, fence: GrantNumber, out: &mut Out<'_>) {
-        let Some(h) = self.holdings.get_mut(&tag) else { return };
+    fn cut(&mut self, fence: GrantNumber) {
+        let (h, tag) = (&mut *self.h, self.tag);
         (h.revocation, h.parked, h.fence) = (None, None, fence);
         if h.activity == Activity::Releasing && !planted::is("keep_what_is_released") {
             // The master may have given it on already, and its answer be lost. Storage has it.
-            out.effect(Effect::Drop { tag });
+            self.out.effect(Effect::Drop { tag });
             h.give_up();
         }
         let Some(p) = h.pending.filter(|p| !p.ended) else { return };
         h.pending = Some(Pending::new(p.request, p.want, p.recovery));
         if let (true, false, Some(grant)) = (p.page, p.held, p.grant) {
             (h.mode, h.grant, h.version) = (Mode::S, grant, p.version);
-            take(h, tag, &p, out);
             h.reopen = true;
+            self.take(&p);
         } else if p.dirty && h.mode != Mode::N {
             // Of an upgrade: acknowledgements brought the duty to write.
-            take(h, tag, &Pending { held: true, ..p }, out);
+            self.take(&Pending { held: true, ..p });
         } else if p.taken {
-            out.effect(Effect::Discard { tag });
+            self.effect(Effect::Discard { tag });
         }
-        h.stale_read = h.reading;
+        self.h.stale_read = self.h.reading;
     }
 
     /// Lets local threads go on with what is held, and asks again where nobody has the request.
-    fn after_cut(&mut self, tag: BufferTag, asks_again: bool, out: &mut Out<'_>) {
-        let Some(h) = self.holdings.get_mut(&tag) else { return };
+    fn after_cut(&mut self, asks_again: bool) {
         if let Some(Pending { request, want, recovery, .. }) =
-            h.pending.filter(|p| asks_again && !p.ended)
+            self.h.pending.filter(|p| asks_again && !p.ended)
         {
-            let (to, epoch) = (out.view.master(&tag), out.view.epoch_of(&tag));
+            let (to, tag, epoch) = (self.master(), self.tag, self.epoch());
             let message = Pcm::Acquire { request, want, recovery };
-            out.effect(Effect::RequestAgain { to, tag, epoch, message });
+            self.effect(Effect::RequestAgain { to, tag, epoch, message });
         }
-        let reopens = std::mem::take(&mut h.reopen);
-        match h.activity {
+        let reopens = std::mem::take(&mut self.h.reopen);
+        match self.h.activity {
             // Pins are lowered, and what for is forgotten.
             Activity::Flushing(to, Purpose::Revocation) => {
-                h.activity = Activity::Idle;
-                self.complete_waiters(tag, to, out);
+                self.h.activity = Activity::Idle;
+                self.complete_waiters(to);
             }
-            Activity::Idle if reopens => self.complete_waiters(tag, Mode::N, out),
-            _ => self.step(tag, out),
+            Activity::Idle if reopens => self.complete_waiters(Mode::N),
+            _ => self.step(),
         }
-        self.cancel(tag, out);
+        self.cancel();
     }
 
     /// PCM_ASSIGN: what this instance has of the page from now on.
     pub(in crate::grd) fn assign(
         &mut self,
         from: InstanceId,
-        tag: BufferTag,
         mode: Mode,
         grant: GrantNumber,
         dirty: bool,
-        out: &mut Out<'_>,
     ) {
-        let h = self.holding(tag);
+        let (h, tag) = (&mut *self.h, self.tag);
         let comes_back = mode == Mode::S && h.mode == Mode::N && h.transit.is_some();
         let released = h.activity == Activity::Releasing;
         if released {
@@ -199,27 +188,30 @@ impl Holdings {
                 (h.dirty, h.unsaved) = (dirty, false);
                 // It was durable before it was shipped.
                 h.flush = pagewire_protocol::Lsn::ZERO;
-                out.effect(Effect::Reinstate { tag, grant: transit.grant, dirty });
+                self.effect(Effect::Reinstate { tag, grant: transit.grant, dirty });
             }
             transit => {
                 if let Some(transit) = transit {
-                    arrived(h, tag, &transit, out);
+                    self.arrived(&transit);
                 }
+                let h = &mut *self.h;
                 // The duty is of the copy that is held, not of one that was in transit.
                 if dirty && h.mode == Mode::S && !h.dirty {
                     (h.dirty, h.unsaved) = (true, false);
-                    out.effect(Effect::MarkDirty { tag });
+                    self.effect(Effect::MarkDirty { tag });
                 }
             }
         }
-        out.send(from, tag, Pcm::Assigned { grant });
+        self.send(from, Pcm::Assigned { grant });
         if comes_back || released {
-            self.complete_waiters(tag, Mode::N, out);
+            self.complete_waiters(Mode::N);
         } else {
-            self.step(tag, out);
+            self.step();
         }
     }
+}
 
+impl Holdings {
     // ---- whole partitions ----------------------------------------------------------------------
 
     pub(in crate::grd) fn has_to_tell(&self) -> bool {
@@ -311,7 +303,8 @@ impl Holdings {
         let waited = |(tag, h): (&BufferTag, &Holding)| (!h.waiters.is_empty()).then_some(*tag);
         let tags: Vec<_> = self.holdings.iter().filter_map(waited).collect();
         for tag in tags {
-            self.fail_waiters(tag, &AcquireError::LeaseExpired { tag }, out);
+            let error = AcquireError::LeaseExpired { tag };
+            self.of(&Hashed::of(tag), out, |page| page.fail_waiters(&error));
         }
     }
 

@@ -39,6 +39,30 @@ use relations::Relations;
 use slab::Slab;
 use std::{collections::HashMap, hash::BuildHasherDefault};
 
+/// A page's tag with its hash: an event computes it once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hashed {
+    /// The page.
+    pub tag: BufferTag,
+    hash: u64,
+}
+
+impl Hashed {
+    /// The page with this tag.
+    #[inline]
+    #[must_use]
+    pub fn of(tag: BufferTag) -> Self {
+        Self { tag, hash: tag.hash() }
+    }
+
+    /// The part of the directory that it belongs to, as [`BufferTag::partition`] says.
+    #[inline]
+    #[must_use]
+    pub fn partition(&self) -> PartitionId {
+        PartitionId(u16::try_from(partition_of(self.hash)).unwrap_or(0))
+    }
+}
+
 /// The place of an entry, valid until the entry is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u32);
@@ -121,8 +145,14 @@ impl<R: Default> Store<R> {
     /// The entry of a page.
     #[must_use]
     pub fn find(&self, tag: &BufferTag) -> Option<Slot> {
-        let hash = tag.hash();
-        self.partitions[partition_of(hash)].index.find(Key::of_hash(hash), |slot| {
+        self.find_hashed(&Hashed::of(*tag))
+    }
+
+    /// As [`Store::find`].
+    #[must_use]
+    pub fn find_hashed(&self, page: &Hashed) -> Option<Slot> {
+        let Hashed { tag, hash } = page;
+        self.partitions[partition_of(*hash)].index.find(Key::of_hash(*hash), |slot| {
             let entry = self.slab.get(slot);
             entry.block == tag.block && self.relations.is(entry.relation, tag)
         })
@@ -131,10 +161,18 @@ impl<R: Default> Store<R> {
     /// The entry of a page: the one that is there, or a new one, whose last grant is the floor of its
     /// partition.
     pub fn insert(&mut self, tag: &BufferTag) -> Slot {
-        if let Some(slot) = self.find(tag) {
-            return slot;
+        self.insert_hashed(&Hashed::of(*tag)).0
+    }
+
+    /// As [`Store::insert`], and whether the entry is new.
+    pub fn insert_hashed(&mut self, page: &Hashed) -> (Slot, bool) {
+        match self.find_hashed(page) {
+            Some(slot) => (slot, false),
+            None => (self.insert_new(page), true),
         }
-        let hash = tag.hash();
+    }
+
+    fn insert_new(&mut self, &Hashed { ref tag, hash }: &Hashed) -> Slot {
         let partition = &mut self.partitions[partition_of(hash)];
         let relation = self.relations.take(tag);
         let slot = self.slab.insert(Entry::new(relation, tag.block, partition.floor));
@@ -184,6 +222,12 @@ impl<R: Default> Store<R> {
         let entry = self.slab.get_mut(slot);
         let rare = if entry.has_rare() { self.rare.get_mut(&slot) } else { None };
         (entry, rare)
+    }
+
+    /// Gives an entry that has none its rare state.
+    pub fn put_rare(&mut self, slot: Slot, rare: R) {
+        self.slab.get_mut(slot).set_rare(true);
+        self.rare.insert(slot, rare);
     }
 
     /// Takes an entry's rare state away: it is at rest again.

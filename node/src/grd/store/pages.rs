@@ -7,7 +7,7 @@
 //! question of how many are dirty would keep everybody waiting.
 
 use super::{
-    Cursor, Slot,
+    Cursor, Hashed, Slot,
     index::{Index, Key},
     partition_of,
 };
@@ -89,13 +89,19 @@ impl<T: Counted> PageMap<T> {
     fn find(&self, tag: &BufferTag) -> Option<Slot> {
         match &self.last {
             Some(last) if last.tag == *tag => Some(last.slot),
-            _ => self.look_up(tag),
+            _ => self.look_up(&Hashed::of(*tag)),
         }
     }
 
-    #[inline(never)] // Once an event.
-    fn look_up(&self, tag: &BufferTag) -> Option<Slot> {
-        let hash = tag.hash();
+    #[inline]
+    fn find_hashed(&self, page: &Hashed) -> Option<Slot> {
+        match &self.last {
+            Some(last) if last.tag == page.tag => Some(last.slot),
+            _ => self.look_up(page),
+        }
+    }
+
+    fn look_up(&self, &Hashed { ref tag, hash }: &Hashed) -> Option<Slot> {
         let is_it = |slot| at(&self.chunks, slot).as_ref().is_some_and(|(found, _)| found == tag);
         self.partitions[partition_of(hash)].find(Key::of_hash(hash), is_it)
     }
@@ -110,18 +116,24 @@ impl<T: Counted> PageMap<T> {
 
     /// What there is of a page, to change.
     #[inline]
-    pub fn get_mut(&mut self, tag: &BufferTag) -> Option<&mut T> {
-        let slot = self.find(tag)?;
-        self.touch(tag, slot);
+    pub fn get_mut(&mut self, page: &Hashed) -> Option<&mut T> {
+        let slot = self.find_hashed(page)?;
+        self.touch(&page.tag, slot);
         at_mut(&mut self.chunks, slot).as_mut().map(|(_, value)| value)
     }
 
-    /// What there is of a page, made by `make` if there is nothing.
+    /// What there is of a page, made by `make` if there is nothing; and whether it was.
     #[inline]
-    pub fn get_or_insert_with(&mut self, tag: BufferTag, make: impl FnOnce() -> T) -> &mut T {
-        let slot = self.find(&tag).unwrap_or_else(|| self.vacant(&tag));
-        self.touch(&tag, slot);
-        &mut at_mut(&mut self.chunks, slot).get_or_insert_with(|| (tag, make())).1
+    pub fn get_or_insert_with(
+        &mut self,
+        page: &Hashed,
+        make: impl FnOnce() -> T,
+    ) -> (&mut T, bool) {
+        let found = self.find_hashed(page);
+        let slot = found.unwrap_or_else(|| self.vacant(page));
+        self.touch(&page.tag, slot);
+        let place = at_mut(&mut self.chunks, slot);
+        (&mut place.get_or_insert_with(|| (page.tag, make())).1, found.is_none())
     }
 
     /// The value of a page is about to change; one that is not there yet counts as nothing.
@@ -152,10 +164,8 @@ impl<T: Counted> PageMap<T> {
     }
 
     /// A slot for a page that has none, in the index already.
-    #[inline(never)] // The exception.
-    fn vacant(&mut self, tag: &BufferTag) -> Slot {
+    fn vacant(&mut self, &Hashed { hash, .. }: &Hashed) -> Slot {
         let slot = self.free.pop().map_or_else(|| self.push(), Slot);
-        let hash = tag.hash();
         let chunks = &self.chunks;
         // The new slot is not asked for its key.
         let key_of =
@@ -176,11 +186,10 @@ impl<T: Counted> PageMap<T> {
     }
 
     /// Takes a page out.
-    pub fn remove(&mut self, tag: &BufferTag) -> Option<T> {
-        let slot = self.find(tag)?;
+    pub fn remove(&mut self, page: &Hashed) -> Option<T> {
+        let (slot, hash) = (self.find_hashed(page)?, page.hash);
         self.settle();
         recount(&mut self.counts, kinds_of(at(&self.chunks, slot)), 0);
-        let hash = tag.hash();
         self.partitions[partition_of(hash)].remove(Key::of_hash(hash), slot);
         self.free.push(slot.0);
         self.len -= 1;
@@ -277,11 +286,13 @@ mod tests {
                 assert_eq!(map.counts(), counted(&model), "step {step}");
             }
             if random.below(3) == 0 {
-                assert_eq!(map.remove(&tag), model.remove(&tag));
+                assert_eq!(map.remove(&Hashed::of(tag)), model.remove(&tag));
             } else {
-                *map.get_or_insert_with(tag, || 0) += step;
+                let (value, is_new) = map.get_or_insert_with(&Hashed::of(tag), || 0);
+                *value += step;
+                assert_eq!(is_new, !model.contains_key(&tag));
                 *model.entry(tag).or_insert(0) += step;
-                assert_eq!(map.get_mut(&tag), model.get_mut(&tag));
+                assert_eq!(map.get_mut(&Hashed::of(tag)), model.get_mut(&tag));
             }
         }
         assert_eq!(map.len(), model.len());

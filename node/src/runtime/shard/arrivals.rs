@@ -15,7 +15,7 @@ use std::time::Instant;
 impl Shard {
     pub(super) fn on_event(&mut self, event: Event) {
         match event {
-            Event::Message(received) => self.on_message(received),
+            Event::Message(mut received) => self.on_message(&mut received),
             Event::Up { peer, incarnation } => {
                 tracing::info!("instance {peer} is up, incarnation {incarnation}");
                 self.note_life(peer, incarnation);
@@ -80,7 +80,8 @@ impl Shard {
         format!("{detail}; the members of instance {} are {members:?}", self.me)
     }
 
-    pub(super) fn on_message(&mut self, received: Received) {
+    /// Takes what has come, its page included.
+    pub(super) fn on_message(&mut self, received: &mut Received) {
         if received.kind == CLUSTER_VIEW {
             return self.on_view_said(received.from, received.body.as_slice());
         }
@@ -93,36 +94,35 @@ impl Shard {
         if received.kind == PCM_LOAD_GUIDE {
             return self.on_guide(received);
         }
-        let Received { from, kind, epoch, body, frame, .. } = received;
+        let Received { from, kind, epoch, ref body, ref mut frame, .. } = *received;
+        let frame = frame.take();
         let (tag, message) = match Pcm::decode(kind, body.as_slice()) {
             Ok(decoded) => decoded,
-            Err(error) => {
-                self.counters.bad_messages.add(1);
-                tracing::warn!("instance {from} sent what is no PCM message: {error}");
-                return;
-            }
+            Err(error) => return self.bad_message(from, &error),
         };
         let carries = matches!(message, Pcm::Response { verdict: Verdict::Page, .. });
         if carries != frame.is_some() {
-            self.counters.bad_messages.add(1);
-            tracing::warn!("instance {from} sent PCM message {kind} with a page it must not have");
-            return;
+            let problem = format!("{kind} with a page that it must not have, or without its page");
+            return self.bad_message(from, &problem);
         }
         if let Some(frame) = &frame
             && page::lsn(frame) > page::VERSION_MAX
         {
-            self.counters.bad_messages.add(1);
             let (found, most) = (page::lsn(frame), page::VERSION_MAX);
-            tracing::warn!(
-                "instance {from} sent {tag} in version {found}, expected at most {most}"
-            );
-            return;
+            let problem = format!("{tag} in version {found}, expected at most {most}");
+            return self.bad_message(from, &problem);
         }
         let incarnation = self.life_of(from);
         // What is queued comes first: nothing is, as a rule.
         self.run();
-        self.deliver((from, incarnation, epoch), tag, message, frame);
+        self.deliver((from, incarnation, epoch), tag, &message, frame);
         self.run();
+    }
+
+    #[cold]
+    fn bad_message(&mut self, from: InstanceId, problem: &dyn std::fmt::Display) {
+        self.counters.bad_messages.add(1);
+        tracing::warn!("instance {from} sent what is no PCM message of this version: {problem}");
     }
 
     /// The life of a peer that its session is with: it vouches for what comes on it.

@@ -16,16 +16,24 @@ impl Shard {
     }
 
     /// Feeds the core until it has nothing more to say.
+    #[inline]
     pub(super) fn run(&mut self) {
+        if !self.inputs.is_empty() {
+            self.run_queued();
+        }
+    }
+
+    #[inline(never)] // Asked for often, and rarely there.
+    fn run_queued(&mut self) {
         while let Some(Arrival { input, page }) = self.inputs.pop_front() {
             if let Input::Message { from, incarnation, epoch, tag, message } = input {
-                self.deliver((from, incarnation, epoch), tag, message, page);
+                self.deliver((from, incarnation, epoch), tag, &message, page);
                 continue;
             }
-            self.newcomer = page;
+            self.arrivals.newcomer = page;
             self.tell_core(|grd, effects| grd.handle(input, effects));
             // A page that nobody took is nobody's.
-            drop(self.newcomer.take());
+            drop(self.arrivals.newcomer.take());
         }
     }
 
@@ -34,50 +42,92 @@ impl Shard {
         &mut self,
         (from, incarnation, epoch): (InstanceId, Incarnation, Epoch),
         tag: BufferTag,
-        message: Pcm,
+        message: &Pcm,
         page: Option<Frame>,
     ) {
-        self.newcomer = page;
+        self.arrivals.newcomer = page;
         let source = (from, incarnation, epoch);
         self.tell_core(|grd, effects| grd.message(source, tag, message, effects));
-        let page = self.newcomer.take();
+        let page = self.arrivals.newcomer.take();
         // What is of a later view is handed in again when that is there.
         if mem::take(&mut self.has_parked) {
-            self.park(Arrival {
-                input: Input::Message { from, incarnation, epoch, tag, message },
-                page,
-            });
+            let message = *message;
+            let input = Input::Message { from, incarnation, epoch, tag, message };
+            self.park(Arrival { input, page });
         }
     }
 
     /// Tells the core something, and does what it wants done.
     #[inline]
-    fn tell_core(&mut self, tell: impl FnOnce(&mut Grd, &mut Vec<Effect>)) {
+    pub(super) fn tell_core(&mut self, tell: impl FnOnce(&mut Grd, &mut Vec<Effect>)) {
         let mut effects = mem::take(&mut self.effects);
         tell(&mut self.grd, &mut effects);
-        for effect in effects.drain(..) {
-            self.apply(effect);
-        }
+        self.carry_out(&mut effects);
         self.effects = effects;
     }
 
-    fn apply(&mut self, effect: Effect) {
-        match effect {
-            Effect::Send { to, tag, epoch, message } => {
-                if !self.cancelled_here(&message) {
+    /// Does what the core wants done. What can be said to that at once, that pins are drained, is said
+    /// at once: what the core wants then comes after what it wanted before.
+    fn carry_out(&mut self, effects: &mut Vec<Effect>) {
+        let mut next = 0;
+        while let Some(effect) = effects.get_mut(next) {
+            next += 1;
+            if let Effect::Lower { ref tag, to } = *effect {
+                if let Some(drained) = self.pool.lower(tag, to) {
+                    let Drained { tag, to, dirty, version, flush } = drained;
+                    self.grd.drained(tag, to, (dirty, version, flush), effects);
+                }
+            } else {
+                self.apply(effect);
+            }
+        }
+        effects.clear();
+    }
+
+    /// What a grant is made of; the rest is [`Shard::apply_rest`].
+    #[inline] // A few of them for each message.
+    fn apply(&mut self, effect: &mut Effect) {
+        match *effect {
+            Effect::Send { to, tag, epoch, ref message } => {
+                if !self.cancelled_here(message) {
                     self.send(to, tag, epoch, message, None);
                 }
             }
-            Effect::Request { to, tag, epoch, message } => {
-                self.waiting.push_back((to, tag, epoch, message));
-                self.admit();
+            Effect::Request { to, tag, epoch, message } => self.request(to, tag, epoch, message),
+            Effect::RequestOver { ref tag } => self.request_over(tag),
+            Effect::Ship { to, tag, epoch, ref message, keep } => {
+                self.ship(to, tag, epoch, message, keep);
             }
+            Effect::Take { tag } => {
+                if !self.arrivals.keep(tag) {
+                    self.pool.broken(&tag, "has not come, expected it with its grant");
+                }
+            }
+            Effect::Install { tag, dirty } => {
+                let frame = self.arrivals.take(&tag);
+                self.pool.install(tag, frame, dirty);
+            }
+            Effect::Complete { waiter, ref tag, mode, path } => {
+                let pinned = self.pool.pin(tag, mode);
+                let grant = pinned.map(|ticket| Grant { ticket, path });
+                let broken = || Some(AcquireError::Protocol { tag: *tag });
+                self.complete(waiter, grant.ok_or_else(broken));
+            }
+            Effect::Open { ref tag, mode } => {
+                let is_dirty = self.pool.open(tag, mode);
+                if !is_dirty {
+                    self.flushes.settled(tag);
+                }
+            }
+            _ => self.apply_rest(effect),
+        }
+    }
+
+    #[inline(never)] // Rare, and large.
+    fn apply_rest(&mut self, effect: &mut Effect) {
+        match *effect {
             Effect::RequestAgain { to, tag, epoch, message } => {
                 self.request_again(to, tag, epoch, message);
-            }
-            Effect::RequestOver { tag } => self.request_over(&tag),
-            Effect::Ship { to, tag, epoch, message, keep } => {
-                self.ship(to, tag, epoch, message, keep);
             }
             Effect::Read { tag, at_least } => {
                 let frame = self.arena.take().expect("the arena has a frame for each request");
@@ -93,35 +143,13 @@ impl Shard {
                 self.writing.insert(tag);
                 self.io.submit(IoJob::Write { tag, version, frame });
             }
-            Effect::Lower { tag, to } => {
-                let drained = self.pool.lower(&tag, to);
-                self.drained(drained);
-            }
-            Effect::Install { tag, dirty } => {
-                let frame = self.arrivals.remove(&tag);
-                self.pool.install(tag, frame, dirty);
-            }
             Effect::MarkDirty { tag } => self.pool.set_dirty(&tag, true),
-            Effect::Discard { tag } => drop(self.arrivals.remove(&tag)),
+            Effect::Discard { tag } => drop(self.arrivals.take(&tag)),
             Effect::Broken { tag, problem } => self.pool.broken(&tag, problem),
-            Effect::Complete { waiter, tag, mode, path } => {
-                let pinned = self.pool.pin(&tag, mode);
-                let grant = pinned.map(|ticket| Grant { ticket, path });
-                let broken = Some(AcquireError::Protocol { tag });
-                self.complete(waiter, grant.ok_or(broken));
+            Effect::Fail { waiter, ref mut error, .. } => {
+                let error = error.take();
+                self.complete(waiter, Err(error));
             }
-            Effect::Fail { waiter, error, .. } => self.complete(waiter, Err(error)),
-            Effect::Open { tag, mode } => {
-                self.pool.keep(&tag);
-                self.pool.open(&tag, mode);
-                if self.flushes.is_under_way() && !self.pool.is_dirty(&tag) {
-                    self.flushes.settled(&tag);
-                }
-            }
-            Effect::Take { tag } => match self.newcomer.take() {
-                Some(frame) => drop(self.arrivals.insert(tag, frame)),
-                None => self.pool.broken(&tag, "has not come, expected it with its grant"),
-            },
             Effect::Flush { to, .. } => {
                 self.redo.flush(to);
                 self.take_flushed();
@@ -134,25 +162,36 @@ impl Shard {
             }
             Effect::PartitionReady { .. } => {}
             Effect::Fence => self.fence(),
-            Effect::LoadGuide { to, epoch, batch, last } => {
+            Effect::LoadGuide { to, epoch, ref mut batch, last } => {
+                let batch = mem::take(batch);
                 self.guides.push(Guide { to, epoch, batch, last });
                 self.send_guides();
             }
-            Effect::StatReply { from, tag, stat } => self.answer(from, tag, &stat),
-            of_copies @ (Effect::Forget { .. }
+            Effect::StatReply { from, tag, ref stat } => self.answer(from, tag, stat),
+            Effect::Forget { .. }
             | Effect::ToPastImage { .. }
             | Effect::Reinstate { .. }
             | Effect::KeepPastImage { .. }
             | Effect::DropPastImage { .. }
             | Effect::ShipPastImage { .. }
             | Effect::ReadNewer { .. }
-            | Effect::Drop { .. }) => self.apply_to_copies(of_copies),
+            | Effect::Drop { .. } => self.apply_to_copies(effect),
+            // These have been done.
+            Effect::Lower { .. }
+            | Effect::Send { .. }
+            | Effect::Request { .. }
+            | Effect::RequestOver { .. }
+            | Effect::Ship { .. }
+            | Effect::Take { .. }
+            | Effect::Install { .. }
+            | Effect::Complete { .. }
+            | Effect::Open { .. } => {}
         }
     }
 
     /// What concerns copies of pages that are not held, and what holds them again.
-    fn apply_to_copies(&mut self, effect: Effect) {
-        match effect {
+    fn apply_to_copies(&mut self, effect: &Effect) {
+        match *effect {
             Effect::Forget { tag, grant } => drop(self.copies.end_transit(&tag, grant)),
             Effect::ToPastImage { tag, grant } => {
                 if let Some(copy) = self.copies.end_transit(&tag, grant) {
@@ -174,7 +213,7 @@ impl Shard {
             {
                 drop(self.copies.take_past(&tag));
             }
-            Effect::ShipPastImage { to, tag, epoch, message } => match self.copies.past(&tag) {
+            Effect::ShipPastImage { to, tag, epoch, ref message } => match self.copies.past(&tag) {
                 Some(past) => {
                     let frame = past.clone();
                     self.send_page(to, tag, epoch, message, frame);
@@ -183,7 +222,7 @@ impl Shard {
             },
             Effect::ReadNewer { tag, at_least } => {
                 let frame = self.arena.take().expect("the arena has a frame for each request");
-                self.newest.insert(tag, (at_least, self.arrivals.remove(&tag)));
+                self.newest.insert(tag, (at_least, self.arrivals.take(&tag)));
                 self.io.submit(IoJob::Read { tag, at_least: Lsn::ZERO, frame });
             }
             Effect::Drop { tag } => {
@@ -216,7 +255,7 @@ impl Shard {
         to: InstanceId,
         tag: BufferTag,
         epoch: Epoch,
-        message: Pcm,
+        message: &Pcm,
         frame: Option<SharedFrame>,
     ) {
         let body = Body::new(&message.encode(tag)).unwrap_or(Body::EMPTY);
@@ -227,11 +266,11 @@ impl Shard {
         self.outbox.send(&mut self.endpoint, to, lane, message, may_wait);
     }
 
-    fn ship(&mut self, to: InstanceId, tag: BufferTag, epoch: Epoch, message: Pcm, keep: bool) {
+    fn ship(&mut self, to: InstanceId, tag: BufferTag, epoch: Epoch, message: &Pcm, keep: bool) {
         let frame = if keep { self.pool.share(&tag) } else { self.pool.remove(&tag) };
         let Some(frame) = frame else { return };
         if let (false, Pcm::Response { grant, .. }) = (keep, message) {
-            self.copies.sent(tag, grant, frame.clone());
+            self.copies.sent(tag, *grant, frame.clone());
         }
         self.send_page(to, tag, epoch, message, frame);
         if !keep {
@@ -244,7 +283,7 @@ impl Shard {
         to: InstanceId,
         tag: BufferTag,
         epoch: Epoch,
-        message: Pcm,
+        message: &Pcm,
         frame: SharedFrame,
     ) {
         self.counters.pages_shipped.add(1);
@@ -254,8 +293,8 @@ impl Shard {
 
     /// The core is told of a page whose pins are drained, if they are.
     pub(super) fn drained(&mut self, drained: Option<Drained>) {
-        if let Some(Drained { tag, to, dirty, version, flush }) = drained {
-            self.input(Input::Drained { tag, to, dirty, version, flush });
+        if let Some(drained) = drained {
+            self.input(drained.into());
         }
     }
 }

@@ -173,7 +173,9 @@ impl Shard {
                 if let Some(error) = self.cannot_serve(tag) {
                     return self.complete(waiter, Err(Some(error)));
                 }
-                self.input(Input::Acquire { tag, mode, waiter, recovery: false });
+                // What is queued comes first: nothing is, as a rule.
+                self.run();
+                self.tell_core(|grd, effects| grd.acquire(tag, mode, waiter, effects));
             }
             Command::Withdraw { sequence, tag } => {
                 self.input(Input::Withdraw { tag, waiter: waiter_id(at, sequence) });
@@ -197,9 +199,14 @@ impl Shard {
 
     /// Why nothing can be asked for page `tag`.
     fn cannot_serve(&self, tag: BufferTag) -> Option<AcquireError> {
+        if let Some(fenced) = self.fenced(tag) {
+            return Some(fenced);
+        }
+        if self.lost.is_empty() {
+            return None;
+        }
         let peer = self.grd.view().master(&tag);
-        let is_lost = self.lost.contains(&peer);
-        self.fenced(tag).or(is_lost.then_some(AcquireError::PeerLost { tag, peer }))
+        self.lost.contains(&peer).then_some(AcquireError::PeerLost { tag, peer })
     }
 
     pub(super) fn complete(
@@ -208,8 +215,9 @@ impl Shard {
         result: Result<Grant, Option<AcquireError>>,
     ) {
         let (at, sequence) = parts(waiter);
-        if let Some(unwanted) = self.handles.answer(at, Completion { sequence, result }) {
-            self.take_back(unwanted);
+        match self.handles.answer(at, Completion { sequence, result }) {
+            None => self.has_answered = true,
+            Some(unwanted) => self.take_back(unwanted),
         }
     }
 

@@ -32,10 +32,6 @@ struct Flush {
 }
 
 impl Flushes {
-    pub(super) fn is_under_way(&self) -> bool {
-        self.now.is_some()
-    }
-
     /// The page is no longer its business.
     pub(super) fn settled(&mut self, tag: &BufferTag) {
         if let Some(flush) = &mut self.now {

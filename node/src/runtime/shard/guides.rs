@@ -91,8 +91,9 @@ impl Shard {
     }
 
     /// A batch has come.
-    pub(super) fn on_guide(&mut self, received: Received) {
+    pub(super) fn on_guide(&mut self, received: &Received) {
         let Received { from, epoch, body, frame, .. } = received;
+        let (from, epoch) = (*from, *epoch);
         let read = GuideHeader::decode(body.as_slice()).and_then(|header| {
             let records = decode_batch(header, frame.as_deref().unwrap_or(&[]))?;
             Ok((header, records))

@@ -26,15 +26,22 @@ fn can_wait(received: &Received) -> bool {
 
 impl Shard {
     /// Takes what has come from the endpoint, or puts it by for the next turn.
-    pub(super) fn on_event_in_turn(&mut self, event: Event) {
-        match event {
-            Event::Message(received) if received.lane != Lane::Control => {
+    pub(super) fn on_event_in_turn(&mut self, mut event: Event) {
+        match &mut event {
+            // By reference, as a message is large.
+            Event::Message(received) if received.lane != Lane::Control => self.on_message(received),
+            Event::Message(received) if !can_wait(received) => {
+                self.catch_up();
                 self.on_message(received);
             }
-            Event::Message(received) if can_wait(&received) => self.later.push_back(received),
-            other => {
+            Event::Message(_) => {
+                if let Event::Message(received) = event {
+                    self.later.push_back(received);
+                }
+            }
+            _ => {
                 self.catch_up();
-                self.on_event(other);
+                self.on_event(event);
             }
         }
     }
@@ -42,8 +49,8 @@ impl Shard {
     /// Takes what was put by. True when there was anything.
     pub(super) fn catch_up(&mut self) -> bool {
         let any = !self.later.is_empty();
-        while let Some(received) = self.later.pop_front() {
-            self.on_message(received);
+        while let Some(mut received) = self.later.pop_front() {
+            self.on_message(&mut received);
         }
         any
     }

@@ -2,22 +2,39 @@
 
 use super::Shard;
 use crate::grd::Event as Input;
-use pagewire_protocol::BufferTag;
+use pagewire_protocol::{BufferTag, Epoch, InstanceId, Pcm};
 use std::time::Instant;
 
 impl Shard {
+    /// Sends a request when there is room for what it brings and credit for it to come: at once, as a
+    /// rule.
+    pub(super) fn request(&mut self, to: InstanceId, tag: BufferTag, epoch: Epoch, message: Pcm) {
+        if self.waiting.is_empty() && self.may_request() {
+            return self.send_request(to, tag, epoch, message);
+        }
+        self.waiting.push_back((to, tag, epoch, message));
+        self.admit();
+    }
+
+    fn may_request(&self) -> bool {
+        self.outstanding < self.outstanding_max
+            && self.pool.has_room(self.outstanding + self.copies.frames())
+    }
+
+    fn send_request(&mut self, to: InstanceId, tag: BufferTag, epoch: Epoch, message: Pcm) {
+        self.outstanding += 1;
+        if to == self.me {
+            self.loop_back(tag, epoch, message);
+        } else {
+            self.send(to, tag, epoch, &message, None);
+        }
+    }
+
     /// Sends requests while there is room for what they bring and credit for it to come.
     pub(super) fn admit(&mut self) {
-        while self.outstanding < self.outstanding_max
-            && self.pool.has_room(self.outstanding + self.copies.frames())
-        {
+        while !self.waiting.is_empty() && self.may_request() {
             let Some((to, tag, epoch, message)) = self.waiting.pop_front() else { return };
-            self.outstanding += 1;
-            if to == self.me {
-                self.loop_back(tag, epoch, message);
-            } else {
-                self.send(to, tag, epoch, message, None);
-            }
+            self.send_request(to, tag, epoch, message);
         }
     }
 
@@ -45,12 +62,13 @@ impl Shard {
     /// The request for a page is over, in whatever way, and the frame that was set aside for it free.
     pub(super) fn request_over(&mut self, tag: &BufferTag) {
         // One that has not left has taken no frame.
-        match self.waiting.iter().position(|(_, of, ..)| of == tag) {
-            Some(at) => drop(self.waiting.remove(at)),
-            None => {
-                debug_assert!(self.outstanding > 0, "a request ends that has not left");
-                self.outstanding = self.outstanding.saturating_sub(1);
-            }
+        if !self.waiting.is_empty()
+            && let Some(at) = self.waiting.iter().position(|(_, of, ..)| of == tag)
+        {
+            self.waiting.remove(at);
+        } else {
+            debug_assert!(self.outstanding > 0, "a request ends that has not left");
+            self.outstanding = self.outstanding.saturating_sub(1);
         }
         self.admit();
     }

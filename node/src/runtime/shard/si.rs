@@ -173,13 +173,17 @@ impl Shard {
     // ---- publishing ------------------------------------------------------------------------------
 
     /// Sends what threads have published, as far as there is room. True when there was anything.
+    #[inline]
     pub(super) fn publish(&mut self) -> bool {
+        let has_queued = self.si.as_ref().is_some_and(Si::has_queued);
+        has_queued && !self.is_fenced && self.publish_queued()
+    }
+
+    #[inline(never)] // Looked for in every turn, found in few.
+    fn publish_queued(&mut self) -> bool {
         let Self { si: Some(si), outbox, endpoint, arena, counters, .. } = self else {
             return false;
         };
-        if !si.has_queued() || self.is_fenced {
-            return false;
-        }
         let mut any = false;
         for _ in 0..BATCHES_PER_TURN {
             if !si.has_queued() || !si.core.may_publish(false) {
@@ -225,9 +229,9 @@ impl Shard {
         tracing::warn!("instance {from} sent an SI message {kind} that {error}");
     }
 
-    pub(super) fn on_si(&mut self, received: Received) {
-        let Received { from, kind, body, frame, .. } = received;
-        let read = match self.take_si(from, kind, &body, frame) {
+    pub(super) fn on_si(&mut self, received: &mut Received) {
+        let Received { from, kind, ref body, ref mut frame, .. } = *received;
+        let read = match self.take_si(from, kind, body, frame.take()) {
             Ok(read) => read,
             Err(error) => {
                 // Whatever it was, it is lost.
@@ -340,10 +344,13 @@ impl Shard {
     }
 
     /// Lets pins go under which nothing is under way any more. True when there were any.
+    #[inline]
     pub(super) fn let_go(&mut self) -> bool {
-        if self.kept.is_empty() {
-            return false;
-        }
+        !self.kept.is_empty() && self.let_kept_go()
+    }
+
+    #[inline(never)] // As above.
+    fn let_kept_go(&mut self) -> bool {
         let mut any = false;
         let mut at = 0;
         while let Some((position, _)) = self.kept.get(at) {

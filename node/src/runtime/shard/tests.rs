@@ -139,25 +139,25 @@ fn what_is_no_invalidation_is_counted_and_readers_forget_everything() {
     let (life, me) = (Incarnation(1), shard.identity().1);
     shard.si_up(PEER, life);
     let begin = SiBegin { publisher: life, subscriber: me, next: 1 };
-    shard.on_message(received(SI_BEGIN, begin.encode()));
+    shard.on_message(&mut received(SI_BEGIN, begin.encode()));
     assert_eq!(reader.read(&mut entries), SiRead::Reset);
     assert_eq!(shard.counters.bad_messages.get(), 0);
     // Bodies of other lengths, a frame that is not there, a message of no kind.
     let odd = SiBatch::new(1, &[[0x80; 16]]).unwrap().encode();
     let odd = [(SI_BATCH, Body::EMPTY), (SI_FRAME, begin.encode()), (SI_BATCH, odd)];
     for (times, (kind, body)) in (1..).zip(odd) {
-        shard.on_message(received(kind, body));
+        shard.on_message(&mut received(kind, body));
         assert_eq!(shard.counters.bad_messages.get(), times);
         assert_eq!(reader.read(&mut entries), SiRead::Reset, "{kind}");
     }
     // It counts as batch 1: the stream goes on.
     let next = SiMessage::Relmap { database: 5 };
     let next = SiBatch::new(2, &[next.encode()]).unwrap();
-    shard.on_message(received(SI_BATCH, next.encode()));
+    shard.on_message(&mut received(SI_BATCH, next.encode()));
     assert_eq!(reader.read(&mut entries), SiRead::Messages(1));
     // What was never published is not acknowledged.
     let ack = SiAck { up_to: 3, epoch: Epoch(1) };
-    shard.on_message(received(SI_ACK, ack.encode()));
+    shard.on_message(&mut received(SI_ACK, ack.encode()));
     assert_eq!(shard.counters.bad_messages.get(), 4);
 }
 
@@ -173,10 +173,10 @@ fn what_is_acknowledged_is_in_the_ring_already() {
     };
     shard.si_up(PEER, life);
     let begin = SiBegin { publisher: life, subscriber: me, next: 1 };
-    shard.on_message(received(SI_BEGIN, begin.encode()));
+    shard.on_message(&mut received(SI_BEGIN, begin.encode()));
     assert_eq!(reader.read(&mut entries), SiRead::Reset);
     let batch = SiBatch::new(1, &[SiMessage::Relmap { database: 5 }.encode()]).unwrap();
-    shard.on_message(received(SI_BATCH, batch.encode()));
+    shard.on_message(&mut received(SI_BATCH, batch.encode()));
     // All of it is owed, and none of it has left.
     assert!(reader.has_new(), "it would be acknowledged before anybody can read it");
     assert_eq!(reader.read(&mut entries), SiRead::Messages(1));
@@ -243,4 +243,19 @@ fn a_turn_ends_however_much_is_published() {
     assert!(0 < first && first < 1 << 14, "{first} at once");
     while shard.publish() {}
     assert_eq!(shard.counters.si_published.get(), 1 << 14);
+}
+
+#[test]
+fn what_nobody_waits_for_is_left_to_the_next_turn_once_and_not_for_ever() {
+    let (_folder, mut shard) = shard();
+    for owes_rest in [true, false, true, false] {
+        shard.has_answered = true;
+        shard.poll();
+        assert_eq!(shard.owes_rest, owes_rest);
+    }
+    shard.has_answered = true;
+    shard.poll();
+    // It does not sleep over it.
+    shard.wait(Duration::from_secs(3600), || false);
+    assert!(!shard.owes_rest);
 }

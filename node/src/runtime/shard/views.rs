@@ -232,7 +232,7 @@ impl Shard {
         } else if to == self.me {
             self.loop_back(tag, epoch, message);
         } else {
-            self.send(to, tag, epoch, message, None);
+            self.send(to, tag, epoch, &message, None);
         }
     }
 

@@ -133,11 +133,18 @@ impl PageTable {
         Ok(())
     }
 
+    /// Anyone but this table's owner may be writing to the frame, or begin to.
+    fn may_be_written(&self, index: FrameIndex) -> bool {
+        let word = self.word(index);
+        // Publications begin and end with the next generation: those under way have odd ones.
+        let is_published = (word >> GENERATION_SHIFT) & 1 == 1;
+        !is_published || mode_of(word) == mode_bits(Mode::X) || word & EXCLUSIVE != 0
+    }
+
     /// Another handle on the frame, to send or write it; `None` while anyone may be writing to it.
     #[must_use]
     pub fn share(&self, index: FrameIndex) -> Option<SharedFrame> {
-        let word = self.word(index);
-        if mode_of(word) == mode_bits(Mode::X) || word & EXCLUSIVE != 0 {
+        if self.may_be_written(index) {
             return None;
         }
         // With X excluded in the word, only this owner can take exclusive pins: see below.

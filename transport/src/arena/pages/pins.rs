@@ -6,6 +6,7 @@
 //! Leaf module: the unsafe here turns a pin into a slice, as the invariants of the module above
 //! allow.
 
+use super::PageTable;
 use crate::arena::{
     ArenaId, FrameIndex, Inner, LeaseExpired,
     layout::{DIRTY, EXCLUSIVE, NOTIFY, PIN_ONE, PINS, REFERENCED, mode_bits, mode_of},
@@ -329,6 +330,25 @@ impl DerefMut for ExclusivePin<'_> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         self.page_mut().unwrap_or(&mut [])
+    }
+}
+
+impl PageTable {
+    /// The page of a frame, to look at; `None` while anyone may be writing to it.
+    #[inline]
+    #[must_use]
+    pub fn page(&self, index: FrameIndex) -> Option<&[u8]> {
+        if self.may_be_written(index) {
+            return None;
+        }
+        // SAFETY: the frame is one of the arena's (`may_be_written` has looked at its descriptor), of
+        // `page_bytes` bytes, and published, so that the publication has a reference of it and nobody
+        // the frame itself. The word says neither X nor that an exclusive pin is out, and what lets
+        // anyone write again (`raise`, `pin_exclusive`, `take`) needs this table mutably, which is
+        // borrowed as long as the slice is.
+        Some(unsafe {
+            std::slice::from_raw_parts(self.arena.frame_ptr(index.0), self.arena.page_bytes())
+        })
     }
 }
 

@@ -167,3 +167,24 @@ fn readers_never_see_a_half_written_page() {
         }
     });
 }
+
+#[test]
+fn the_owner_looks_at_no_frame_that_may_be_written() {
+    let (arena, mut table) = table();
+    let frame = arena.take().unwrap();
+    let index = frame.index();
+    assert!(table.page(index).is_none() && table.share(index).is_none(), "not published");
+    let index = table.publish(frame, tag(1), Mode::S, false);
+    assert_eq!(table.page(index).map(<[u8]>::len), Some(arena.page_size().bytes()));
+    table.raise(index, Mode::X).unwrap();
+    assert!(table.page(index).is_none(), "open for writing");
+    let view = table.view();
+    let writer = view.pin_exclusive(index, &tag(1)).unwrap();
+    assert_eq!(table.lower(index, Mode::N), Drain::Waiting);
+    assert!(table.page(index).is_none(), "a writer is in");
+    assert!(writer.release());
+    assert_eq!(table.lower(index, Mode::N), Drain::Done);
+    assert!(table.page(index).is_some());
+    drop(table.take(index));
+    assert!(table.page(index).is_none() && table.share(index).is_none(), "not published any more");
+}
