@@ -120,6 +120,7 @@ impl Owner {
         self.take_back(switch)
     }
 
+    #[inline(always)] // As `Shard::poll`.
     pub(super) fn poll(&mut self) {
         for shard in &mut self.shards {
             shard.poll();
@@ -136,6 +137,7 @@ impl Owner {
 }
 
 /// Takes a page as an engine's thread would: a hit if there is one, else a request; and touches it.
+#[inline(always)] // As `Shard::poll`.
 fn acquire(
     shards: &mut [Shard],
     handle: &Handle,

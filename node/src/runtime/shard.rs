@@ -399,7 +399,9 @@ impl Shard {
         Handle::new(vec![self.line()])
     }
 
-    /// One turn. True when it found anything to do.
+    /// One turn. True when it found anything to do. As [`Endpoint::poll_spinning`] it is compiled into its
+    /// caller, best the loop that spins.
+    #[inline(always)]
     pub fn poll(&mut self) -> bool {
         // First what local threads want, so that it leaves together with what the last turn left.
         let busy = self.take_commands() | self.publish() | self.let_go();
@@ -445,6 +447,7 @@ impl Shard {
         self.turn(events)
     }
 
+    #[inline(always)] // What is flushed here is a part of the caller's loop, as in `poll`.
     fn turn(&mut self, busy: bool) -> bool {
         // The endpoint has just sent what the last turn left.
         let busy = self.catch_up() || busy;

@@ -237,6 +237,10 @@ impl Running {
     }
 }
 
+/// Turns that a poller does not come between, and those of them in a row that find nothing to do.
+const TURNS_MAX: u32 = 256;
+const IDLE_TURNS_MAX: u32 = 4;
+
 /// What a poller drives.
 #[derive(Debug)]
 struct Driver {
@@ -300,11 +304,33 @@ impl Driver {
         self.obey();
         if self.shard.poll() { Progress::Worked } else { Progress::Idle }
     }
+
+    /// Turns in one loop, which the shard's system calls are part of ([`Shard::poll`]): for as long as
+    /// there is work, up to a bound, and until some in a row have found none.
+    fn some_turns(&mut self) -> Progress {
+        let (mut progress, mut idle_turns) = (Progress::Idle, 0);
+        for _ in 0..TURNS_MAX {
+            self.obey();
+            if self.shard.poll() {
+                (progress, idle_turns) = (Progress::Worked, 0);
+            } else {
+                idle_turns += 1;
+                if idle_turns == IDLE_TURNS_MAX {
+                    break;
+                }
+            }
+        }
+        progress
+    }
 }
 
 impl poller::Shard for Driver {
     fn turn(&mut self) -> Progress {
         self.noting(Self::one_turn)
+    }
+
+    fn spin(&mut self) -> Progress {
+        self.noting(Self::some_turns)
     }
 
     fn sleep(&mut self, longest: Duration, work_waits: &dyn Fn() -> bool) -> Progress {

@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-/// Idle turns between two looks at the clock: a turn is a system call or two, about a microsecond.
-const TURNS_PER_LOOK: u32 = 16;
+/// Idle turns between two looks at the clock: one of several looks for messages takes some ten
+/// microseconds.
+const TURNS_PER_LOOK: u32 = 4;
 
 /// A row of idle turns.
 #[derive(Debug, Default)]

@@ -56,6 +56,13 @@ pub trait Shard: Send {
     /// block.
     fn turn(&mut self) -> Progress;
 
+    /// What a poller that spins calls: a few turns, for as long as there is something to do and a little
+    /// longer. Worth writing where [`Endpoint::poll_spinning`](crate::Endpoint::poll_spinning) can then
+    /// be part of a loop; else it is one turn.
+    fn spin(&mut self) -> Progress {
+        self.turn()
+    }
+
     /// Sleeps until there is something to do or `longest` is over, then one turn: as a rule a call
     /// of [`Endpoint::wait`](crate::Endpoint::wait). What that asks about waiting work is true when
     /// `work_waits` is, or when one of the shard's own queues holds something.
@@ -222,10 +229,11 @@ impl<S: Shard> Turns<S> {
     fn run(mut self) -> S {
         let mut idle = Idle::default();
         while !self.stop.load(Ordering::Relaxed) {
-            let progress = match self.shard.turn() {
+            let budget = self.budget();
+            let turned = if budget.is_zero() { self.shard.turn() } else { self.shard.spin() };
+            let progress = match turned {
                 Progress::Idle => {
                     self.count(true);
-                    let budget = self.budget();
                     if !idle.is_over(budget, Instant::now) {
                         continue;
                     }
