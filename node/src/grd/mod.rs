@@ -281,6 +281,7 @@ impl Grd {
             Pcm::Write { .. } => holdings.write_asked(tag, out),
             Pcm::Discard { version } => holdings.discard(tag, version, out),
             Pcm::Query { fence } => holdings.query(from, tag, fence, out),
+            Pcm::GuideWanted => holdings.guide_wanted(&tag, out.view),
             Pcm::Assign { mode, grant, dirty } => {
                 holdings.assign(from, tag, mode, grant, dirty, out);
             }

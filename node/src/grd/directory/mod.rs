@@ -297,7 +297,7 @@ impl Directory {
         message: Pcm,
         out: &mut Out<'_>,
     ) {
-        if self.defers(from, tag, message) {
+        if self.defers(from, tag, message, out) {
             return;
         }
         if let Pcm::Acquire { request, want, recovery } = message {

@@ -38,6 +38,8 @@ struct Loading {
     /// those that one instance makes of one page.
     reports: Vec<(BufferTag, InstanceId, Report)>,
     deferred: Vec<(InstanceId, BufferTag, Pcm)>,
+    /// Somebody waits for a page of it, and those who are awaited have been told so.
+    is_wanted: bool,
 }
 
 /// What is under way of partitions.
@@ -58,12 +60,26 @@ impl Moves {
 }
 
 impl Directory {
-    /// Keeps what cannot be handled yet; true when it did.
-    pub(super) fn defers(&mut self, from: InstanceId, tag: BufferTag, message: Pcm) -> bool {
+    /// Keeps what cannot be handled yet; true when it did. With the first request those who have not
+    /// told all they have of the partition are asked to do so before all else.
+    pub(super) fn defers(
+        &mut self,
+        from: InstanceId,
+        tag: BufferTag,
+        message: Pcm,
+        out: &mut Out<'_>,
+    ) -> bool {
         if self.moves.loading.is_empty() {
             return false;
         }
         let Some(loading) = self.moves.loading.get_mut(&tag.partition()) else { return false };
+        if matches!(message, Pcm::Acquire { .. })
+            && !std::mem::replace(&mut loading.is_wanted, true)
+        {
+            for member in loading.awaited.iter() {
+                out.send(member, tag, Pcm::GuideWanted);
+            }
+        }
         loading.deferred.push((from, tag, message));
         true
     }
@@ -182,13 +198,18 @@ impl Directory {
         match record {
             GuideRecord::Page { tag, epoch, report } => {
                 if let Some(loading) = self.awaiting(tag.partition(), epoch, from, view) {
-                    // A view in between makes the sender begin the partition again.
                     loading.reports.push((tag, from, report));
                 }
             }
             GuideRecord::End { partition, epoch } => {
                 let told = |p: PartitionId| p <= partition && view.partition_epoch(p) == epoch;
                 self.has_told(from, told, out);
+            }
+            GuideRecord::Whole { partition, epoch } => {
+                if let Some(loading) = self.awaiting(partition, epoch, from, view) {
+                    loading.awaited = loading.awaited.without(from);
+                    self.complete_if_whole(partition, out);
+                }
             }
             GuideRecord::Nothing { epoch } => {
                 self.has_told(from, |p| view.partition_epoch(p) <= epoch, out);
