@@ -176,7 +176,8 @@ impl Grd {
         while let Some((tag, message)) = self.loopback.pop_front() {
             self.dispatch(self.me, tag, message, effects);
         }
-        if self.holdings.has_to_tell() && !self.will_continue {
+        let is_done = !self.holdings.has_to_tell() && !self.directory.is_untidy();
+        if !is_done && !self.will_continue {
             self.will_continue = true;
             effects.push(Effect::Again);
         }
@@ -235,7 +236,12 @@ impl Grd {
             Event::Stat { to, tag, about } => out.send(to, tag, Pcm::StatRequest { about }),
             Event::Continue => {
                 self.will_continue = false;
-                self.holdings.tell_some(self.me, &self.view, effects);
+                // Others wait for what is told; nobody waits for memory.
+                if self.holdings.has_to_tell() {
+                    self.holdings.tell_some(self.me, &self.view, effects);
+                } else {
+                    self.directory.tidy();
+                }
             }
             Event::Message { .. } | Event::View(_) | Event::LeaseLost | Event::LoadGuide { .. } => {
             }

@@ -28,6 +28,9 @@ use pagewire_protocol::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Entries of partitions that are gone that are freed before other events have their turn.
+const TIDIED_AT_ONCE: usize = 512;
+
 /// A partition that is not usable yet.
 #[derive(Debug, Clone, Default)]
 struct Loading {
@@ -119,6 +122,8 @@ impl Directory {
     /// the partitions that come to it is told with [`Directory::guide`], after that.
     pub(in crate::grd) fn change_view(&mut self, old: &View, out: &mut Out<'_>) {
         let view = out.view;
+        // A partition that comes back is told grants only greater than those that its entries had.
+        self.store.tidy(usize::MAX);
         let lives: Vec<Life> = old.gone(view).collect();
         let gone = ids_of(lives.iter().copied());
         self.redone.retain(|life| view.dead().contains(life));
@@ -168,21 +173,19 @@ impl Directory {
 
     /// The entries of a partition go, with what waits for them: whoever waits asks the new master.
     fn forget_partition(&mut self, partition: PartitionId) {
-        if self.store.partition_len(partition) == 0 {
-            return;
+        for mut rare in self.store.give_up(partition) {
+            while self.pool.pop(&mut rare.queue).is_some() {}
         }
-        let queues: Vec<_> = self
-            .store
-            .rare_slots()
-            .filter(|&slot| self.store.tag(slot).partition() == partition)
-            .collect();
-        for slot in queues {
-            if let Some(rare) = self.store.rare_mut(slot) {
-                let mut queue = std::mem::take(&mut rare.queue);
-                while self.pool.pop(&mut queue).is_some() {}
-            }
-        }
-        self.store.clear(partition);
+    }
+
+    /// Whether entries of partitions that are gone still take memory.
+    pub(in crate::grd) fn is_untidy(&self) -> bool {
+        self.store.is_untidy()
+    }
+
+    /// Frees some of it.
+    pub(in crate::grd) fn tidy(&mut self) {
+        self.store.tidy(TIDIED_AT_ONCE);
     }
 
     // ---- what others report --------------------------------------------------------------------

@@ -189,7 +189,7 @@ fn grants_of_a_page_that_was_forgotten_go_on_where_they_were() {
 }
 
 #[test]
-fn a_partition_that_is_cleared_keeps_its_floor_and_no_others_pages() {
+fn a_partition_that_is_given_up_keeps_its_floor_and_no_others_pages() {
     let mut store = Store::<u32>::new();
     for number in 0..20_000 {
         let slot = store.insert(&tag(number));
@@ -199,9 +199,22 @@ fn a_partition_that_is_cleared_keeps_its_floor_and_no_others_pages() {
     let all = store.len();
     let cleared: Vec<_> = (0..20_000).filter(|n| tag(*n).partition() == PartitionId(7)).collect();
     assert!(cleared.len() > 1);
-    store.clear(PartitionId(7));
-    assert_eq!(store.len(), all - cleared.len());
-    assert_eq!(store.rare_slots().count(), store.len());
+    let memory = store.memory_bytes();
+    assert_eq!(store.give_up(PartitionId(7)), vec![0; cleared.len()]);
+    // One goes at a time; for everybody all have gone.
+    for left in (0..=cleared.len()).rev() {
+        assert_eq!(store.is_untidy(), left > 0);
+        assert_eq!((store.len(), store.iter().count()), (all - cleared.len(), store.len()));
+        assert_eq!(
+            (store.rare_slots().count(), store.slab.len()),
+            (store.len(), store.len() + left)
+        );
+        assert_eq!(store.partition_len(PartitionId(7)), 0);
+        store.tidy(1);
+    }
+    assert_eq!(store.give_up(PartitionId(7)), []);
+    assert!(!store.is_untidy(), "there was nothing");
+    assert!(store.memory_bytes() <= memory);
     for number in 0..20_000 {
         assert_eq!(store.find(&tag(number)).is_none(), cleared.contains(&number));
     }

@@ -98,6 +98,57 @@ fn a_partition_that_goes_takes_its_entries_and_requests_with_it() {
     assert!(!grd.loading().any(|partition| partition == stays.partition()));
 }
 
+/// Instance 0, which has an entry with its first grant of each of 600 pages that go to 3 when that
+/// joins; and that view.
+fn about_to_give_up() -> (Grd, Vec<BufferTag>, View) {
+    let next = joins(&view(), 3);
+    let pages = (0..).map(|block| BufferTag { block, ..BufferTag::default() });
+    let goes = pages.filter(|tag| view().master(tag) == A && next.master(tag).0 == 3);
+    let goes: Vec<_> = goes.take(600).collect();
+    let mut grd = grd(0);
+    for (&tag, sequence) in goes.iter().zip(1..) {
+        run(&mut grd, says(1, 1, tag, acquire(1, sequence, Mode::X)));
+        assert_eq!(grd.entry(&tag).unwrap().grant, GrantNumber(1));
+    }
+    (grd, goes, next)
+}
+
+#[test]
+fn the_entries_of_what_goes_are_freed_bit_by_bit_when_all_is_told() {
+    let (mut grd, _, next) = about_to_give_up();
+    let goes_on = |effects: &[Effect]| effects.contains(&Effect::Again);
+    assert!(goes_on(&install(&mut grd, &next)));
+    assert_eq!(grd.mastered_tags().count(), 0);
+    let tells = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::LoadGuide { .. }));
+    let effects = run(&mut grd, Event::Continue);
+    assert!(tells(&effects) && goes_on(&effects), "{effects:?}");
+    assert!(!grd.holdings.has_to_tell());
+    for more in [true, false] {
+        assert!(grd.directory.is_untidy());
+        let effects = run(&mut grd, Event::Continue);
+        assert!(!tells(&effects) && goes_on(&effects) == more, "{effects:?}");
+    }
+    assert!(!grd.directory.is_untidy());
+}
+
+#[test]
+fn a_partition_that_comes_back_before_its_entries_are_freed_goes_on_with_its_grants() {
+    let (mut grd, goes, next) = about_to_give_up();
+    install(&mut grd, &next);
+    install(&mut grd, &dies(&next, 3));
+    assert_eq!(grd.mastered_tags().count(), 0);
+    for from in [1, 2] {
+        let (from, incarnation, epoch) = (InstanceId(from), Incarnation(1), Epoch(3));
+        let batch = vec![nothing(3)];
+        run(&mut grd, Event::LoadGuide { from, incarnation, epoch, batch, last: true });
+    }
+    run(&mut grd, redone(3));
+    for tag in goes {
+        run(&mut grd, says(2, 3, tag, acquire(2, 1, Mode::S)));
+        assert_eq!(grd.entry(&tag).unwrap().grant, GrantNumber(2), "{tag}");
+    }
+}
+
 #[test]
 fn what_this_instance_holds_itself_of_a_partition_that_comes_to_it_counts() {
     let tag = moved();
