@@ -2,7 +2,8 @@
 //!
 //! Eight directory cores in one process pass messages in memory. Each has a clock of its own, which
 //! goes on by the processor time that its core takes for an event, and messages take a fixed time
-//! ([`LINK`]): as if each instance had a processor to itself. Nothing else of a runtime is in it,
+//! ([`LINK`]): as if each instance had a processor to itself, or `--processors` were shared by all,
+//! each event in its turn. Nothing else of a runtime is in it,
 //! neither system calls nor storage: what is measured is what the directory's own work does to
 //! requests.
 //!
@@ -52,6 +53,9 @@ pub(crate) struct Args {
     /// Requests that each instance has under way; each is followed by the next at once
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
     clients: u32,
+    /// Processors that the modelled instances share; with 8 each has one to itself
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=8))]
+    processors: u16,
     /// Whole nodes over loopback that share this host's processors, instead of modelled cores; takes 5
     /// KiB of memory a page
     #[arg(long)]
@@ -87,7 +91,7 @@ pub(crate) fn run(args: &Args, change: Change) -> Result<(), BenchError> {
     }
     cores::pin(cores::pair()?[0])?;
     let mut random = Random::new(args.pages.into());
-    let mut world = World::new(INSTANCES)?;
+    let mut world = World::new(INSTANCES, args.processors)?;
     let begin = Instant::now();
     world.populate(args.pages, LIMIT)?;
     let populated = begin.elapsed();

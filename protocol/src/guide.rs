@@ -7,8 +7,8 @@
 //! ```text
 //!  0                                       80                                     160
 //!  +---------------------------------------+---------------------------------------+---
-//!  | PCM_REPORT body; `revokes` holds the  | End, Nothing: no page; kind and       |
-//!  | partition's epoch                     | partition in place of a report        |
+//!  | PCM_REPORT body; `revokes` holds the  | End, Nothing, Whole: no page; kind    |
+//!  | partition's epoch                     | and partition in place of a report    |
 //!  +---------------------------------------+---------------------------------------+---
 //! ```
 
@@ -98,6 +98,14 @@ pub enum GuideRecord {
         /// Its epoch.
         epoch: Epoch,
     },
+    /// The sender has told everything of a partition that was asked for out of turn
+    /// ([`Pcm::GuideWanted`]). Of those with lower numbers this says nothing.
+    Whole {
+        /// The partition.
+        partition: PartitionId,
+        /// Its epoch.
+        epoch: Epoch,
+    },
     /// The sender has nothing of any partition that the receiver masters since `epoch` or before.
     Nothing {
         /// Epoch of the sender's view.
@@ -149,6 +157,7 @@ impl GuideHeader {
 /// The byte in the place of the verdict, which a report does not use, that tells records apart.
 const END: u8 = 1;
 const NOTHING: u8 = 2;
+const WHOLE: u8 = 3;
 const VERDICT_AT: usize = 23;
 const EPOCH_AT: usize = 48;
 const SMALL_AT: usize = 74;
@@ -169,6 +178,7 @@ impl GuideRecord {
             }
             Self::End { partition, epoch } => mark(END, epoch, partition.0),
             Self::Nothing { epoch } => mark(NOTHING, epoch, 0),
+            Self::Whole { partition, epoch } => mark(WHOLE, epoch, partition.0),
         }
         bytes
     }
@@ -196,6 +206,7 @@ impl GuideRecord {
         let record = match what {
             END => Self::End { partition, epoch },
             NOTHING => Self::Nothing { epoch },
+            WHOLE => Self::Whole { partition, epoch },
             _ => return Err(odd_record(what)),
         };
         if record.encode() == *bytes { Ok(record) } else { Err(odd_record(what)) }
@@ -206,7 +217,7 @@ fn odd_record(what: u8) -> DecodeError {
     DecodeError::Field {
         what: "PCM_LOAD_GUIDE record",
         found: what.into(),
-        expected: "80 bytes: a report, an end or a nothing, all other fields 0",
+        expected: "80 bytes: a report, an end, a nothing or a whole, all other fields 0",
     }
 }
 
@@ -242,14 +253,15 @@ mod tests {
             GuideRecord::Page { tag: BufferTag::default(), epoch: Epoch(9), report },
             GuideRecord::End { partition: PartitionId(4095), epoch: Epoch(9) },
             GuideRecord::Nothing { epoch: Epoch(12) },
+            GuideRecord::Whole { partition: PartitionId(7), epoch: Epoch(9) },
         ];
         let mut frame = vec![0; 4096];
         encode_batch(&records, &mut frame);
-        let header = GuideHeader { records: 3, last: true };
+        let header = GuideHeader { records: 4, last: true };
         assert_eq!(GuideHeader::decode(&header.encode()), Ok(header));
         assert_eq!(decode_batch(header, &frame), Ok(records.to_vec()));
         assert!(decode_batch(header, &frame[..200]).is_err());
-        frame[80 + VERDICT_AT] = 3;
+        frame[80 + VERDICT_AT] = 4;
         assert!(decode_batch(header, &frame).is_err());
         assert!(GuideHeader::decode(&[52, 0, 0, 0]).is_err());
     }

@@ -84,6 +84,11 @@ impl Instance {
         self.inbox.insert((at, self.count), event);
     }
 
+    /// When the first of what waits has come.
+    pub(super) fn first_at(&self) -> Option<Duration> {
+        self.inbox.first_key_value().map(|((at, _), _)| *at)
+    }
+
     /// When it has something to do; `None`: nothing.
     pub(super) fn next_at(&self) -> Option<Duration> {
         self.inbox.first_key_value().map(|((at, _), _)| self.clock.max(*at))

@@ -60,6 +60,8 @@ pub(super) struct World {
     ready: Vec<Duration>,
     spent: Spent,
     told: Vec<Told>,
+    /// Instance n is on processor n modulo this.
+    processors: u16,
 }
 
 fn incarnation(id: u16) -> Incarnation {
@@ -67,7 +69,7 @@ fn incarnation(id: u16) -> Incarnation {
 }
 
 impl World {
-    pub(super) fn new(instances: u16) -> Result<Self, BenchError> {
+    pub(super) fn new(instances: u16, processors: u16) -> Result<Self, BenchError> {
         let member =
             |id| Member { id: InstanceId(id), incarnation: incarnation(id), leaving: false };
         let view = View::first(Epoch(1), (0..instances).map(member).collect());
@@ -88,6 +90,7 @@ impl World {
             ready: Vec::new(),
             spent: Spent::default(),
             told: Vec::new(),
+            processors,
         })
     }
 
@@ -207,10 +210,17 @@ impl World {
     fn turn(&mut self) {
         let next = |at: &usize| self.instances[*at].next_at();
         let due = (0..self.instances.len()).filter(|at| next(at).is_some());
-        let Some(at) = due.min_by_key(next) else { return };
+        let Some(at) = due.min_by_key(|at| (next(at), self.instances[*at].first_at())) else {
+            return;
+        };
         let mut told = std::mem::take(&mut self.told);
         self.instances[at].turn(&mut self.spent, &mut told);
         let clock = self.instances[at].clock;
+        let busy = self.instances[at].id.0 % self.processors;
+        for other in self.instances.iter_mut().filter(|other| other.id.0 % self.processors == busy)
+        {
+            other.clock = other.clock.max(clock);
+        }
         for told in told.drain(..) {
             self.hear(at, clock, told);
         }

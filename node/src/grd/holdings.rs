@@ -29,6 +29,7 @@ mod report;
 mod requests;
 mod revocations;
 mod state;
+mod telling;
 mod write_back;
 
 pub use state::HoldingView;
@@ -41,9 +42,9 @@ use super::{
 };
 use crate::planted;
 use pagewire_protocol::{BufferTag, Epoch, InstanceId, Lsn, Mode, Pcm, RequestId};
-use report::Telling;
 use revocations::is_over;
 use state::{Activity, Holding, Purpose, Revocation, Waiter};
+use telling::Telling;
 
 /// All that one instance holds.
 #[derive(Debug, Clone)]

@@ -211,7 +211,8 @@ impl Grd {
         while let Some((page, message)) = self.loopback.pop_front() {
             self.dispatch(self.me, &page, &message, effects);
         }
-        if self.holdings.has_to_tell() && !self.will_continue {
+        let is_done = !self.holdings.has_to_tell() && !self.directory.is_untidy();
+        if !is_done && !self.will_continue {
             self.will_continue = true;
             effects.push(Effect::Again);
         }
@@ -280,7 +281,12 @@ impl Grd {
             Event::Stat { to, tag, about } => out.send(to, tag, Pcm::StatRequest { about }),
             Event::Continue => {
                 self.will_continue = false;
-                self.holdings.tell_some(self.me, &self.view, effects);
+                // Others wait for what is told; nobody waits for memory.
+                if self.holdings.has_to_tell() {
+                    self.holdings.tell_some(self.me, &self.view, effects);
+                } else {
+                    self.directory.tidy();
+                }
             }
             Event::Message { .. } | Event::View(_) | Event::LeaseLost | Event::LoadGuide { .. } => {
             }
@@ -333,6 +339,7 @@ impl Grd {
             Pcm::Write { .. } => holdings.of(page, out, |page| page.write_asked()),
             Pcm::Discard { version } => holdings.of_any(page, out, |page| page.discard(version)),
             Pcm::Query { fence } => holdings.of_any(page, out, |page| page.query(from, fence)),
+            Pcm::GuideWanted => holdings.guide_wanted(&page.tag, out.view),
             Pcm::Assign { mode, grant, dirty } => {
                 holdings.of_any(page, out, |page| page.assign(from, mode, grant, dirty));
             }

@@ -204,12 +204,15 @@ pub const EXCHANGES: &[Exchange] = &[
     Exchange {
         title: "A partition moves: join, planned leave or crash",
         note: "Members cut off what is on its way under the old partition epoch and say what they have; \
-               a joiner has nothing. Requests are sent again under their ids and wait for the last \
-               End.",
+               a joiner has nothing. Requests are sent again under their ids and wait until everyone \
+               has told of their partition; one that somebody waits for is told out of turn, and \
+               ends with Whole.",
         steps: &[
             ("member", "new_master", "PCM_LOAD_GUIDE pages, End"),
             ("joiner", "new_master", "PCM_LOAD_GUIDE Nothing"),
             ("requester", "new_master", "PCM_ACQUIRE, the same id"),
+            ("new_master", "member", "PCM_GUIDE_WANTED"),
+            ("member", "new_master", "PCM_LOAD_GUIDE pages, Whole"),
             ("new_master", "member", "PCM_ASSIGN, where something changes"),
             ("member", "new_master", "PCM_ASSIGNED"),
             ("new_master", "requester", "PCM_RESPONSE"),

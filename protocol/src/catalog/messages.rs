@@ -247,6 +247,14 @@ pub const MESSAGES: &[MessageDoc] = &[
         late: "of an earlier assignment: ignored",
     },
     MessageDoc {
+        kind: kind::PCM_GUIDE_WANTED,
+        name: "PCM_GUIDE_WANTED",
+        lane: "control",
+        sent: "new master to each member that has not told all it has of a partition, when the first request for a page of it has come",
+        answer: "PCM_LOAD_GUIDE of that partition, before all others",
+        late: "when that has been told: ignored",
+    },
+    MessageDoc {
         kind: kind::PCM_LOAD_GUIDE,
         name: "PCM_LOAD_GUIDE",
         lane: "bulk",

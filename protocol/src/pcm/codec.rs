@@ -81,6 +81,7 @@ impl Pcm {
             | Self::WriteRequest { version }
             | Self::Write { version } => wire.version = U64::new(version.0),
             Self::Query { fence } => wire.grant = U64::new(fence.0),
+            Self::GuideWanted => {}
             Self::Report { fence, ref report } => {
                 wire.set_report(report);
                 wire.revokes = U64::new(fence.0);
@@ -193,6 +194,7 @@ impl Pcm {
             kind::PCM_REPORT => Self::Report { fence: revokes, report: wire.report()? },
             kind::PCM_ASSIGN => Self::Assign { mode: wire.mode_or_none()?, grant, dirty },
             kind::PCM_ASSIGNED => Self::Assigned { grant },
+            kind::PCM_GUIDE_WANTED => Self::GuideWanted,
             kind::PCM_RESPONSE => {
                 let verdict = Verdict::from_wire(wire.verdict).ok_or(DecodeError::Field {
                     what: "PCM_RESPONSE verdict",
@@ -216,7 +218,7 @@ impl Pcm {
                 return Err(DecodeError::Field {
                     what: "PCM message number",
                     found: other.into(),
-                    expected: "1 to 9, 13 to 26 or 102",
+                    expected: "1 to 9, 13 to 27 or 102",
                 });
             }
         };

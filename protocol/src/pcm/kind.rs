@@ -48,6 +48,8 @@ pub const PCM_ASSIGN: MessageKind = MessageKind(24);
 pub const PCM_ASSIGNED: MessageKind = MessageKind(25);
 /// See [`Pcm::Write`](super::Pcm::Write).
 pub const PCM_WRITE: MessageKind = MessageKind(26);
+/// See [`Pcm::GuideWanted`](super::Pcm::GuideWanted).
+pub const PCM_GUIDE_WANTED: MessageKind = MessageKind(27);
 /// Shadow information in bulk: see [`crate::guide`].
 pub const PCM_LOAD_GUIDE: MessageKind = MessageKind(101);
 /// See [`Pcm::Response`](super::Pcm::Response).

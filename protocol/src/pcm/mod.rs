@@ -257,6 +257,9 @@ pub enum Pcm {
         /// The assignment.
         grant: GrantNumber,
     },
+    /// "Somebody waits for the page: tell me of its partition before all others", from a new master that
+    /// is still being told what everyone has.
+    GuideWanted,
     /// The answer to a request, from the master or from the shipper.
     Response {
         /// The request.
@@ -310,6 +313,7 @@ impl Pcm {
             Self::Assign { .. } => kind::PCM_ASSIGN,
             Self::Assigned { .. } => kind::PCM_ASSIGNED,
             Self::Write { .. } => kind::PCM_WRITE,
+            Self::GuideWanted => kind::PCM_GUIDE_WANTED,
             Self::Response { .. } => kind::PCM_RESPONSE,
         }
     }

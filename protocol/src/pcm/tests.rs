@@ -133,6 +133,7 @@ fn rare() -> impl Strategy<Value = Pcm> {
         version().prop_map(|version| Pcm::Write { version }),
         (request(), grant()).prop_map(|(request, grant)| Pcm::Refuse { request, grant }),
         grant().prop_map(|fence| Pcm::Query { fence }),
+        Just(Pcm::GuideWanted),
         (grant(), report()).prop_map(|(fence, report)| Pcm::Report { fence, report }),
         (0u8..3, grant(), any::<bool>()).prop_map(|(mode, grant, dirty)| Pcm::Assign {
             mode: Mode::from_wire(mode).unwrap(),

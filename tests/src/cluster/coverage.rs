@@ -80,6 +80,7 @@ fn kind(message: &Pcm) -> (Role, &'static str) {
         Pcm::Write { .. } => (Holder, "WRITE"),
         Pcm::Refuse { .. } => (Master, "REFUSE"),
         Pcm::Query { .. } => (Holder, "QUERY"),
+        Pcm::GuideWanted => (Holder, "GUIDE_WANTED"),
         Pcm::Report { .. } => (Master, "REPORT"),
         Pcm::Assign { .. } => (Holder, "ASSIGN"),
         Pcm::Assigned { .. } => (Master, "ASSIGNED"),
@@ -200,7 +201,10 @@ impl Cluster {
             let Some(coverage) = coverage else { return Ok(()) };
             if matches!(
                 message,
-                Pcm::NodeClear { .. } | Pcm::StatRequest { .. } | Pcm::StatReply(_)
+                Pcm::NodeClear { .. }
+                    | Pcm::StatRequest { .. }
+                    | Pcm::StatReply(_)
+                    | Pcm::GuideWanted
             ) {
                 // About no page's state, whatever the epoch.
                 return Ok(());

@@ -189,7 +189,7 @@ fn batch_words(batch: &[GuideRecord], pages: &[Page]) -> String {
                 let page = page(&|own| own == tag);
                 words.push(format!("page {page:?} in epoch {epoch}: {report:?}"));
             }
-            GuideRecord::End { partition, epoch } => {
+            GuideRecord::End { partition, epoch } | GuideRecord::Whole { partition, epoch } => {
                 if let Some(page) = page(&|own| own.partition() == *partition) {
                     words.push(format!("end of page {page} in epoch {epoch}"));
                 }

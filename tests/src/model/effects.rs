@@ -60,6 +60,8 @@ impl World {
     fn apply(&mut self, at: usize, effect: Effect, answers: &mut Answers) -> Result<(), String> {
         let tag = self.tag;
         match effect {
+            // It changes which partition is told first, and there is one that anything is held of.
+            Effect::Send { message: Pcm::GuideWanted, .. } => Ok(()),
             Effect::Send { to, epoch, message, .. } => {
                 self.sends(at, &message)?;
                 self.post(at, to, message.lane(), epoch, Load::Pcm(Box::new(message), None))

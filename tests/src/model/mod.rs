@@ -6,7 +6,8 @@
 //! session's part, which the simulator tests); a guard is let go as soon as it is granted, a writer
 //! having made one version; pins are drained, storage and logs answer at once; the membership decides
 //! one view after the crash, which each survivor hears of at any time, and after which the lowest
-//! survivor that has heard of it may begin redo at any time.
+//! survivor that has heard of it may begin redo at any time; nobody is asked to tell the page's partition
+//! before others (PCM_GUIDE_WANTED is lost), as nothing is held of these.
 //!
 //! Depth first over the states that differ in anything that can matter: cores, lanes, pages, logs,
 //! and what is still to come. In every state nobody has a page that he must not have, and every

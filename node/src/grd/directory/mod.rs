@@ -174,7 +174,10 @@ impl Directory {
     pub(super) fn fingerprint(&self, tag: &BufferTag, hasher: &mut impl std::hash::Hasher) {
         use super::fingerprint::feed;
         let partition = tag.partition();
-        feed(hasher, &(&self.unredone, &self.redone, self.store.floor(partition)));
+        feed(
+            hasher,
+            &(&self.unredone, &self.redone, self.store.floor(partition), self.store.is_untidy()),
+        );
         feed(hasher, &(self.moves.of(partition), self.may_be_lost(tag)));
         feed(hasher, &self.view(tag));
         if let Some(rare) = self.store.find(tag).and_then(|slot| self.store.rare(slot)) {
@@ -292,7 +295,7 @@ impl Directory {
         message: &Pcm,
         out: &mut Out<'_>,
     ) {
-        if self.defers(from, of, message) {
+        if self.defers(from, of, message, out) {
             return;
         }
         if let Pcm::Acquire { request, want, recovery } = *message {

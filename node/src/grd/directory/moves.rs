@@ -28,6 +28,9 @@ use pagewire_protocol::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Entries of partitions that are gone that are freed before other events have their turn.
+const TIDIED_AT_ONCE: usize = 512;
+
 /// A partition that is not usable yet.
 #[derive(Debug, Clone, Default)]
 struct Loading {
@@ -38,6 +41,8 @@ struct Loading {
     /// those that one instance makes of one page.
     reports: Vec<(BufferTag, InstanceId, Report)>,
     deferred: Vec<(InstanceId, BufferTag, Pcm)>,
+    /// Somebody waits for a page of it, and those who are awaited have been told so.
+    is_wanted: bool,
 }
 
 /// What is under way of partitions.
@@ -58,12 +63,26 @@ impl Moves {
 }
 
 impl Directory {
-    /// Keeps what cannot be handled yet; true when it did.
-    pub(super) fn defers(&mut self, from: InstanceId, page: &Hashed, message: &Pcm) -> bool {
+    /// Keeps what cannot be handled yet; true when it did. With the first request those who have not
+    /// told all they have of the partition are asked to do so before all else.
+    pub(super) fn defers(
+        &mut self,
+        from: InstanceId,
+        page: &Hashed,
+        message: &Pcm,
+        out: &mut Out<'_>,
+    ) -> bool {
         if self.moves.loading.is_empty() {
             return false;
         }
         let Some(loading) = self.moves.loading.get_mut(&page.partition()) else { return false };
+        if matches!(message, Pcm::Acquire { .. })
+            && !std::mem::replace(&mut loading.is_wanted, true)
+        {
+            for member in loading.awaited.iter() {
+                out.send(member, page.tag, Pcm::GuideWanted);
+            }
+        }
         loading.deferred.push((from, page.tag, *message));
         true
     }
@@ -103,6 +122,8 @@ impl Directory {
     /// the partitions that come to it is told with [`Directory::guide`], after that.
     pub(in crate::grd) fn change_view(&mut self, old: &View, out: &mut Out<'_>) {
         let view = out.view;
+        // A partition that comes back is told grants only greater than those that its entries had.
+        self.store.tidy(usize::MAX);
         let lives: Vec<Life> = old.gone(view).collect();
         let gone = ids_of(lives.iter().copied());
         self.redone.retain(|life| view.dead().contains(life));
@@ -152,21 +173,19 @@ impl Directory {
 
     /// The entries of a partition go, with what waits for them: whoever waits asks the new master.
     fn forget_partition(&mut self, partition: PartitionId) {
-        if self.store.partition_len(partition) == 0 {
-            return;
+        for mut rare in self.store.give_up(partition) {
+            while self.pool.pop(&mut rare.queue).is_some() {}
         }
-        let queues: Vec<_> = self
-            .store
-            .rare_slots()
-            .filter(|&slot| self.store.tag(slot).partition() == partition)
-            .collect();
-        for slot in queues {
-            if let Some(rare) = self.store.rare_mut(slot) {
-                let mut queue = std::mem::take(&mut rare.queue);
-                while self.pool.pop(&mut queue).is_some() {}
-            }
-        }
-        self.store.clear(partition);
+    }
+
+    /// Whether entries of partitions that are gone still take memory.
+    pub(in crate::grd) fn is_untidy(&self) -> bool {
+        self.store.is_untidy()
+    }
+
+    /// Frees some of it.
+    pub(in crate::grd) fn tidy(&mut self) {
+        self.store.tidy(TIDIED_AT_ONCE);
     }
 
     // ---- what others report --------------------------------------------------------------------
@@ -182,13 +201,18 @@ impl Directory {
         match record {
             GuideRecord::Page { tag, epoch, report } => {
                 if let Some(loading) = self.awaiting(tag.partition(), epoch, from, view) {
-                    // A view in between makes the sender begin the partition again.
                     loading.reports.push((tag, from, report));
                 }
             }
             GuideRecord::End { partition, epoch } => {
                 let told = |p: PartitionId| p <= partition && view.partition_epoch(p) == epoch;
                 self.has_told(from, told, out);
+            }
+            GuideRecord::Whole { partition, epoch } => {
+                if let Some(loading) = self.awaiting(partition, epoch, from, view) {
+                    loading.awaited = loading.awaited.without(from);
+                    self.complete_if_whole(partition, out);
+                }
             }
             GuideRecord::Nothing { epoch } => {
                 self.has_told(from, |p| view.partition_epoch(p) <= epoch, out);

@@ -228,7 +228,7 @@ fn a_new_master_answers_when_everyone_alive_has_told_all_it_has() {
     let (from, incarnation) = (InstanceId(2), Incarnation(1));
     let acquire = Pcm::Acquire { request: request(2, 9), want: Mode::X, recovery: false };
     let asks = Event::Message { from, incarnation, epoch, tag, message: acquire };
-    assert_eq!(run(&mut grd, asks), [], "deferred");
+    assert_eq!(sent(&run(&mut grd, asks)), [(2, Pcm::GuideWanted)], "deferred");
     let page = |epoch, version| {
         let report = Report { version: Lsn(version), dirty: true, ..holds(Mode::S) };
         GuideRecord::Page { tag, epoch, report }

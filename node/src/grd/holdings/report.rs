@@ -1,9 +1,9 @@
-//! Telling a master what this instance has: one page when it asks, all pages of a partition when it
-//! is new.
+//! Telling a master what this instance has of one page, when it asks.
 //!
-//! Both are cuts. From then on nothing of the page that was on its way counts: revocations that were
-//! not served are forgotten (the master makes new ones), and so is what is still to come for a
-//! request, which is sent again under the same id. A page that came and only waits for
+//! That is a cut, and so is a view that gives the page's partition another master, which is told of
+//! the partition as a whole ([`telling`](super::telling)). From then on nothing of the page that was on
+//! its way counts: revocations that were not served are forgotten (the master makes new ones), and so is
+//! what is still to come for a request, which is sent again under the same id. A page that came and only waits for
 //! acknowledgements is current, and nobody can have more of it: it is held S from now on. A copy in
 //! transit stays one until the master says what it is.
 
@@ -15,98 +15,14 @@ use crate::{
     grd::{
         event::{AcquireError, Effect},
         out::Out,
-        store::{Cursor, Hashed},
+        store::Hashed,
     },
     planted,
     view::{Standing, View},
 };
 use pagewire_protocol::{
-    BufferTag, Epoch, GrantNumber, GuideRecord, InstanceId, InstanceStat, Mode, PartitionId, Pcm,
-    Report, Transit,
-    guide::{GUIDE_RECORDS_MAX, lower_half},
-    tag::PARTITIONS,
+    BufferTag, GrantNumber, InstanceId, InstanceStat, Mode, Pcm, Report, Transit, guide::lower_half,
 };
-use std::collections::VecDeque;
-
-/// Batches told before other events have their turn.
-const BATCHES_AT_ONCE: usize = 4;
-
-/// What is still to be told to new masters.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Telling {
-    /// Partitions with their epochs, by master, epoch and number.
-    partitions: VecDeque<(PartitionId, Epoch)>,
-    /// How far the first one has been told.
-    cursor: Cursor,
-    /// Instances that are told that there is nothing, at the start.
-    nothing: VecDeque<(InstanceId, Epoch)>,
-}
-
-#[cfg(feature = "planted")]
-impl Telling {
-    /// How much is left, and where it goes on; the views say the rest.
-    pub(super) fn left(&self) -> impl std::fmt::Debug + '_ {
-        (self.partitions.front(), self.partitions.len(), &self.cursor, &self.nothing)
-    }
-}
-
-impl Holdings {
-    /// The start of an instance: others may wait for what it has.
-    pub(in crate::grd) fn begin(&mut self, view: &View) {
-        if (0..PARTITIONS).all(|p| view.is_original(PartitionId(p))) {
-            return;
-        }
-        let me = self.desk.last_request.instance;
-        let others = view.members().iter().map(|m| m.id).filter(|id| *id != me);
-        self.telling.nothing = others.map(|id| (id, view.epoch())).collect();
-    }
-
-    /// What a view means for what is held: the pages of partitions with a new epoch are cut off.
-    pub(in crate::grd) fn change_view(&mut self, old: &View, out: &mut Out<'_>) {
-        let view = out.view;
-        let same = |(p, epoch): &(PartitionId, Epoch)| view.partition_epoch(*p) == *epoch;
-        let first = self.telling.partitions.front().copied();
-        self.telling.partitions.retain(same);
-        for partition in view.changed(old) {
-            let mut busy = Vec::new();
-            self.holdings.each_of(partition, |tag, h| {
-                // Most by far, and a cut would change nothing but the fence.
-                if h.is_quiet() {
-                    h.fence = GrantNumber(0);
-                } else {
-                    busy.push(*tag);
-                }
-            });
-            for tag in busy {
-                self.of(&Hashed::of(tag), out, |page| {
-                    page.cut(GrantNumber(0));
-                    page.after_cut(true);
-                });
-            }
-            if view.master_of(partition) != out.me {
-                let epoch = view.partition_epoch(partition);
-                self.telling.partitions.push_back((partition, epoch));
-            }
-        }
-        // All that one master is to be told comes together, and in the order that ends rest on.
-        let order = |(p, epoch): &(PartitionId, Epoch)| (view.master_of(*p), *epoch, *p);
-        self.telling.partitions.make_contiguous().sort_unstable_by_key(order);
-        if self.telling.partitions.front().copied() != first {
-            self.telling.cursor = Cursor::default();
-        }
-    }
-
-    fn tags_of(&self, partition: PartitionId) -> Vec<BufferTag> {
-        let mut tags = Vec::new();
-        if self.holdings.partition_len(partition) > 0 {
-            let mut cursor = Cursor::default();
-            while !cursor.is_done() {
-                self.holdings.walk(partition, &mut cursor, usize::MAX, |tag, _| tags.push(*tag));
-            }
-        }
-        tags
-    }
-}
 
 impl Held<'_, '_> {
     // ---- one page ------------------------------------------------------------------------------
@@ -121,7 +37,7 @@ impl Held<'_, '_> {
     }
 
     /// Forgets what was on its way.
-    fn cut(&mut self, fence: GrantNumber) {
+    pub(super) fn cut(&mut self, fence: GrantNumber) {
         let (h, tag) = (&mut *self.h, self.tag);
         (h.revocation, h.parked, h.fence) = (None, None, fence);
         if h.activity == Activity::Releasing && !planted::is("keep_what_is_released") {
@@ -145,7 +61,7 @@ impl Held<'_, '_> {
     }
 
     /// Lets local threads go on with what is held, and asks again where nobody has the request.
-    fn after_cut(&mut self, asks_again: bool) {
+    pub(super) fn after_cut(&mut self, asks_again: bool) {
         if let Some(Pending { request, want, recovery, .. }) =
             self.h.pending.filter(|p| asks_again && !p.ended)
         {
@@ -212,90 +128,6 @@ impl Held<'_, '_> {
 }
 
 impl Holdings {
-    // ---- whole partitions ----------------------------------------------------------------------
-
-    pub(in crate::grd) fn has_to_tell(&self) -> bool {
-        !self.telling.partitions.is_empty() || !self.telling.nothing.is_empty()
-    }
-
-    /// What this instance has of a partition that it has come to master itself.
-    pub(in crate::grd) fn tell_own(
-        &self,
-        partition: PartitionId,
-        view: &View,
-        mut tell: impl FnMut(GuideRecord),
-    ) {
-        let epoch = view.partition_epoch(partition);
-        for tag in self.tags_of(partition) {
-            let report = self.holdings.get(&tag).map(|h| report_of(h, view)).unwrap_or_default();
-            if is_worth_telling(&report) {
-                tell(GuideRecord::Page { tag, epoch, report });
-            }
-        }
-    }
-
-    /// Tells some of what is still to be told.
-    pub(in crate::grd) fn tell_some(
-        &mut self,
-        me: InstanceId,
-        view: &View,
-        effects: &mut Vec<Effect>,
-    ) {
-        let epoch = view.epoch();
-        while let Some((to, since)) = self.telling.nothing.pop_front() {
-            if to != me {
-                let batch = vec![GuideRecord::Nothing { epoch: since }];
-                effects.push(Effect::LoadGuide { to, epoch, batch, last: true });
-            }
-        }
-        for _ in 0..BATCHES_AT_ONCE {
-            let Some(&(first, _)) = self.telling.partitions.front() else { return };
-            let to = view.master_of(first);
-            let batch = self.next_batch(to, view);
-            let last = !self.telling.partitions.iter().any(|(p, _)| view.master_of(*p) == to);
-            effects.push(Effect::LoadGuide { to, epoch, batch, last });
-        }
-    }
-
-    /// As many records as fit, as long as the next partitions go to the same master. Partitions that
-    /// nothing is held of are ended together with the next one that has pages, or the last one.
-    fn next_batch(&mut self, to: InstanceId, view: &View) -> Vec<GuideRecord> {
-        let mut batch = Vec::with_capacity(GUIDE_RECORDS_MAX);
-        let mut ended = None;
-        while let Some(&(partition, epoch)) = self.telling.partitions.front() {
-            // A walk may see a few more than it is asked for; ends need room as well.
-            let room = GUIDE_RECORDS_MAX.saturating_sub(batch.len() + 2 + WALK_SLACK);
-            if view.master_of(partition) != to || room == 0 {
-                break;
-            }
-            if let Some((_, other)) = ended.filter(|(_, ended)| *ended != epoch) {
-                let (partition, epoch) = (ended.map_or(partition, |(p, _)| p), other);
-                batch.push(GuideRecord::End { partition, epoch });
-                ended = None;
-            }
-            let (holdings, cursor) = (&self.holdings, &mut self.telling.cursor);
-            if holdings.partition_len(partition) > 0 {
-                holdings.walk(partition, cursor, room, |tag, h| {
-                    let report = report_of(h, view);
-                    if is_worth_telling(&report) {
-                        batch.push(GuideRecord::Page { tag: *tag, epoch, report });
-                    }
-                });
-                if !cursor.is_done() {
-                    break;
-                }
-            }
-            ended = Some((partition, epoch));
-            self.telling.partitions.pop_front();
-            self.telling.cursor = Cursor::default();
-        }
-        if let Some((partition, epoch)) = ended {
-            batch.push(GuideRecord::End { partition, epoch });
-        }
-        debug_assert!(batch.len() <= GUIDE_RECORDS_MAX, "a batch of {}", batch.len());
-        batch
-    }
-
     // ---- the whole instance --------------------------------------------------------------------
 
     /// The lease is lost: nobody gets anything any more.
@@ -318,14 +150,11 @@ impl Holdings {
     }
 }
 
-/// Pages that share a home in the index come together.
-const WALK_SLACK: usize = 8;
-
-fn is_worth_telling(report: &Report) -> bool {
+pub(super) fn is_worth_telling(report: &Report) -> bool {
     !report.is_nothing() || report.pending.is_some()
 }
 
-fn report_of(h: &Holding, view: &View) -> Report {
+pub(super) fn report_of(h: &Holding, view: &View) -> Report {
     Report {
         mode: h.mode,
         grant: h.grant,

@@ -284,6 +284,45 @@ mod tests {
     }
 
     #[test]
+    fn as_many_as_reach_share_a_home_and_who_would_push_one_further_is_refused() {
+        let mut index = Index::with_homes(8);
+        // Homes are scaled: an eighth of all keys each.
+        let of_home = |home: u32, number| key((home << 29) + number);
+        for at in 0..=REACH {
+            assert!(index.add(of_home(1, at), Slot(at)), "{at} places from its home");
+        }
+        assert!(!index.add(of_home(1, 99), Slot(99)), "no further");
+        // An earlier home's first one has a place of its own; its second would push all of them on.
+        assert!(index.add(of_home(0, 0), Slot(50)));
+        let before = index.places.clone();
+        assert!(!index.add(of_home(0, 1), Slot(51)));
+        assert_eq!((index.places, index.len), (before, REACH + 2), "nothing has changed");
+    }
+
+    #[test]
+    fn who_comes_before_others_moves_each_by_one_place() {
+        let mut index = Index::with_homes(8);
+        let of_home = |home: u32, number| key((home << 29) + number);
+        let keys = [of_home(1, 0), of_home(2, 1), of_home(3, 2), of_home(5, 3), of_home(1, 4)];
+        for (&key, at) in keys.iter().zip(0..) {
+            assert!(index.add(key, Slot(at)));
+        }
+        let distances: Vec<_> = index.places[1..6].iter().map(|place| distance(*place)).collect();
+        assert_eq!(distances, [0, 1, 1, 1, 0]);
+        let slots: Vec<_> = index.slots().map(|slot| slot.0).collect();
+        assert_eq!(slots, [0, 4, 1, 2, 3]);
+    }
+
+    #[test]
+    fn it_grows_by_half_and_no_more() {
+        let keys: Vec<_> = (0..1000u32).map(|i| i * (u32::MAX / 1000)).collect();
+        let index = filled(&keys);
+        // At most seven tenths full before it grew, and half as much again.
+        let homes = 1000 * 10 / 7..=1000 * 10 / 7 * 3 / 2;
+        assert!(homes.contains(&index.homes), "{} homes", index.homes);
+    }
+
+    #[test]
     fn the_last_keys_of_all_have_room_behind_the_last_home() {
         let keys: Vec<_> = (0..10).map(|i| u32::MAX - i).collect();
         let mut index = filled(&keys);

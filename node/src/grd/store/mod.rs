@@ -16,7 +16,8 @@
 //!
 //! Invariants: a page has at most one entry; its slot is valid until it is removed; an entry has the
 //! flag for rare state exactly while there is some; every entry's grant is at least the floor that
-//! its partition had when it was made.
+//! its partition had when it was made. What is given up with its partition is in no index, and has no
+//! rare state.
 
 mod entry;
 mod index;
@@ -82,6 +83,8 @@ pub struct Store<R> {
     slab: Slab,
     relations: Relations,
     rare: HashMap<Slot, R, BuildHasherDefault<TagHasher>>,
+    /// Entries that are in no index any more, by the partition that they were of; none is empty.
+    given_up: Vec<(PartitionId, Vec<Slot>)>,
 }
 
 impl<R: Default> Default for Store<R> {
@@ -103,6 +106,7 @@ impl<R: Default> Store<R> {
             slab: Slab::default(),
             relations: Relations::default(),
             rare: HashMap::default(),
+            given_up: Vec::new(),
         }
     }
 
@@ -117,7 +121,7 @@ impl<R: Default> Store<R> {
     /// Number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.slab.len()
+        self.slab.len() - self.given_up.iter().map(|(_, slots)| slots.len()).sum::<usize>()
     }
 
     /// Whether there is no entry.
@@ -139,7 +143,9 @@ impl<R: Default> Store<R> {
         // As in `Relations::memory_bytes`.
         let rare = self.rare.capacity() * 8 / 7 * (size_of::<(Slot, R)>() + 1);
         let partitions = size_of_val(&*self.partitions);
-        self.slab.memory_bytes() + indexes + partitions + self.relations.memory_bytes() + rare
+        let given_up = self.given_up.iter().map(|(_, slots)| slots.capacity() * size_of::<Slot>());
+        let at_rest = self.slab.memory_bytes() + indexes + partitions;
+        at_rest + self.relations.memory_bytes() + rare + given_up.sum::<usize>()
     }
 
     /// The entry of a page.
@@ -273,7 +279,8 @@ impl<R: Default> Store<R> {
 
     /// All entries, as they lie in memory: by far the cheapest way to look at every one.
     pub fn iter(&self) -> impl Iterator<Item = (Slot, &Entry)> {
-        self.slab.iter()
+        let is_there = move |slot| !self.is_untidy() || self.find(&self.tag(slot)) == Some(slot);
+        self.slab.iter().filter(move |(slot, _)| is_there(*slot))
     }
 
     /// Goes on with a walk of one partition: `visit` sees the entries that come next, about `max` of
@@ -305,18 +312,39 @@ impl<R: Default> Store<R> {
         partition.floor = partition.floor.max(floor);
     }
 
-    /// Removes all entries of a partition at once, with their rare state. The floor stays, raised to
-    /// their grants.
-    pub fn clear(&mut self, id: PartitionId) {
+    /// Gives up all entries of a partition at once: nobody finds, meets or counts them any more. Their
+    /// rare state is returned. They are removed bit by bit ([`Store::tidy`]), as they may be very many
+    /// and lie all over memory.
+    pub fn give_up(&mut self, id: PartitionId) -> Vec<R> {
         let slots = self.partition_mut(id).index.take();
-        let mut floor = self.floor(id);
-        for slot in slots {
-            self.take_rare(slot);
-            let entry = self.slab.remove(slot);
-            self.relations.give_up(entry.relation);
-            floor = floor.max(entry.grant());
+        if slots.is_empty() {
+            return Vec::new();
         }
-        self.raise_floor(id, floor);
+        self.given_up.push((id, slots));
+        let is_of_it = |slot: &Slot| self.tag(*slot).partition() == id;
+        let rare: Vec<_> = self.rare_slots().filter(is_of_it).collect();
+        rare.into_iter().filter_map(|slot| self.take_rare(slot)).collect()
+    }
+
+    /// Whether there are entries that were given up and not removed.
+    #[must_use]
+    pub fn is_untidy(&self) -> bool {
+        !self.given_up.is_empty()
+    }
+
+    /// Removes at most `most` of the entries that were given up. The floors of their partitions are
+    /// raised to their grants: until they are all removed none of these may have entries again.
+    pub fn tidy(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some((id, slots)) = self.given_up.last_mut() else { return };
+            let id = *id;
+            if let Some(slot) = slots.pop() {
+                let entry = self.slab.remove(slot);
+                self.relations.give_up(entry.relation);
+                self.raise_floor(id, entry.grant());
+            }
+            self.given_up.pop_if(|(_, slots)| slots.is_empty());
+        }
     }
 }
 

@@ -296,6 +296,7 @@ mod tests {
             }
         }
         assert_eq!(map.len(), model.len());
+        assert!(map.chunks.iter().rev().skip(1).all(|chunk| chunk.len() == CHUNK), "none has gaps");
         let mut walked = BTreeMap::new();
         for id in (0..PARTITIONS).map(PartitionId) {
             let (mut cursor, before) = (Cursor::default(), walked.len());

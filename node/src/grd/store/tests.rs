@@ -155,6 +155,20 @@ fn a_walk_that_removes_what_it_meets_leaves_nothing() {
 }
 
 #[test]
+fn rare_state_is_there_to_change_exactly_while_there_is_some() {
+    let mut store = Store::<u32>::new();
+    assert!(store.is_empty());
+    let slot = store.insert(&tag(1));
+    assert!(!store.is_empty());
+    assert_eq!(store.rare_mut(slot), None);
+    *store.parts(slot).1 = 5;
+    *store.rare_mut(slot).unwrap() += 2;
+    assert_eq!((store.rare(slot), store.rare_slots().count()), (Some(&7), 1));
+    assert_eq!(store.take_rare(slot), Some(7));
+    assert_eq!(store.rare_mut(slot), None);
+}
+
+#[test]
 fn grants_of_a_page_that_was_forgotten_go_on_where_they_were() {
     let mut store = Store::<u32>::new();
     let slot = store.insert(&tag(1));
@@ -175,7 +189,7 @@ fn grants_of_a_page_that_was_forgotten_go_on_where_they_were() {
 }
 
 #[test]
-fn a_partition_that_is_cleared_keeps_its_floor_and_no_others_pages() {
+fn a_partition_that_is_given_up_keeps_its_floor_and_no_others_pages() {
     let mut store = Store::<u32>::new();
     for number in 0..20_000 {
         let slot = store.insert(&tag(number));
@@ -185,9 +199,22 @@ fn a_partition_that_is_cleared_keeps_its_floor_and_no_others_pages() {
     let all = store.len();
     let cleared: Vec<_> = (0..20_000).filter(|n| tag(*n).partition() == PartitionId(7)).collect();
     assert!(cleared.len() > 1);
-    store.clear(PartitionId(7));
-    assert_eq!(store.len(), all - cleared.len());
-    assert_eq!(store.rare_slots().count(), store.len());
+    let memory = store.memory_bytes();
+    assert_eq!(store.give_up(PartitionId(7)), vec![0u32; cleared.len()]);
+    // One goes at a time; for everybody all have gone.
+    for left in (0..=cleared.len()).rev() {
+        assert_eq!(store.is_untidy(), left > 0);
+        assert_eq!((store.len(), store.iter().count()), (all - cleared.len(), store.len()));
+        assert_eq!(
+            (store.rare_slots().count(), store.slab.len()),
+            (store.len(), store.len() + left)
+        );
+        assert_eq!(store.partition_len(PartitionId(7)), 0);
+        store.tidy(1);
+    }
+    assert!(store.give_up(PartitionId(7)).is_empty());
+    assert!(!store.is_untidy(), "there was nothing");
+    assert!(store.memory_bytes() <= memory);
     for number in 0..20_000 {
         assert_eq!(store.find(&tag(number)).is_none(), cleared.contains(&number));
     }
@@ -231,6 +258,7 @@ fn rare_state_and_relations_are_in_the_account_of_memory() {
     let rare = store.memory_bytes() - at_rest;
     let places = slots.len() * 8 / 7..=slots.len() * 16 / 7 + 8;
     assert!(places.contains(&(rare / each)), "{rare} bytes for {} pages", slots.len());
+    assert!(rare.is_multiple_of(each) && (rare / each).is_power_of_two(), "{rare} bytes");
     // A relation for each page.
     let of = |relation| BufferTag { relation, ..BufferTag::default() };
     let mut relations = Relations::default();
@@ -240,6 +268,16 @@ fn rare_state_and_relations_are_in_the_account_of_memory() {
     let (table, list) = (21, 20);
     let least = 4000 * (table * 8 / 7 + list);
     assert!((least..=least * 5 / 2).contains(&bytes), "{bytes} bytes of 4000 relations");
+    // Both grow by doubling: powers of two, also of places.
+    assert_eq!(bytes, 8192 * table + 4096 * list);
+    let with = |relations: u32| {
+        let mut store = Store::<u32>::new();
+        for block in 0..4000 {
+            store.insert(&BufferTag { block, ..of(block % relations) });
+        }
+        store.memory_bytes()
+    };
+    assert!(with(4000) - with(1) >= least - 1000, "a store counts its relations");
     numbers.into_iter().for_each(|number| relations.give_up(number));
     let freed = relations.memory_bytes() - bytes;
     assert!((1..=8192 * 4).contains(&freed), "numbers that are free: {freed} bytes");

@@ -7,7 +7,7 @@ use crate::{
         NodeError,
         si::tests::{store_pages, tags},
     },
-    view::View,
+    view::{Member, View},
 };
 use pagewire_protocol::{
     Body, BufferTag, ClusterId, Epoch, GuideRecord, Incarnation, InstanceId, Lane, Lsn, Mode,
@@ -15,7 +15,7 @@ use pagewire_protocol::{
     si::wire::{SI_ACK, SI_BATCH, SI_BEGIN, SI_FRAME, SiAck, SiBatch, SiBegin},
 };
 use pagewire_si::{SiEntry, SiRead};
-use pagewire_transport::Received;
+use pagewire_transport::{Message, Received};
 use std::{
     net::SocketAddr,
     sync::Arc,
@@ -91,6 +91,48 @@ fn batches_for_a_member_without_an_address_hold_up_no_others() {
     shard.has_more = true;
     assert!(shard.go_on(), "the core goes on");
     assert!(!shard.has_more, "and has said all that it had to say");
+}
+
+#[test]
+fn the_end_of_a_life_that_nobody_met_takes_nothing_from_the_next_one_that_is_linked_already() {
+    let member = |id, life| Member { id, incarnation: Incarnation(life), leaving: false };
+    let first = View::first(Epoch(1), vec![member(ME, 1), member(PEER, 1)]).unwrap();
+    let dead = vec![(PEER, Incarnation(1))];
+    let second = first.next(vec![member(ME, 1), member(PEER, 2)], dead).unwrap();
+    let (first, second) = (Arc::new(first), Arc::new(second));
+    let folder = tempfile::tempdir().unwrap();
+    let start = |id, life, view: &Arc<View>| {
+        let path = folder.path().to_owned();
+        let config = NodeConfig::new(ClusterId(1), id, vec![id], address(0), path);
+        let (incarnation, first_view) = (Some(Incarnation(life)), Some(Arc::clone(view)));
+        let config = NodeConfig { members_max: Some(2), incarnation, first_view, ..config };
+        let config = NodeConfig { arena_mb: 8, huge_pages: false, io_threads: 1, ..config };
+        Shard::new(&config).unwrap()
+    };
+    // The other one's first life has come and gone before this one ever heard of it.
+    let (mut shard, mut other) = (start(ME, 1, &first), start(PEER, 2, &second));
+    shard.add_peer(PEER, other.listen_address()).unwrap();
+    other.add_peer(ME, shard.listen_address()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while shard.peers_up() == 0 {
+        assert!(Instant::now() < deadline, "no session");
+        shard.poll();
+        other.poll();
+    }
+    // More than its lane has room for.
+    let (publisher, subscriber, next) = (Incarnation(1), Incarnation(2), 1);
+    let begin = SiBegin { publisher, subscriber, next };
+    for _ in 0..10_000 {
+        if shard.outbox.waiting() > 0 {
+            break;
+        }
+        let message = Message::new(SI_BEGIN, begin.encode());
+        shard.outbox.send(&mut shard.endpoint, PEER, Lane::Si, message, false);
+    }
+    assert_eq!(shard.outbox.waiting(), 1);
+    shard.install_view(&second, &[]).unwrap();
+    assert!(shard.outbox.waiting() >= 1, "what waits is for the life that is here");
+    assert_eq!((shard.peers_up(), shard.peers_missing()), (1, vec![]));
 }
 
 #[test]

@@ -163,7 +163,11 @@ impl Shard {
         if let Some(over) = over {
             self.endpoint.end_incarnation(id, over);
         }
-        self.forget_life(id);
+        // Where nobody had met the life that is over, the next one may have its session before the view
+        // that says so: what it has said and is to get stays.
+        if session.is_none() || session <= over {
+            self.forget_life(id);
+        }
     }
 
     /// What was for a life that is over must not reach the next.

@@ -98,6 +98,57 @@ fn a_partition_that_goes_takes_its_entries_and_requests_with_it() {
     assert!(!grd.loading().any(|partition| partition == stays.partition()));
 }
 
+/// Instance 0, which has an entry with its first grant of each of 600 pages that go to 3 when that
+/// joins; and that view.
+fn about_to_give_up() -> (Grd, Vec<BufferTag>, View) {
+    let next = joins(&view(), 3);
+    let pages = (0..).map(|block| BufferTag { block, ..BufferTag::default() });
+    let goes = pages.filter(|tag| view().master(tag) == A && next.master(tag).0 == 3);
+    let goes: Vec<_> = goes.take(600).collect();
+    let mut grd = grd(0);
+    for (&tag, sequence) in goes.iter().zip(1..) {
+        run(&mut grd, says(1, 1, tag, acquire(1, sequence, Mode::X)));
+        assert_eq!(grd.entry(&tag).unwrap().grant, GrantNumber(1));
+    }
+    (grd, goes, next)
+}
+
+#[test]
+fn the_entries_of_what_goes_are_freed_bit_by_bit_when_all_is_told() {
+    let (mut grd, _, next) = about_to_give_up();
+    let goes_on = |effects: &[Effect]| effects.contains(&Effect::Again);
+    assert!(goes_on(&install(&mut grd, &next)));
+    assert_eq!(grd.mastered_tags().count(), 0);
+    let tells = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::LoadGuide { .. }));
+    let effects = run(&mut grd, Event::Continue);
+    assert!(tells(&effects) && goes_on(&effects), "{effects:?}");
+    assert!(!grd.holdings.has_to_tell());
+    for more in [true, false] {
+        assert!(grd.directory.is_untidy());
+        let effects = run(&mut grd, Event::Continue);
+        assert!(!tells(&effects) && goes_on(&effects) == more, "{effects:?}");
+    }
+    assert!(!grd.directory.is_untidy());
+}
+
+#[test]
+fn a_partition_that_comes_back_before_its_entries_are_freed_goes_on_with_its_grants() {
+    let (mut grd, goes, next) = about_to_give_up();
+    install(&mut grd, &next);
+    install(&mut grd, &dies(&next, 3));
+    assert_eq!(grd.mastered_tags().count(), 0);
+    for from in [1, 2] {
+        let (from, incarnation, epoch) = (InstanceId(from), Incarnation(1), Epoch(3));
+        let batch = vec![nothing(3)];
+        run(&mut grd, Event::LoadGuide { from, incarnation, epoch, batch, last: true });
+    }
+    run(&mut grd, redone(3));
+    for tag in goes {
+        run(&mut grd, says(2, 3, tag, acquire(2, 1, Mode::S)));
+        assert_eq!(grd.entry(&tag).unwrap().grant, GrantNumber(2), "{tag}");
+    }
+}
+
 #[test]
 fn what_this_instance_holds_itself_of_a_partition_that_comes_to_it_counts() {
     let tag = moved();
@@ -131,6 +182,44 @@ fn what_this_instance_holds_itself_of_a_partition_that_comes_to_it_counts() {
 }
 
 #[test]
+fn the_first_request_for_a_page_that_has_to_wait_hurries_those_who_have_not_told() {
+    let next = after(&[1, 2, 3]);
+    let mut pages = (0..).map(|block| BufferTag { block, ..BufferTag::default() });
+    let tag = pages.find(|tag| view().master(tag) == A && next.master(tag) == B).unwrap();
+    let mut grd = grd(1);
+    install(&mut grd, &next);
+    told(&mut grd, 3, vec![nothing(2)]);
+    let dirty = Pcm::Written { grant: GrantNumber(1), version: Lsn(7) };
+    assert_eq!(run(&mut grd, says(2, 2, tag, dirty)), [], "nobody waits for it");
+    let effects = run(&mut grd, says(3, 2, tag, acquire(3, 1, Mode::S)));
+    assert_eq!(sent(&effects), [(2, Pcm::GuideWanted)], "the other one has told");
+    assert_eq!(run(&mut grd, says(2, 2, tag, acquire(2, 1, Mode::S))), [], "once");
+    assert!(grd.loading().any(|partition| partition == tag.partition()));
+}
+
+#[test]
+fn what_is_told_out_of_turn_ends_one_partition_and_leaves_those_before_it() {
+    let tag = moved();
+    let mut grd = grd(1);
+    let next = after(&[1, 2]);
+    install(&mut grd, &next);
+    run(&mut grd, says(2, 2, tag, acquire(2, 1, Mode::S)));
+    let before: Vec<_> = grd.loading().collect();
+    assert!(before.iter().any(|partition| *partition < tag.partition()), "{tag}");
+    let whole = |epoch| GuideRecord::Whole { partition: tag.partition(), epoch: Epoch(epoch) };
+    told(&mut grd, 2, vec![page(tag, 2, holds(Mode::S)), whole(1)]);
+    assert_eq!(grd.loading().collect::<Vec<_>>(), before, "of an older epoch");
+    let effects = told(&mut grd, 2, vec![whole(2)]);
+    assert!(effects.contains(&Effect::PartitionReady { partition: tag.partition() }));
+    let left = before.iter().copied().filter(|partition| *partition != tag.partition());
+    assert_eq!(grd.loading().collect::<Vec<_>>(), left.collect::<Vec<_>>());
+    let entry = grd.entry(&tag).unwrap();
+    assert!(entry.converting && entry.holders == [C], "the request goes on: {entry:?}");
+    // Said again it changes nothing.
+    assert_eq!(told(&mut grd, 2, vec![whole(2)]), []);
+}
+
+#[test]
 fn what_is_told_of_an_older_epoch_or_after_the_end_does_not_count() {
     let tag = moved();
     for (epoch, counts) in [(1, false), (2, true)] {
@@ -155,7 +244,8 @@ fn what_was_asked_while_a_partition_was_collected_is_answered_unless_who_asked_h
     install(&mut grd, &without_a);
     let epoch = without_a.epoch_of(&tag).0;
     for from in [2, 3] {
-        assert_eq!(run(&mut grd, says(from, epoch, tag, acquire(from, 1, Mode::S))), []);
+        let effects = sent(&run(&mut grd, says(from, epoch, tag, acquire(from, 1, Mode::S))));
+        assert!(effects.iter().all(|(_, m)| *m == Pcm::GuideWanted), "{effects:?}");
     }
     let then = dies(&without_a, 3);
     install(&mut grd, &then);

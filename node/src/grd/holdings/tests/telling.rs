@@ -214,12 +214,22 @@ fn after(old: &View, ids: &[u16]) -> Arc<View> {
     Arc::new(old.next(members(ids), dead).unwrap())
 }
 
-/// Instance 1 holds these pages S, which instance 0 masters.
-fn holds_many(count: usize) -> (Grd, Vec<BufferTag>) {
-    let mut grd = grd(1);
+/// Pages that instance 0 masters.
+fn pages_of_0() -> impl Iterator<Item = BufferTag> {
     let first = view();
-    let pages = (0..100_000).map(|block| BufferTag { block, ..BufferTag::default() });
-    let pages: Vec<_> = pages.filter(|tag| first.master(tag).0 == 0).take(count).collect();
+    let pages = (0..).map(|block| BufferTag { block, ..BufferTag::default() });
+    pages.filter(move |tag| first.master(tag).0 == 0)
+}
+
+/// Instance 1 holds as many pages S, which instance 0 masters.
+fn holds_many(count: usize) -> (Grd, Vec<BufferTag>) {
+    let pages: Vec<_> = pages_of_0().take(count).collect();
+    (holder_of(&pages), pages)
+}
+
+/// Instance 1 holds these pages S, which instance 0 masters.
+fn holder_of(pages: &[BufferTag]) -> Grd {
+    let mut grd = grd(1);
     for (&tag, sequence) in pages.iter().zip(1..) {
         run(&mut grd, wants(tag, Mode::S, sequence));
         let mut message = response(3, Mode::S, false, false);
@@ -229,7 +239,28 @@ fn holds_many(count: usize) -> (Grd, Vec<BufferTag>) {
         let (from, incarnation, epoch) = (InstanceId(0), Incarnation(1), Epoch(1));
         run(&mut grd, Event::Message { from, incarnation, epoch, tag, message });
     }
-    (grd, pages)
+    grd
+}
+
+/// Somebody waits for a page, says instance 2, its master in that view.
+fn wanted(grd: &mut Grd, tag: BufferTag, epoch: u64) -> Vec<Effect> {
+    let (from, incarnation, epoch) = (InstanceId(2), Incarnation(1), Epoch(epoch));
+    run(grd, Event::Message { from, incarnation, epoch, tag, message: Pcm::GuideWanted })
+}
+
+/// What is told in these effects, record by record, and to whom.
+fn records(effects: &[Effect]) -> Vec<(u16, GuideRecord)> {
+    let told = effects.iter().filter_map(|effect| match effect {
+        Effect::LoadGuide { to, batch, .. } => Some(batch.iter().map(|record| (to.0, *record))),
+        _ => None,
+    });
+    told.flatten().collect()
+}
+
+/// Whether they say, at their end, that this partition is told, and it alone.
+fn is_whole(records: &[(u16, GuideRecord)], id: PartitionId) -> bool {
+    let whole = |record: &GuideRecord| matches!(record, GuideRecord::Whole { partition, .. } if *partition == id);
+    records.last().is_some_and(|(_, record)| whole(record))
 }
 
 /// What was told: pages with the epoch they were told in, and ends, by who was told.
@@ -237,6 +268,7 @@ fn holds_many(count: usize) -> (Grd, Vec<BufferTag>) {
 struct Told {
     pages: BTreeMap<(u16, BufferTag, Epoch), usize>,
     ends: Vec<(u16, PartitionId, Epoch)>,
+    wholes: Vec<(u16, PartitionId, Epoch)>,
     lasts: Vec<u16>,
 }
 
@@ -270,9 +302,12 @@ impl Told {
                     *of == to && *p >= tag.partition() && *e == epoch
                 };
                 assert!(!self.ends.iter().any(is_told), "after the end of its partition");
+                let whole = (to, tag.partition(), epoch);
+                assert!(!self.wholes.contains(&whole), "after its partition was whole");
                 *self.pages.entry((to, tag, epoch)).or_default() += 1;
             }
             GuideRecord::End { partition, epoch } => self.ends.push((to, partition, epoch)),
+            GuideRecord::Whole { partition, epoch } => self.wholes.push((to, partition, epoch)),
             GuideRecord::Nothing { .. } => panic!("only who has just started has nothing"),
         }
     }
@@ -290,7 +325,9 @@ impl Told {
             let ends = |(of, p, e): &(u16, PartitionId, Epoch)| {
                 *of == to && *p >= partition && *e == epoch
             };
-            assert!(to == 1 || self.ends.iter().any(ends), "{partition:?} has no end");
+            let is_told =
+                self.ends.iter().any(ends) || self.wholes.contains(&(to, partition, epoch));
+            assert!(to == 1 || is_told, "{partition:?} has no end");
         }
     }
 }
@@ -328,17 +365,103 @@ fn a_view_in_between_has_told_anew_what_it_moves_and_the_rest_once() {
         let second = after(&view(), &[1, 2]);
         let third = after(&second, &[1, 2, 3]);
         let mut told = Told::default();
-        told.hear(run(&mut grd, Event::View(second)));
+        told.hear(run(&mut grd, Event::View(Arc::clone(&second))));
         for _ in 0..turns {
             assert!(told.hear(run(&mut grd, Event::Continue)));
         }
+        // Of these some move on, and some are wanted still.
+        for tag in pages.iter().rev().take(100).filter(|tag| second.master(tag).0 == 2) {
+            wanted(&mut grd, *tag, 2);
+        }
         told.hear(run(&mut grd, Event::View(Arc::clone(&third))));
+        let before: Vec<_> = told.pages.keys().copied().collect();
         let mut turns = 0;
         while told.hear(run(&mut grd, Event::Continue)) {
             turns += 1;
             assert!(turns < 50, "it ends");
         }
+        assert!(told.wholes.iter().any(|(_, p, _)| third.partition_epoch(*p) == Epoch(2)));
+        for (to, tag, epoch) in told.pages.keys().filter(|page| !before.contains(page)) {
+            assert_eq!((*to, *epoch), (third.master(tag).0, third.epoch_of(tag)), "{tag}");
+        }
         told.check(&third, &pages);
+    }
+}
+
+#[test]
+fn a_partition_that_somebody_waits_for_is_told_before_all_others() {
+    let (mut grd, pages) = holds_many(900);
+    let next = after(&view(), &[1, 2]);
+    let mut told = Told::default();
+    told.hear(run(&mut grd, Event::View(Arc::clone(&next))));
+    let of_2 = pages.iter().copied().filter(|tag| next.master(tag).0 == 2);
+    let mut of_2: Vec<_> = of_2.collect();
+    of_2.sort_by_key(BufferTag::partition);
+    // Asked for the other way round than their numbers are.
+    let asked = [of_2[of_2.len() - 1], of_2[of_2.len() / 2]];
+    for tag in asked {
+        assert_eq!(wanted(&mut grd, tag, 2), []);
+    }
+    let effects = run(&mut grd, Event::Continue);
+    let first = records(&effects);
+    let mut at = 0;
+    for tag in asked {
+        let id = tag.partition();
+        let count = pages.iter().filter(|tag| tag.partition() == id).count();
+        let (of_it, whole) = (&first[at..at + count], &first[at..=at + count]);
+        let is_page = |record: &GuideRecord| matches!(record, GuideRecord::Page { tag, .. } if tag.partition() == id);
+        assert!(of_it.iter().all(|(to, record)| *to == 2 && is_page(record)), "{of_it:?}");
+        assert!(is_whole(whole, id), "{whole:?}");
+        at += count + 1;
+    }
+    assert!(first.len() > at, "and then the others");
+    told.hear(effects);
+    let mut turns = 0;
+    while told.hear(run(&mut grd, Event::Continue)) {
+        turns += 1;
+        assert!(turns < 50, "it ends");
+    }
+    told.check(&next, &pages);
+    assert_eq!(told.wholes.len(), 2);
+    assert_eq!(told.lasts, [2], "said with the last batch");
+    // What has been told is told no more.
+    assert_eq!(wanted(&mut grd, asked[0], 2), []);
+}
+
+#[test]
+fn a_partition_that_is_told_in_part_gives_way_and_goes_on_where_it_was() {
+    let next = after(&view(), &[1, 2]);
+    let mut tags = pages_of_0().filter(|tag| next.master(tag).0 == 2);
+    let first = tags.find(|tag| tag.partition().0 < 1000).unwrap();
+    let other = tags.find(|tag| tag.partition().0 > 3000).unwrap();
+    let large = pages_of_0().filter(|tag| tag.partition() == first.partition());
+    let pages: Vec<_> = large.take(400).chain([other]).collect();
+    for wants_both in [false, true] {
+        let mut grd = holder_of(&pages);
+        let mut told = Told::default();
+        told.hear(run(&mut grd, Event::View(Arc::clone(&next))));
+        assert!(told.hear(run(&mut grd, Event::Continue)));
+        let before = told.pages.len();
+        assert!((100..300).contains(&before), "{before} pages in one turn");
+        if wants_both {
+            wanted(&mut grd, first, 2);
+        }
+        wanted(&mut grd, other, 2);
+        let effects = run(&mut grd, Event::Continue);
+        let said = records(&effects);
+        let is_other =
+            |record: &GuideRecord| matches!(record, GuideRecord::Page { tag, .. } if *tag == other);
+        let at = said.iter().position(|(_, record)| is_other(record));
+        if wants_both {
+            assert!(told.hear(effects), "asked for first, told first");
+        } else {
+            assert_eq!(at, Some(0), "{said:?}");
+            assert!(is_whole(&said[..2], other.partition()), "{said:?}");
+            assert!(told.hear(effects));
+        }
+        while told.hear(run(&mut grd, Event::Continue)) {}
+        told.check(&next, &pages);
+        assert_eq!(told.wholes.len(), 1 + usize::from(wants_both));
     }
 }
 
