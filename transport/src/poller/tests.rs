@@ -20,6 +20,8 @@ struct Echo {
     numbers: Receiver<u64>,
     answers: Sender<u64>,
     done: bool,
+    /// Times that it was asked to spin.
+    spins: u64,
 }
 
 /// The other end of an [`Echo`].
@@ -41,7 +43,7 @@ fn echo() -> (Asker, Echo) {
     let asked = Arc::<AtomicU64>::default();
     let asker = Asker { waker: endpoint.waker(), asked: Arc::clone(&asked), numbers, answers };
     let (numbers, answers, done) = (numbers_out, answers_in, false);
-    (asker, Echo { endpoint, asked, taken: 0, numbers, answers, done })
+    (asker, Echo { endpoint, asked, taken: 0, numbers, answers, done, spins: 0 })
 }
 
 impl Asker {
@@ -73,6 +75,11 @@ impl Shard for Echo {
     fn turn(&mut self) -> Progress {
         let busy = self.endpoint.poll();
         self.answer(busy)
+    }
+
+    fn spin(&mut self) -> Progress {
+        self.spins += 1;
+        self.turn()
     }
 
     /// For ever: what ends it is a wake-up, or the test fails.
@@ -130,6 +137,8 @@ fn a_poller_within_its_budget_does_not_sleep() {
     assert_eq!(asker.answers.recv_timeout(PATIENCE), Ok(1));
     assert_eq!(counters.sleeps.get(), 0);
     assert!(counters.spin_share() > 0.5, "{}", counters.spin_share());
+    asker.ask(DONE);
+    assert!(poller.join().unwrap().spins > 1000, "it spins");
 }
 
 #[test]
@@ -171,6 +180,7 @@ fn a_shard_that_is_done_comes_back() {
     asker.ask(DONE);
     let mut shard = poller.join().unwrap();
     assert!(shard.done);
+    assert_eq!(shard.spins, 0, "it may not spin");
     assert!(!shard.endpoint.poll(), "it can be driven by hand");
 }
 
