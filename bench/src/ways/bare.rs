@@ -3,10 +3,11 @@
 //! [`Bare`] moves the bytes that a link moves, with the calls that a link makes: header and padded
 //! body in one contiguous buffer, `send` and `recv`; a page as header, padded body and frame in one
 //! piece, too, with the header in the frame's margin, out of as many frames and into as many as the
-//! endpoint uses. It computes no CRC, keeps nothing and knows no sequence. It knows what comes next, which a
-//! link has to guess, so it asks for exactly that: the cheapest form of the link's calls. [`Plain`]
-//! moves the payload alone, from one buffer and into the same. Asked to sleep, both block in
-//! `epoll_wait`.
+//! endpoint uses. It goes by the standard library's sockets, as whoever writes such a loop would; past
+//! the C library, and without a return across a call, it would be faster (ARCHITECTURE.md). It computes no
+//! CRC, keeps nothing and knows no sequence. It knows what comes next, which a link has to guess, so it
+//! asks for exactly that: the cheapest form of the link's calls. [`Plain`] moves the payload alone, from
+//! one buffer and into the same. Asked to sleep, both block in `epoll_wait`.
 
 use super::{
     traffic::{self, NUMBER_BYTES, PAGE_BYTES, Pages, Size},

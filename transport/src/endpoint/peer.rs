@@ -3,7 +3,7 @@
 use super::{
     arrivals::Arrivals,
     backoff::Backoff,
-    connect::{Reach, attempt::Forming},
+    connect::{attempt::Forming, reach::Reach},
     events::EventQueue,
     liveness::Liveness,
     reads::PeerReads,

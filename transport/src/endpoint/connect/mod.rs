@@ -47,11 +47,10 @@ pub(super) mod attempt;
 mod dial;
 mod explain;
 mod forming;
-mod reach;
+pub(super) mod reach;
 mod wire;
 
 pub(super) use accept::Incoming;
-pub(super) use reach::Reach;
 
 use wire::no_random;
 
