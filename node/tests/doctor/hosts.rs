@@ -76,7 +76,7 @@ fn locked_memory_counts_where_something_is_pinned() {
         "Max locked memory         8388608              8388608   ",
     );
     let of = |host: Host| host.with("proc/self/limits", &low);
-    let words = ["8 MiB (hard: 8 MiB)", "at least 66 MiB", "LimitMEMLOCK=69206016", "limits.conf"];
+    let words = ["8 MiB (hard: 8 MiB)", "at least 70 MiB", "LimitMEMLOCK=73400320", "limits.conf"];
     assert_tells(&of(Host::good()).finding("locked memory"), Level::Note, &words);
     assert_tells(&of(Host::with_device()).finding("locked memory"), Level::Change, &words);
     let capable = STATUS.replace("0000000000000000", "0000000000004000");
@@ -85,7 +85,7 @@ fn locked_memory_counts_where_something_is_pinned() {
     let raisable = LIMITS
         .replace("Max locked memory         unlimited", "Max locked memory         8388608  ");
     let host = of(Host::with_device()).with("proc/self/limits", &raisable);
-    assert_tells(&host.finding("locked memory"), Level::Change, &["ulimit -l 67584"]);
+    assert_tells(&host.finding("locked memory"), Level::Change, &["ulimit -l 71680"]);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn strict_overcommit_is_a_note_with_room_and_a_change_without() {
     assert_tells(
         &host.finding("vm.overcommit"),
         Level::Change,
-        &["12 MiB left", "arena of 66 MiB"],
+        &["12 MiB left", "arena of 70 MiB"],
     );
     assert!(!host.diagnose().ok);
 }
@@ -113,7 +113,7 @@ fn too_few_huge_pages_are_a_note_with_the_number_to_set() {
     let told = |host: &Host, level, words| {
         assert_tells(&host.finding("huge pages of 2 MiB"), level, words);
     };
-    told(&host("0", "0"), Level::Note, &["0 free of 0", "at least 33", "vm.nr_hugepages=33"]);
+    told(&host("0", "0"), Level::Note, &["0 free of 0", "at least 35", "vm.nr_hugepages=35"]);
     told(&host("40", "32"), Level::Note, &["32 free of 40", "vm.nr_hugepages=41"]);
     told(&host("40", "33"), Level::Ok, &["33 free of 40"]);
     let several = host("40", "40")
@@ -151,7 +151,7 @@ fn cores_are_those_of_affinity_and_quota() {
             &["powersave", "cpupower frequency-set -g performance"],
         ),
         ("clock source", Level::Note, &["hpet", "clocksource=tsc"]),
-        ("memory limit", Level::Change, &["64 MiB", "more than the arena's 66 MiB", "MemoryMax="]),
+        ("memory limit", Level::Change, &["64 MiB", "more than the arena's 70 MiB", "MemoryMax="]),
     ] {
         assert_tells(&host.finding(subject), level, words);
     }

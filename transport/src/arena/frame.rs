@@ -74,6 +74,11 @@ impl Frame {
         self.arena.descriptor(self.index).page_crc.store(known, Ordering::Relaxed);
     }
 
+    /// A device is about to write to the frame, which no reference of this program's tells.
+    pub(crate) fn forget_crc32c(&self) {
+        self.arena.descriptor(self.index).page_crc.store(0, Ordering::Relaxed);
+    }
+
     /// Makes the frame immutable and shareable.
     #[must_use]
     pub fn freeze(self) -> SharedFrame {
@@ -174,9 +179,9 @@ impl SharedFrame {
             start.copy_from_nonoverlapping(header.as_ptr(), MARGIN_BYTES);
             std::slice::from_raw_parts(start, MARGIN_BYTES + self.arena.page_bytes())
         };
-        let sent = send(whole);
-        taken.store(0, Ordering::Release);
-        Some(sent)
+        // Also when the call panics.
+        let _taken = Taken(taken);
+        Some(send(whole))
     }
 
     fn refs(&self) -> &AtomicU32 {
@@ -202,6 +207,15 @@ impl SharedFrame {
         // SAFETY: `this` is never dropped, so the Arc is moved out exactly once. The one reference
         // that is left is ours, and only a holder of a reference can make another.
         Ok(Frame::from_owned(unsafe { std::ptr::read(&raw const this.arena) }, this.index))
+    }
+}
+
+/// The place before a frame, in use until this is dropped.
+struct Taken<'a>(&'a AtomicU32);
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Release);
     }
 }
 

@@ -407,6 +407,25 @@ mod tests {
     }
 
     #[test]
+    fn the_crc_of_what_a_device_has_written_over_is_forgotten_with_the_frame_s_posting() {
+        let arena = arena(1);
+        let mut frame = arena.take().unwrap();
+        frame.fill(1);
+        let ones = frame.freeze();
+        let crc = ones.crc32c();
+        let frame = ones.try_thaw().unwrap();
+        // As a device does it: past every reference.
+        frame.forget_crc32c();
+        let file = std::fs::File::from(arena.fd().try_clone_to_owned().unwrap());
+        let at = arena.inner.layout.frame_offset_bytes(frame.index().0) as u64;
+        std::os::unix::fs::FileExt::write_all_at(&file, &[2; 8192], at).unwrap();
+        let twos = frame.freeze();
+        assert_eq!(twos[0], 2);
+        assert_ne!(twos.crc32c(), crc);
+        assert_eq!(twos.crc32c(), pagewire_protocol::crc32c(&[&twos]));
+    }
+
+    #[test]
     fn bytes_are_the_frame_itself_and_return_it() {
         let arena = arena(1);
         let mut frame = arena.take().unwrap();
@@ -474,6 +493,8 @@ mod tests {
             (whole.len(), whole[..MARGIN_BYTES] == header, whole[MARGIN_BYTES..] == page[..])
         });
         assert_eq!(seen, Some((MARGIN_BYTES + 8192, true, true)));
+        let panics = || page.with_header(&header, |_| panic!("as it is to"));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
         assert!(page.with_header(&header, |_| ()).is_some());
         let packed = ArenaConfig { huge_pages: false, margins: false, ..ArenaConfig::new(1) };
         let mut frame = Arena::new(&packed).unwrap().take().unwrap();

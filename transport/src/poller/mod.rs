@@ -87,9 +87,9 @@ pub struct PollerConfig {
 /// Counts of one poller.
 #[derive(Debug, Default)]
 pub struct PollerCounters {
-    /// Turns, idle ones included.
+    /// Calls of [`Shard::turn`], or of [`Shard::spin`], which may be several turns; idle ones included.
     pub turns: Counter,
-    /// Turns that found nothing to do.
+    /// Those that found nothing to do.
     pub idle_turns: Counter,
     /// Times it armed and went to sleep.
     pub sleeps: Counter,
@@ -98,7 +98,7 @@ pub struct PollerCounters {
 }
 
 impl PollerCounters {
-    /// Share of the turns that found nothing to do, 0 to 1: what spinning costs.
+    /// Share of the calls that found nothing to do, 0 to 1: what spinning costs.
     #[must_use]
     pub fn spin_share(&self) -> f64 {
         self.idle_turns.get() as f64 / (self.turns.get() as f64).max(1.0)

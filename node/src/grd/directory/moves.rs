@@ -136,6 +136,10 @@ impl Directory {
             self.moves.loading.remove(&partition);
             self.moves.uncertain.remove(&partition);
             if view.master_of(partition) == out.me {
+                if old.master_of(partition) == out.me {
+                    // It went and came back in views that were skipped: as above.
+                    self.store.tidy(usize::MAX);
+                }
                 let mut awaited = everyone(view);
                 if planted::is("do_not_wait_for_all_reports") && awaited.count() > 1 {
                     awaited = awaited.without(view.members()[0].id);

@@ -34,8 +34,8 @@ use std::collections::VecDeque;
 
 /// Batches told before other events have their turn.
 const BATCHES_AT_ONCE: usize = 4;
-/// Pages that share a home in the index come together.
-const WALK_SLACK: usize = 8;
+/// Pages that share a home in the index come together: as many more as the index reaches.
+const WALK_SLACK: usize = 15;
 
 /// A partition that is still to be told.
 #[derive(Debug, Clone, Copy)]

@@ -174,6 +174,13 @@ impl QueuePair {
         Some(abi::ibv_sge { addr: region.address_of(frame)?, length, lkey: region.local_key() })
     }
 
+    /// As [`QueuePair::frame_segment`], of a frame that the device is to write to.
+    fn landing_segment(&self, frame: &Frame) -> Option<abi::ibv_sge> {
+        let segment = self.frame_segment(frame)?;
+        frame.forget_crc32c();
+        Some(segment)
+    }
+
     /// Queues `count` receives of a queue pair that carries no frames, as [`QueuePair::queue_receive`]
     /// does, and says how many there was room for.
     #[inline]
@@ -197,7 +204,7 @@ impl QueuePair {
         }
         let with_segment = match frame {
             None => None,
-            Some(frame) => match self.frame_segment(&frame) {
+            Some(frame) => match self.landing_segment(&frame) {
                 Some(segment) => Some((frame, segment)),
                 None => {
                     let reason = RefusedReason::ForeignFrame;
@@ -306,7 +313,7 @@ impl QueuePair {
         if self.is_draining || self.memory.sends.next_slot().is_none() {
             return Err(Refused { reason: RefusedReason::Full, frame });
         }
-        let Some(into) = self.frame_segment(&frame) else {
+        let Some(into) = self.landing_segment(&frame) else {
             return Err(Refused { reason: RefusedReason::ForeignFrame, frame });
         };
         let request = Request::Read { into, remote_address: from.address, remote_key: from.key };
