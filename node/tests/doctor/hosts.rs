@@ -114,8 +114,8 @@ fn too_few_huge_pages_are_a_note_with_the_number_to_set() {
         assert_tells(&host.finding("huge pages of 2 MiB"), level, words);
     };
     told(&host("0", "0"), Level::Note, &["0 free of 0", "at least 35", "vm.nr_hugepages=35"]);
-    told(&host("40", "32"), Level::Note, &["32 free of 40", "vm.nr_hugepages=41"]);
-    told(&host("40", "33"), Level::Ok, &["33 free of 40"]);
+    told(&host("40", "32"), Level::Note, &["32 free of 40", "vm.nr_hugepages=43"]);
+    told(&host("40", "35"), Level::Ok, &["35 free of 40"]);
     let several = host("40", "40")
         .with("sys/devices/system/node/node1/x", "")
         .with("sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages", "40")
