@@ -341,11 +341,11 @@ impl PageTable {
         if self.may_be_written(index) {
             return None;
         }
-        // SAFETY: the frame is one of the arena's (`may_be_written` has looked at its descriptor), of
-        // `page_bytes` bytes, and published, so that the publication has a reference of it and nobody
-        // the frame itself. The word says neither X nor that an exclusive pin is out, and what lets
-        // anyone write again (`raise`, `pin_exclusive`, `take`) needs this table mutably, which is
-        // borrowed as long as the slice is.
+        // What lets anyone write again (`raise`, `pin_exclusive`, `take`) needs this table mutably,
+        // which is borrowed as long as the slice is.
+        // SAFETY: the frame is the arena's (`may_be_written` has looked at its descriptor), of
+        // `page_bytes` bytes, and published, so that nobody has the frame itself; its word says neither
+        // X nor that an exclusive pin is out.
         Some(unsafe {
             std::slice::from_raw_parts(self.arena.frame_ptr(index.0), self.arena.page_bytes())
         })
