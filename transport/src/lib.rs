@@ -82,6 +82,7 @@ pub mod planted;
 #[cfg(not(feature = "planted"))]
 mod planted;
 pub mod poller;
+mod prefetch;
 mod ring;
 pub mod session;
 pub mod transfer;
@@ -97,4 +98,5 @@ pub use endpoint::{
 pub use error::TransportError;
 pub use link::verbs::Overrides;
 pub use message::{Message, Received};
+pub use prefetch::prefetch;
 pub use transfer::{Assembly, Transfer};

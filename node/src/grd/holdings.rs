@@ -38,7 +38,7 @@ use super::{
     event::{AcquireError, Effect, GrantPath, WaiterId},
     fifo::FifoPool,
     out::Out,
-    store::{Hashed, PageMap},
+    store::{Hashed, PageMap, Step},
 };
 use crate::planted;
 use pagewire_protocol::{BufferTag, Epoch, InstanceId, Lsn, Mode, Pcm, RequestId};
@@ -99,6 +99,18 @@ impl Holdings {
         let (pool, durable, flushing) = (FifoPool::new(), Lsn::ZERO, Vec::new());
         let desk = Desk { last_request, pool, durable, flushing };
         Self { holdings: PageMap::new(), desk, telling: Telling::default() }
+    }
+
+    /// Whether the page is the one that the last event was about.
+    #[inline]
+    pub(super) fn was_last(&self, tag: &BufferTag) -> bool {
+        self.holdings.was_last(tag)
+    }
+
+    /// Brings what is known of a page nearer to the processor.
+    #[inline]
+    pub(super) fn approach(&self, page: &Hashed, step: Step) {
+        self.holdings.approach(page, step);
     }
 
     /// Handles something of a page, if there is anything to be known of it.

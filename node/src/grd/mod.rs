@@ -47,7 +47,7 @@ use pagewire_protocol::{
     tag::PARTITIONS,
 };
 use std::{collections::VecDeque, sync::Arc};
-use store::Hashed;
+use store::{Hashed, Step};
 
 /// A batch of another instance's shadow information, of a later view than this instance has.
 type ParkedGuide = (InstanceId, Incarnation, Epoch, Vec<GuideRecord>);
@@ -132,25 +132,48 @@ impl Grd {
                 self.guide((from, incarnation, epoch, batch), effects);
             }
             Event::Message { from, incarnation, epoch, tag, message } => {
-                return self.message((from, incarnation, epoch), tag, &message, effects);
+                return self.message(
+                    (from, incarnation, epoch),
+                    &Hashed::of(tag),
+                    &message,
+                    effects,
+                );
             }
             local => self.local(local, effects),
         }
         self.finish(effects);
     }
 
+    /// Whether the page is the last one that this instance had to do with as a holder.
+    #[inline]
+    #[must_use]
+    pub fn was_last(&self, tag: &BufferTag) -> bool {
+        self.holdings.was_last(tag)
+    }
+
+    /// Brings what is known of a page that an event is about nearer to the processor, all of it at the same
+    /// time: looked up when it is needed, each piece would be waited for. It changes nothing.
+    #[inline]
+    pub fn approach(&self, page: &Hashed, step: Step) {
+        if step == Step::Partition {
+            self.view.approach(page.partition());
+        }
+        self.directory.approach(page, step);
+        self.holdings.approach(page, step);
+    }
+
     /// As [`Grd::handle`] of [`Event::Message`]: from whom, of which life of its, and of which epoch.
     pub fn message(
         &mut self,
         (from, incarnation, epoch): (InstanceId, Incarnation, Epoch),
-        tag: BufferTag,
+        page: &Hashed,
         message: &Pcm,
         effects: &mut Vec<Effect>,
     ) {
         if self.is_out {
             return;
         }
-        let (me, is_fenced, page) = (self.me, message.is_fenced(), Hashed::of(tag));
+        let (me, is_fenced) = (self.me, message.is_fenced());
         let present = self.view.partition_epoch(page.partition());
         let standing = self.view.standing(from, incarnation);
         let (_, _, mut out) = self.parts(effects);
@@ -162,12 +185,12 @@ impl Grd {
             Standing::Member if is_fenced && epoch > present => park(&mut out),
             Standing::Member if is_fenced && epoch < present => {
                 if planted::is("accept_any_epoch") {
-                    self.dispatch(from, &page, message, effects);
+                    self.dispatch(from, page, message, effects);
                 } else {
-                    refuse_epoch(from, me, tag, message, &mut out);
+                    refuse_epoch(from, me, page.tag, message, &mut out);
                 }
             }
-            Standing::Member => self.dispatch(from, &page, message, effects),
+            Standing::Member => self.dispatch(from, page, message, effects),
         }
         self.finish(effects);
     }
@@ -175,7 +198,7 @@ impl Grd {
     /// As [`Grd::handle`] of [`Event::Acquire`] for a thread that is not about redo.
     pub fn acquire(
         &mut self,
-        tag: BufferTag,
+        page: &Hashed,
         mode: Mode,
         waiter: WaiterId,
         effects: &mut Vec<Effect>,
@@ -184,7 +207,7 @@ impl Grd {
             return;
         }
         let (_, holdings, mut out) = self.parts(effects);
-        holdings.of_any(&Hashed::of(tag), &mut out, |page| page.acquire(mode, waiter, false));
+        holdings.of_any(page, &mut out, |page| page.acquire(mode, waiter, false));
         self.finish(effects);
     }
 

@@ -10,7 +10,7 @@
 //! descriptor.
 
 use pagewire_protocol::BufferTag;
-use pagewire_transport::FrameIndex;
+use pagewire_transport::{FrameIndex, prefetch};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// See the module.
@@ -39,6 +39,12 @@ impl PageIndex {
     pub(crate) fn new(frames: u32) -> Self {
         let slots = (frames as usize * 2).next_power_of_two().max(16);
         Self { slots: (0..slots).map(|_| AtomicU64::new(0)).collect(), mask: slots - 1 }
+    }
+
+    /// Brings the place of the page nearer to the processor.
+    #[inline]
+    pub(crate) fn approach(&self, hash: u64) {
+        prefetch(&self.slots[home(hash, self.mask)]);
     }
 
     /// The frame that may hold the page whose tag's hash is `hash`: whoever pins it checks the tag.

@@ -10,11 +10,15 @@
 //! and is not there is counted, told and not done.
 
 use super::{counters::NodeCounters, shared::Shared};
-use crate::grd::Event as Input;
+use crate::grd::{
+    Event as Input,
+    store::{Hashed, Step},
+};
 use pagewire_protocol::{BufferTag, Lsn, Mode, page};
 use pagewire_transport::{
     Arena, Frame, FrameIndex, SharedFrame,
     arena::{Drain, PageTable, PinTicket},
+    prefetch,
 };
 use std::{
     cell::Cell,
@@ -94,6 +98,28 @@ impl Pool {
         let found = self.shared.index.find_that(tag.hash(), |index| self.is_it(index, tag))?;
         self.last.set(found);
         Some(found)
+    }
+
+    /// Brings what is known of a page nearer to the processor, and its first bytes, if it is here.
+    #[inline]
+    pub(super) fn approach(&self, page: &Hashed, step: Step) {
+        match step {
+            Step::Partition => self.shared.index.approach(page.hash()),
+            Step::Place => {
+                if let Some(index) = self.shared.index.find(page.hash()) {
+                    self.approach_frame(index);
+                }
+            }
+            Step::Entry => {}
+        }
+    }
+
+    /// Brings what is known of a frame nearer to the processor.
+    #[inline]
+    pub(super) fn approach_frame(&self, index: FrameIndex) {
+        prefetch(&self.slots[index.0 as usize]);
+        self.shared.flush.approach(index);
+        self.table.prefetch(index);
     }
 
     fn index(&self, tag: &BufferTag) -> Option<FrameIndex> {

@@ -9,6 +9,7 @@ use pagewire_protocol::Lsn;
 use pagewire_transport::{
     FrameIndex, Waker,
     arena::{PageView, PinTicket},
+    prefetch,
 };
 use std::{
     sync::{
@@ -57,6 +58,11 @@ pub(super) struct FlushPositions(Box<[AtomicU64]>);
 impl FlushPositions {
     pub(super) fn new(frames: u32) -> Self {
         Self((0..frames).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// Brings that of a frame nearer to the processor.
+    pub(super) fn approach(&self, index: FrameIndex) {
+        prefetch(&self.0[index.0 as usize]);
     }
 
     /// The page of the frame was changed, as the log says up to `to`.

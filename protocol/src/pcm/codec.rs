@@ -2,7 +2,11 @@
 
 use super::{
     NakReason, PCM_BODY_BYTES, Pcm, Verdict, kind,
-    wire::{WirePcm, flag},
+    wire::{
+        WirePcm,
+        field::{GRANT, MASK, MODE, NONE, REQUEST, REVOKES, SMALL, VERDICT, VERSION},
+        flag,
+    },
 };
 use crate::{
     BufferTag, DecodeError, Epoch, Fork, GrantNumber, InstanceId, Lsn, MessageKind, stat::StatAbout,
@@ -150,29 +154,48 @@ impl Pcm {
         let version = Lsn(wire.version.get());
         let mask = wire.mask.get();
         let (dirty, past) = (wire.has(flag::DIRTY), wire.has(flag::PAST));
-        let message = match kind {
-            kind::PCM_ACQUIRE => {
-                Self::Acquire { request, want: wire.mode()?, recovery: wire.has(flag::RECOVERY) }
+        // Each arm says beside the message what it has used: the rest has to be 0.
+        let (message, is_clean) = match kind {
+            kind::PCM_ACQUIRE => (
+                Self::Acquire { request, want: wire.mode()?, recovery: wire.has(flag::RECOVERY) },
+                wire.has_only(REQUEST | MODE, flag::RECOVERY),
+            ),
+            kind::PCM_SHIP => (
+                Self::Ship { request, want: wire.mode()?, grant, revokes, acks: mask, past },
+                wire.has_only(REQUEST | MODE | GRANT | REVOKES | MASK, flag::PAST),
+            ),
+            kind::PCM_INVALIDATE => (
+                Self::Invalidate { request, grant, revokes },
+                wire.has_only(REQUEST | GRANT | REVOKES, 0),
+            ),
+            kind::PCM_INVALIDATED => (
+                Self::Invalidated { request, grant, dirty },
+                wire.has_only(REQUEST | GRANT, flag::DIRTY),
+            ),
+            kind::PCM_CLAIM => (
+                Self::Claim { request, mode: wire.mode()?, grant, version, past: mask },
+                wire.has_only(REQUEST | MODE | GRANT | VERSION | MASK, 0),
+            ),
+            kind::PCM_CLAIMED => {
+                (Self::Claimed { request, grant }, wire.has_only(REQUEST | GRANT, 0))
             }
-            kind::PCM_SHIP => {
-                Self::Ship { request, want: wire.mode()?, grant, revokes, acks: mask, past }
+            kind::PCM_RELEASE => {
+                (Self::Release { grant, version }, wire.has_only(GRANT | VERSION, 0))
             }
-            kind::PCM_INVALIDATE => Self::Invalidate { request, grant, revokes },
-            kind::PCM_INVALIDATED => Self::Invalidated { request, grant, dirty },
-            kind::PCM_CLAIM => {
-                Self::Claim { request, mode: wire.mode()?, grant, version, past: mask }
+            kind::PCM_RELEASED => (Self::Released { grant }, wire.has_only(GRANT, 0)),
+            kind::PCM_WRITTEN => {
+                (Self::Written { grant, version }, wire.has_only(GRANT | VERSION, 0))
             }
-            kind::PCM_CLAIMED => Self::Claimed { request, grant },
-            kind::PCM_RELEASE => Self::Release { grant, version },
-            kind::PCM_RELEASED => Self::Released { grant },
-            kind::PCM_WRITTEN => Self::Written { grant, version },
-            kind::PCM_CANCEL_BUSY_REQUEST => Self::Cancel { request },
+            kind::PCM_CANCEL_BUSY_REQUEST => (Self::Cancel { request }, wire.has_only(REQUEST, 0)),
             kind::PCM_STAT_REQUEST => {
                 let whole = wire.has(flag::INSTANCE);
                 let about = if whole { StatAbout::Instance } else { StatAbout::Page };
-                Self::StatRequest { about }
+                (Self::StatRequest { about }, wire.has_only(NONE, flag::INSTANCE))
             }
-            kind::PCM_STAT_REPLY => Self::StatReply(wire.stat()),
+            kind::PCM_STAT_REPLY => {
+                let message = Self::StatReply(wire.stat());
+                (message, message.is_encoded_as(tag, body))
+            }
             kind::PCM_NAK => {
                 if wire.verdict != NakReason::StaleEpoch as u8 {
                     let (what, found) = ("PCM_NAK reason", wire.verdict.into());
@@ -180,28 +203,40 @@ impl Pcm {
                 }
                 let kind = MessageKind(wire.small.get());
                 let view = Epoch(version.0);
-                Self::Nak { kind, request, reason: NakReason::StaleEpoch, view }
+                (
+                    Self::Nak { kind, request, reason: NakReason::StaleEpoch, view },
+                    wire.has_only(REQUEST | VERDICT | VERSION | SMALL, 0),
+                )
             }
-            kind::FAULT_NODE_CLEAR => {
-                Self::NodeClear { instance: request.instance, incarnation: request.incarnation }
+            kind::FAULT_NODE_CLEAR => (
+                Self::NodeClear { instance: request.instance, incarnation: request.incarnation },
+                wire.has_only(REQUEST, 0) && request.sequence == 0,
+            ),
+            kind::PCM_DISCARD => (Self::Discard { version }, wire.has_only(VERSION, 0)),
+            kind::PCM_DISCARDED => (Self::Discarded { version }, wire.has_only(VERSION, 0)),
+            kind::PCM_WRITE_REQUEST => (Self::WriteRequest { version }, wire.has_only(VERSION, 0)),
+            kind::PCM_WRITE => (Self::Write { version }, wire.has_only(VERSION, 0)),
+            kind::PCM_REFUSE => {
+                (Self::Refuse { request, grant }, wire.has_only(REQUEST | GRANT, 0))
             }
-            kind::PCM_DISCARD => Self::Discard { version },
-            kind::PCM_DISCARDED => Self::Discarded { version },
-            kind::PCM_WRITE_REQUEST => Self::WriteRequest { version },
-            kind::PCM_WRITE => Self::Write { version },
-            kind::PCM_REFUSE => Self::Refuse { request, grant },
-            kind::PCM_QUERY => Self::Query { fence: grant },
-            kind::PCM_REPORT => Self::Report { fence: revokes, report: wire.report()? },
-            kind::PCM_ASSIGN => Self::Assign { mode: wire.mode_or_none()?, grant, dirty },
-            kind::PCM_ASSIGNED => Self::Assigned { grant },
-            kind::PCM_GUIDE_WANTED => Self::GuideWanted,
+            kind::PCM_QUERY => (Self::Query { fence: grant }, wire.has_only(GRANT, 0)),
+            kind::PCM_REPORT => {
+                let message = Self::Report { fence: revokes, report: wire.report()? };
+                (message, message.is_encoded_as(tag, body))
+            }
+            kind::PCM_ASSIGN => (
+                Self::Assign { mode: wire.mode_or_none()?, grant, dirty },
+                wire.has_only(MODE | GRANT, flag::DIRTY),
+            ),
+            kind::PCM_ASSIGNED => (Self::Assigned { grant }, wire.has_only(GRANT, 0)),
+            kind::PCM_GUIDE_WANTED => (Self::GuideWanted, wire.has_only(NONE, 0)),
             kind::PCM_RESPONSE => {
                 let verdict = Verdict::from_wire(wire.verdict).ok_or(DecodeError::Field {
                     what: "PCM_RESPONSE verdict",
                     found: wire.verdict.into(),
                     expected: "1 to 8",
                 })?;
-                Self::Response {
+                let message = Self::Response {
                     request,
                     verdict,
                     mode: wire.mode()?,
@@ -212,7 +247,9 @@ impl Pcm {
                     unsaved: wire.has(flag::UNSAVED),
                     past,
                     writer: InstanceId(wire.small.get()),
-                }
+                };
+                let fields = REQUEST | VERDICT | MODE | GRANT | VERSION | MASK | SMALL;
+                (message, wire.has_only(fields, flag::DIRTY | flag::UNSAVED | flag::PAST))
             }
             MessageKind(other) => {
                 return Err(DecodeError::Field {
@@ -222,8 +259,12 @@ impl Pcm {
                 });
             }
         };
-        // As arrays, which are compared in place.
-        if body.try_into().ok() != Some(&message.encode(tag)) {
+        debug_assert_eq!(
+            is_clean,
+            message.is_encoded_as(tag, body),
+            "{kind} has other fields than its arm of decode says"
+        );
+        if !is_clean {
             return Err(DecodeError::Field {
                 what: "PCM field that the message does not use",
                 found: kind.0.into(),
@@ -231,5 +272,11 @@ impl Pcm {
             });
         }
         Ok((tag, message))
+    }
+
+    /// Whether `body` is exactly what a sender of this message writes.
+    fn is_encoded_as(&self, tag: BufferTag, body: &[u8]) -> bool {
+        // As arrays, which are compared in place.
+        body.try_into().ok() == Some(&self.encode(tag))
     }
 }

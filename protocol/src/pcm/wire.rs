@@ -49,6 +49,20 @@ pub(super) mod flag {
     pub(in crate::pcm) const TO_DEAD: u16 = 8192;
 }
 
+/// The fields beside tag and flags, as the bits of a set; which of them a message uses its arm of decode
+/// says.
+pub(super) mod field {
+    pub(in crate::pcm) const NONE: u16 = 0;
+    pub(in crate::pcm) const REQUEST: u16 = 1;
+    pub(in crate::pcm) const MODE: u16 = 2;
+    pub(in crate::pcm) const VERDICT: u16 = 4;
+    pub(in crate::pcm) const GRANT: u16 = 8;
+    pub(in crate::pcm) const REVOKES: u16 = 16;
+    pub(in crate::pcm) const VERSION: u16 = 32;
+    pub(in crate::pcm) const MASK: u16 = 64;
+    pub(in crate::pcm) const SMALL: u16 = 128;
+}
+
 /// Grant numbers have 48 bits.
 pub(super) const GRANT_BITS: u64 = (1 << 48) - 1;
 
@@ -95,6 +109,26 @@ impl WirePcm {
 
     pub(super) fn has(&self, flag: u16) -> bool {
         self.flags.get() & flag != 0
+    }
+
+    /// Whether everything but the fields and flags that a message uses is 0, as it has to be.
+    #[inline(always)] // Both sets are constants wherever it is called, and little is left of it.
+    pub(super) fn has_only(&self, fields: u16, flags: u16) -> bool {
+        let of = |field: u16, value: u64| if fields & field == 0 { value } else { 0 };
+        let request = self.request_sequence.get()
+            | self.request_incarnation.get()
+            | u64::from(self.request_instance.get());
+        let unused = of(field::REQUEST, request)
+            | of(field::MODE, self.mode.into())
+            | of(field::VERDICT, self.verdict.into())
+            | of(field::GRANT, self.grant.get())
+            | of(field::REVOKES, self.revokes.get())
+            | of(field::VERSION, self.version.get())
+            | of(field::MASK, self.mask.get())
+            | of(field::SMALL, self.small.get().into())
+            | u64::from(self.flags.get() & !flags)
+            | u64::from(self.reserved.get());
+        unused == 0
     }
 
     pub(super) fn set_report(&mut self, report: &Report) {

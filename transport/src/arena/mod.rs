@@ -24,7 +24,7 @@ pub use pages::{
 };
 pub use view::{ArenaView, FrameState, ViewError};
 
-use crate::TransportError;
+use crate::{TransportError, prefetch::prefetch_line};
 use layout::{ArenaHeader, Descriptor, Layout, MAGIC};
 use memory::{HUGE_PAGE_BYTES, Mapping, Wanted};
 use pagewire_protocol::PageSize;
@@ -133,14 +133,7 @@ impl Inner {
     /// stands in between, an atomic change of its descriptor, would hold the fetch up.
     #[inline]
     fn prefetch(&self, index: u32) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: a prefetch is a hint: it reads nothing, and faults at no address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.frame_ptr(index).cast()) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = index;
+        prefetch_line(self.frame_ptr(index));
     }
 
     fn page_bytes(&self) -> usize {

@@ -44,7 +44,7 @@ mod repair;
 use super::{
     fifo::{Fifo, FifoPool},
     out::Out,
-    store::{Entry, Hashed, InstanceSet, Slot, Store},
+    store::{Entry, Hashed, InstanceSet, Slot, Step, Store},
 };
 use crate::view::Life;
 use moves::Moves;
@@ -201,6 +201,12 @@ impl Directory {
             unredone: Vec::new(),
             redone: Vec::new(),
         }
+    }
+
+    /// Brings what is known of a page nearer to the processor.
+    #[inline]
+    pub(super) fn approach(&self, page: &Hashed, step: Step) {
+        self.store.approach(page, step);
     }
 
     // ---- entries -------------------------------------------------------------------------------

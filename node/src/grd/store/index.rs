@@ -18,6 +18,7 @@
 //! as long as one partition is large, not as long as all of them are.
 
 use super::Slot;
+use pagewire_transport::prefetch;
 
 /// Longest way from a home.
 const REACH: u32 = 15;
@@ -113,6 +114,14 @@ impl Index {
             }
         }
         None
+    }
+
+    /// Brings the place of `key` nearer to the processor.
+    #[inline]
+    pub(super) fn approach(&self, key: Key) {
+        if let Some(place) = self.places.get(home(key.order, self.homes) as usize) {
+            prefetch(place);
+        }
     }
 
     /// The slot with `key` that `is_it`.

@@ -36,6 +36,7 @@ pub use set::InstanceSet;
 use crate::grd::table::TagHasher;
 use index::{Index, Key};
 use pagewire_protocol::{BufferTag, GrantNumber, PartitionId, tag::PARTITIONS};
+use pagewire_transport::prefetch;
 use relations::Relations;
 use slab::Slab;
 use std::{collections::HashMap, hash::BuildHasherDefault};
@@ -56,12 +57,35 @@ impl Hashed {
         Self { tag, hash: tag.hash() }
     }
 
+    /// The tag's hash.
+    #[inline]
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
     /// The part of the directory that it belongs to, as [`BufferTag::partition`] says.
     #[inline]
     #[must_use]
     pub fn partition(&self) -> PartitionId {
         PartitionId(u16::try_from(partition_of(self.hash)).unwrap_or(0))
     }
+}
+
+/// A step of a look-up. What one step reads the step before has brought nearer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// What is found by the hash alone.
+    Partition,
+    /// Where the index says that the page is.
+    Place,
+    /// What there is of the page.
+    Entry,
+}
+
+impl Step {
+    /// All steps, in their order.
+    pub const ALL: [Self; 3] = [Self::Partition, Self::Place, Self::Entry];
 }
 
 /// The place of an entry, valid until the entry is removed.
@@ -162,6 +186,22 @@ impl<R: Default> Store<R> {
             let entry = self.slab.get(slot);
             entry.block == tag.block && self.relations.is(entry.relation, tag)
         })
+    }
+
+    /// Brings what a look-up of the page reads nearer to the processor.
+    #[inline]
+    pub fn approach(&self, page: &Hashed, step: Step) {
+        let partition = &self.partitions[partition_of(page.hash)];
+        let key = Key::of_hash(page.hash);
+        match step {
+            Step::Partition => prefetch(partition),
+            Step::Place => partition.index.approach(key),
+            Step::Entry => {
+                if let Some(slot) = partition.index.find(key, |_| true) {
+                    prefetch(self.slab.get(slot));
+                }
+            }
+        }
     }
 
     /// The entry of a page: the one that is there, or a new one, whose last grant is the floor of its

@@ -7,11 +7,12 @@
 //! question of how many are dirty would keep everybody waiting.
 
 use super::{
-    Cursor, Hashed, Slot,
+    Cursor, Hashed, Slot, Step,
     index::{Index, Key},
     partition_of,
 };
 use pagewire_protocol::{BufferTag, PartitionId, tag::PARTITIONS};
+use pagewire_transport::prefetch;
 
 /// Values of one chunk, a power of two.
 const CHUNK: usize = 1 << 10;
@@ -104,6 +105,30 @@ impl<T: Counted> PageMap<T> {
     fn look_up(&self, &Hashed { ref tag, hash }: &Hashed) -> Option<Slot> {
         let is_it = |slot| at(&self.chunks, slot).as_ref().is_some_and(|(found, _)| found == tag);
         self.partitions[partition_of(hash)].find(Key::of_hash(hash), is_it)
+    }
+
+    /// Whether the page was changed last: then what there is of it is near.
+    #[inline]
+    #[must_use]
+    pub fn was_last(&self, tag: &BufferTag) -> bool {
+        self.last.is_some_and(|last| last.tag == *tag)
+    }
+
+    /// Brings what a look-up of the page reads nearer to the processor, or what a new one is put into.
+    #[inline]
+    pub fn approach(&self, page: &Hashed, step: Step) {
+        let index = &self.partitions[partition_of(page.hash)];
+        let key = Key::of_hash(page.hash);
+        match step {
+            Step::Partition => prefetch(index),
+            Step::Place => index.approach(key),
+            Step::Entry => {
+                let vacant = || self.free.last().copied().map(Slot);
+                if let Some(slot) = index.find(key, |_| true).or_else(vacant) {
+                    prefetch(at(&self.chunks, slot));
+                }
+            }
+        }
     }
 
     /// What there is of a page.

@@ -1,7 +1,10 @@
 //! What comes in to a shard: from the endpoint and from storage.
 
 use super::{EVICT_RETRY, Shard, arrival::Arrival};
-use crate::{grd::Event as Input, runtime::io::IoDone};
+use crate::{
+    grd::{Event as Input, store::Hashed},
+    runtime::io::IoDone,
+};
 use pagewire_protocol::{
     BufferTag, Incarnation, InstanceId, Lsn, Pcm,
     cluster_view::CLUSTER_VIEW,
@@ -100,6 +103,8 @@ impl Shard {
             Ok(decoded) => decoded,
             Err(error) => return self.bad_message(from, &error),
         };
+        let page = Hashed::of(tag);
+        self.approach(&page, frame.as_ref().map(Frame::index));
         let carries = matches!(message, Pcm::Response { verdict: Verdict::Page, .. });
         if carries != frame.is_some() {
             let problem = format!("{kind} with a page that it must not have, or without its page");
@@ -115,7 +120,7 @@ impl Shard {
         let incarnation = self.life_of(from);
         // What is queued comes first: nothing is, as a rule.
         self.run();
-        self.deliver((from, incarnation, epoch), tag, &message, frame);
+        self.deliver((from, incarnation, epoch), &page, &message, frame);
         self.run();
     }
 

@@ -2,11 +2,14 @@
 
 use super::{Shard, arrival::Arrival, guides::Guide};
 use crate::{
-    grd::{AcquireError, Effect, Event as Input, Grd},
+    grd::{
+        AcquireError, Effect, Event as Input, Grd,
+        store::{Hashed, Step},
+    },
     runtime::{command::Grant, io::IoJob, pool::Drained},
 };
 use pagewire_protocol::{Body, BufferTag, Epoch, Incarnation, InstanceId, Lsn, Pcm, page};
-use pagewire_transport::{Frame, Message, SharedFrame};
+use pagewire_transport::{Frame, FrameIndex, Message, SharedFrame};
 use std::{mem, time::Instant};
 
 impl Shard {
@@ -27,7 +30,7 @@ impl Shard {
     fn run_queued(&mut self) {
         while let Some(Arrival { input, page }) = self.inputs.pop_front() {
             if let Input::Message { from, incarnation, epoch, tag, message } = input {
-                self.deliver((from, incarnation, epoch), tag, &message, page);
+                self.deliver((from, incarnation, epoch), &Hashed::of(tag), &message, page);
                 continue;
             }
             self.arrivals.newcomer = page;
@@ -37,21 +40,37 @@ impl Shard {
         }
     }
 
+    /// Brings what will be read of a page nearer to the processor, and of the frame that came for it. The
+    /// places name each other: looked up one after the other, each would be waited for.
+    #[inline]
+    pub(super) fn approach(&self, page: &Hashed, frame: Option<FrameIndex>) {
+        if let Some(index) = frame {
+            self.pool.approach_frame(index);
+        }
+        if self.grd.was_last(&page.tag) {
+            return;
+        }
+        for step in Step::ALL {
+            self.pool.approach(page, step);
+            self.grd.approach(page, step);
+        }
+    }
+
     /// Hands the core a message: now, without a place in the queue.
     pub(super) fn deliver(
         &mut self,
         (from, incarnation, epoch): (InstanceId, Incarnation, Epoch),
-        tag: BufferTag,
+        of: &Hashed,
         message: &Pcm,
         page: Option<Frame>,
     ) {
         self.arrivals.newcomer = page;
         let source = (from, incarnation, epoch);
-        self.tell_core(|grd, effects| grd.message(source, tag, message, effects));
+        self.tell_core(|grd, effects| grd.message(source, of, message, effects));
         let page = self.arrivals.newcomer.take();
         // What is of a later view is handed in again when that is there.
         if mem::take(&mut self.has_parked) {
-            let message = *message;
+            let (tag, message) = (of.tag, *message);
             let input = Input::Message { from, incarnation, epoch, tag, message };
             self.park(Arrival { input, page });
         }

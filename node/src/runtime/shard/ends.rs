@@ -10,7 +10,7 @@
 
 use super::Shard;
 use crate::{
-    grd::{AcquireError, Event as Input, WaiterId},
+    grd::{AcquireError, Event as Input, WaiterId, store::Hashed},
     runtime::{
         command::{Command, Completion, Grant},
         line::Line,
@@ -168,6 +168,8 @@ impl Shard {
                 }
             }
             Command::Acquire { sequence, tag, mode } => {
+                let page = Hashed::of(tag);
+                self.approach(&page, None);
                 self.handles.asks(at, sequence, tag);
                 let waiter = waiter_id(at, sequence);
                 if let Some(error) = self.cannot_serve(tag) {
@@ -175,7 +177,7 @@ impl Shard {
                 }
                 // What is queued comes first: nothing is, as a rule.
                 self.run();
-                self.tell_core(|grd, effects| grd.acquire(tag, mode, waiter, effects));
+                self.tell_core(|grd, effects| grd.acquire(&page, mode, waiter, effects));
             }
             Command::Withdraw { sequence, tag } => {
                 self.input(Input::Withdraw { tag, waiter: waiter_id(at, sequence) });

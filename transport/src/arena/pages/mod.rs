@@ -33,6 +33,7 @@ use super::{
         mode_bits, mode_of,
     },
 };
+use crate::prefetch::prefetch;
 use pagewire_protocol::{BufferTag, Mode};
 use std::sync::{
     Arc,
@@ -75,6 +76,13 @@ impl PageTable {
 
     fn word(&self, index: FrameIndex) -> u64 {
         self.descriptor(index).word.load(Ordering::Acquire)
+    }
+
+    /// Brings what is kept of a frame, and its first bytes, nearer to the processor.
+    #[inline]
+    pub fn prefetch(&self, index: FrameIndex) {
+        prefetch(self.descriptor(index));
+        self.arena.prefetch(index.0);
     }
 
     /// Publishes `frame` as page `tag`, to be pinned in `mode` (N: not yet).
