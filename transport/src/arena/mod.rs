@@ -136,6 +136,15 @@ impl Inner {
         prefetch_line(self.frame_ptr(index));
     }
 
+    /// As [`Inner::prefetch`], of the margin before a frame: its header is about to be written there.
+    #[inline]
+    fn prefetch_margin(&self, index: u32) {
+        if let Some(margin) = self.margin_ptr(index) {
+            prefetch_line(margin);
+            prefetch_line(margin.wrapping_add(MARGIN_BYTES / 2));
+        }
+    }
+
     fn page_bytes(&self) -> usize {
         self.layout.page_size.bytes()
     }

@@ -120,11 +120,15 @@ impl<T: Counted> PageMap<T> {
         let index = &self.partitions[partition_of(page.hash)];
         let key = Key::of_hash(page.hash);
         match step {
-            Step::Partition => prefetch(index),
+            Step::Partition => {
+                prefetch(index);
+                if let Some(&vacant) = self.free.last() {
+                    prefetch(at(&self.chunks, Slot(vacant)));
+                }
+            }
             Step::Place => index.approach(key),
             Step::Entry => {
-                let vacant = || self.free.last().copied().map(Slot);
-                if let Some(slot) = index.find(key, |_| true).or_else(vacant) {
+                if let Some(slot) = index.find(key, |_| true) {
                     prefetch(at(&self.chunks, slot));
                 }
             }

@@ -104,7 +104,10 @@ impl Shard {
             Err(error) => return self.bad_message(from, &error),
         };
         let page = Hashed::of(tag);
-        self.approach(&page, frame.as_ref().map(Frame::index));
+        self.approach(&page);
+        if let Some(frame) = &frame {
+            self.pool.approach_frame(frame.index());
+        }
         let carries = matches!(message, Pcm::Response { verdict: Verdict::Page, .. });
         if carries != frame.is_some() {
             let problem = format!("{kind} with a page that it must not have, or without its page");

@@ -9,7 +9,7 @@ use crate::{
     runtime::{command::Grant, io::IoJob, pool::Drained},
 };
 use pagewire_protocol::{Body, BufferTag, Epoch, Incarnation, InstanceId, Lsn, Pcm, page};
-use pagewire_transport::{Frame, FrameIndex, Message, SharedFrame};
+use pagewire_transport::{Frame, Message, SharedFrame};
 use std::{mem, time::Instant};
 
 impl Shard {
@@ -40,13 +40,10 @@ impl Shard {
         }
     }
 
-    /// Brings what will be read of a page nearer to the processor, and of the frame that came for it. The
-    /// places name each other: looked up one after the other, each would be waited for.
+    /// Brings what will be read of a page nearer to the processor. The places name each other: looked up
+    /// one after the other, each would be waited for.
     #[inline]
-    pub(super) fn approach(&self, page: &Hashed, frame: Option<FrameIndex>) {
-        if let Some(index) = frame {
-            self.pool.approach_frame(index);
-        }
+    pub(super) fn approach(&self, page: &Hashed) {
         if self.grd.was_last(&page.tag) {
             return;
         }

@@ -169,7 +169,7 @@ impl Shard {
             }
             Command::Acquire { sequence, tag, mode } => {
                 let page = Hashed::of(tag);
-                self.approach(&page, None);
+                self.approach(&page);
                 self.handles.asks(at, sequence, tag);
                 let waiter = waiter_id(at, sequence);
                 if let Some(error) = self.cannot_serve(tag) {

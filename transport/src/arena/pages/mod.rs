@@ -83,6 +83,7 @@ impl PageTable {
     pub fn prefetch(&self, index: FrameIndex) {
         prefetch(self.descriptor(index));
         self.arena.prefetch(index.0);
+        self.arena.prefetch_margin(index.0);
     }
 
     /// Publishes `frame` as page `tag`, to be pinned in `mode` (N: not yet).
