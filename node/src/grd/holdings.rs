@@ -109,7 +109,7 @@ impl Holdings {
 
     /// Brings what is known of a page nearer to the processor.
     #[inline]
-    pub(super) fn approach(&self, page: &Hashed, step: Step) {
+    pub(super) fn approach(&self, page: &mut Hashed, step: Step) {
         self.holdings.approach(page, step);
     }
 

@@ -154,11 +154,14 @@ impl Grd {
     /// Brings what is known of a page that an event is about nearer to the processor, all of it at the same
     /// time: looked up when it is needed, each piece would be waited for. It changes nothing.
     #[inline]
-    pub fn approach(&self, page: &Hashed, step: Step) {
+    pub fn approach(&self, page: &mut Hashed, step: Step) {
+        let partition = page.partition();
         if step == Step::Partition {
-            self.view.approach(page.partition());
+            self.view.approach(partition);
         }
-        self.directory.approach(page, step);
+        if step == Step::Partition || self.view.master_of(partition) == self.me {
+            self.directory.approach(page, step);
+        }
         self.holdings.approach(page, step);
     }
 

@@ -42,11 +42,13 @@ use slab::Slab;
 use std::{collections::HashMap, hash::BuildHasherDefault};
 
 /// A page's tag with its hash: an event computes it once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Hashed {
     /// The page.
     pub tag: BufferTag,
     hash: u64,
+    /// Where a [`PageMap`] has it, if nothing has changed since: see [`PageMap::approach`].
+    held: Option<Slot>,
 }
 
 impl Hashed {
@@ -54,7 +56,7 @@ impl Hashed {
     #[inline]
     #[must_use]
     pub fn of(tag: BufferTag) -> Self {
-        Self { tag, hash: tag.hash() }
+        Self { tag, hash: tag.hash(), held: None }
     }
 
     /// The tag's hash.
@@ -181,7 +183,7 @@ impl<R: Default> Store<R> {
     /// As [`Store::find`].
     #[must_use]
     pub fn find_hashed(&self, page: &Hashed) -> Option<Slot> {
-        let Hashed { tag, hash } = page;
+        let Hashed { tag, hash, .. } = page;
         self.partitions[partition_of(*hash)].index.find(Key::of_hash(*hash), |slot| {
             let entry = self.slab.get(slot);
             entry.block == tag.block && self.relations.is(entry.relation, tag)
@@ -218,7 +220,7 @@ impl<R: Default> Store<R> {
         }
     }
 
-    fn insert_new(&mut self, &Hashed { ref tag, hash }: &Hashed) -> Slot {
+    fn insert_new(&mut self, &Hashed { ref tag, hash, .. }: &Hashed) -> Slot {
         let partition = &mut self.partitions[partition_of(hash)];
         let relation = self.relations.take(tag);
         let slot = self.slab.insert(Entry::new(relation, tag.block, partition.floor));

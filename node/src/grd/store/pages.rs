@@ -98,12 +98,19 @@ impl<T: Counted> PageMap<T> {
     fn find_hashed(&self, page: &Hashed) -> Option<Slot> {
         match &self.last {
             Some(last) if last.tag == page.tag => Some(last.slot),
-            _ => self.look_up(page),
+            _ => {
+                let held = page.held.filter(|slot| self.is_it(*slot, &page.tag));
+                held.or_else(|| self.look_up(page))
+            }
         }
     }
 
-    fn look_up(&self, &Hashed { ref tag, hash }: &Hashed) -> Option<Slot> {
-        let is_it = |slot| at(&self.chunks, slot).as_ref().is_some_and(|(found, _)| found == tag);
+    fn is_it(&self, slot: Slot, tag: &BufferTag) -> bool {
+        at(&self.chunks, slot).as_ref().is_some_and(|(found, _)| found == tag)
+    }
+
+    fn look_up(&self, &Hashed { ref tag, hash, .. }: &Hashed) -> Option<Slot> {
+        let is_it = |slot| self.is_it(slot, tag);
         self.partitions[partition_of(hash)].find(Key::of_hash(hash), is_it)
     }
 
@@ -114,9 +121,10 @@ impl<T: Counted> PageMap<T> {
         self.last.is_some_and(|last| last.tag == *tag)
     }
 
-    /// Brings what a look-up of the page reads nearer to the processor, or what a new one is put into.
+    /// Brings what a look-up of the page reads nearer to the processor, or what a new one is put into. In
+    /// the last step it notes where the page seems to be: whether it is there a look-up finds out.
     #[inline]
-    pub fn approach(&self, page: &Hashed, step: Step) {
+    pub fn approach(&self, page: &mut Hashed, step: Step) {
         let index = &self.partitions[partition_of(page.hash)];
         let key = Key::of_hash(page.hash);
         match step {
@@ -128,7 +136,8 @@ impl<T: Counted> PageMap<T> {
             }
             Step::Place => index.approach(key),
             Step::Entry => {
-                if let Some(slot) = index.find(key, |_| true) {
+                page.held = index.find(key, |_| true);
+                if let Some(slot) = page.held {
                     prefetch(at(&self.chunks, slot));
                 }
             }
@@ -268,9 +277,13 @@ fn kinds_of<T: Counted>(place: &Place<T>) -> u8 {
 /// A value of the kinds `before` is of the kinds `now`.
 #[inline]
 fn recount(counts: &mut Counts, before: u8, now: u8) {
-    let changed = before ^ now;
-    for (count, bit) in counts.iter_mut().zip(0..).filter(|(_, bit)| changed >> bit & 1 != 0) {
-        *count = if now >> bit & 1 != 0 { *count + 1 } else { *count - 1 };
+    let mut changed = before ^ now;
+    // Few change at a time.
+    while changed != 0 {
+        let (bit, count) = (changed & changed.wrapping_neg(), changed.trailing_zeros() as usize);
+        let count = &mut counts[count];
+        *count = if now & bit != 0 { *count + 1 } else { *count - 1 };
+        changed ^= bit;
     }
 }
 

@@ -103,8 +103,8 @@ impl Shard {
             Ok(decoded) => decoded,
             Err(error) => return self.bad_message(from, &error),
         };
-        let page = Hashed::of(tag);
-        self.approach(&page);
+        let mut page = Hashed::of(tag);
+        self.approach(&mut page);
         if let Some(frame) = &frame {
             self.pool.approach_frame(frame.index());
         }

@@ -43,7 +43,7 @@ impl Shard {
     /// Brings what will be read of a page nearer to the processor. The places name each other: looked up
     /// one after the other, each would be waited for.
     #[inline]
-    pub(super) fn approach(&self, page: &Hashed) {
+    pub(super) fn approach(&self, page: &mut Hashed) {
         if self.grd.was_last(&page.tag) {
             return;
         }

@@ -168,8 +168,8 @@ impl Shard {
                 }
             }
             Command::Acquire { sequence, tag, mode } => {
-                let page = Hashed::of(tag);
-                self.approach(&page);
+                let mut page = Hashed::of(tag);
+                self.approach(&mut page);
                 self.handles.asks(at, sequence, tag);
                 let waiter = waiter_id(at, sequence);
                 if let Some(error) = self.cannot_serve(tag) {
