@@ -34,3 +34,18 @@ pub(crate) fn prefetch_line(at: *const u8) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_brought_nearer_is_as_it_was_whatever_its_size() {
+        let (nothing, bytes, lines) = ((), [7u8; 63], [9u64; 99]);
+        prefetch(&nothing);
+        prefetch(&bytes);
+        prefetch(&lines);
+        prefetch_line(ptr::null());
+        assert_eq!((bytes, lines), ([7; 63], [9; 99]));
+    }
+}

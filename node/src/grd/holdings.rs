@@ -108,7 +108,7 @@ impl Holdings {
     }
 
     /// Brings what is known of a page nearer to the processor.
-    #[inline]
+    #[inline(always)] // As `Shard::approach_by`.
     pub(super) fn approach(&self, page: &mut Hashed, step: Step) {
         self.holdings.approach(page, step);
     }

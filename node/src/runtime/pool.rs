@@ -101,7 +101,7 @@ impl Pool {
     }
 
     /// Brings what is known of a page nearer to the processor, and its first bytes, if it is here.
-    #[inline]
+    #[inline(always)] // As `Shard::approach_by`.
     pub(super) fn approach(&self, page: &Hashed, step: Step) {
         match step {
             Step::Partition => self.shared.index.approach(page.hash()),

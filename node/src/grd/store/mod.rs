@@ -85,11 +85,6 @@ pub enum Step {
     Entry,
 }
 
-impl Step {
-    /// All steps, in their order.
-    pub const ALL: [Self; 3] = [Self::Partition, Self::Place, Self::Entry];
-}
-
 /// The place of an entry, valid until the entry is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u32);
@@ -191,7 +186,7 @@ impl<R: Default> Store<R> {
     }
 
     /// Brings what a look-up of the page reads nearer to the processor.
-    #[inline]
+    #[inline(always)] // As `Shard::approach_by`.
     pub fn approach(&self, page: &Hashed, step: Step) {
         let partition = &self.partitions[partition_of(page.hash)];
         let key = Key::of_hash(page.hash);

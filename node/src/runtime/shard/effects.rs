@@ -47,10 +47,15 @@ impl Shard {
         if self.grd.was_last(&page.tag) {
             return;
         }
-        for step in Step::ALL {
-            self.pool.approach(page, step);
-            self.grd.approach(page, step);
-        }
+        self.approach_by(page, Step::Partition);
+        self.approach_by(page, Step::Place);
+        self.approach_by(page, Step::Entry);
+    }
+
+    #[inline(always)] // Which step it is is known wherever it is called.
+    fn approach_by(&self, page: &mut Hashed, step: Step) {
+        self.pool.approach(page, step);
+        self.grd.approach(page, step);
     }
 
     /// Hands the core a message: now, without a place in the queue.
