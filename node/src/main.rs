@@ -16,7 +16,7 @@ use pagewire_node::{
 use pagewire_protocol::{Incarnation, InstanceId};
 use std::{
     error::Error,
-    io::{self, BufReader, Write, stdin, stdout},
+    io::{self, BufReader, IsTerminal, Write, stdin, stdout},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -226,6 +226,8 @@ fn main() -> ExitCode {
     // Standard output belongs to results; logs go to standard error.
     let filter = log_filter(std::env::var("PAGEWIRE_LOG").ok());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A file or a journal has no use for colours.
+    let log = log.with_ansi(std::io::stderr().is_terminal());
     // Whoever reads it may have gone, and there is nobody else to tell.
     log.log_internal_errors(false).init();
     if let Err(error) = demo::cleanup::survive_file_size_limit() {
