@@ -285,12 +285,13 @@ pub fn gone_lives(node: &Node) -> Vec<(InstanceId, Incarnation)> {
     let mut gone = BTreeMap::new();
     for (id, counters) in node.endpoint_counters().iter().flat_map(|shard| shard.peers()) {
         let life = Incarnation(counters.incarnation.get());
-        let is_gone = counters.is_known() && life.0 != 0 && counters.on().is_none();
-        // A link of another shard's says that it lives.
+        let is_gone = counters.is_known() && counters.on().is_none();
+        // A link of any shard's says that it lives; a shard that never had one says nothing.
         let known = gone.entry(id).or_insert(Some(life));
         *known = known.filter(|_| is_gone).map(|known: Incarnation| known.max(life));
     }
-    gone.into_iter().filter_map(|(id, life)| Some((id, life?))).collect()
+    let met = |(id, life): (_, Option<Incarnation>)| Some((id, life.filter(|life| life.0 != 0)?));
+    gone.into_iter().filter_map(met).collect()
 }
 
 fn reasons(links: &PeerLinks, end: End) -> BTreeMap<String, u64> {
