@@ -195,6 +195,10 @@ impl Report for Figures<'_> {
         })
     }
 
+    fn verdict(&self) -> Option<Verdict> {
+        Some(Verdict::of(self.control(), self.args.run.rounds))
+    }
+
     fn lines(&self) -> Vec<String> {
         let Args { nodes, readers, run: Run { rounds, .. }, .. } = self.args;
         let mut lines = vec![

@@ -242,6 +242,10 @@ impl Report for Figures<'_> {
         })
     }
 
+    fn verdict(&self) -> Option<Verdict> {
+        Some(Verdict::of(self.control, self.args.run.rounds))
+    }
+
     fn lines(&self) -> Vec<String> {
         let verdict = Verdict::of(self.control, self.args.run.rounds);
         let Args { hops, mode, pages, run: Run { rounds, .. }, .. } = self.args;

@@ -18,6 +18,7 @@ use crate::{
     cores,
     error::BenchError,
     options::Run,
+    pairing::Verdict,
     report::Report,
     stats::{median, rounded},
 };
@@ -105,6 +106,10 @@ impl Report for Figures<'_> {
                 "rings": self.loads.iter().map(Load::json).collect::<Vec<_>>(),
             },
         })
+    }
+
+    fn verdict(&self) -> Option<Verdict> {
+        None
     }
 
     fn lines(&self) -> Vec<String> {

@@ -127,6 +127,10 @@ impl Report for Figures<'_> {
         })
     }
 
+    fn verdict(&self) -> Option<Verdict> {
+        Some(Verdict::of(self.rounds.ratio(AGAIN, UCX), self.args.common.run.rounds))
+    }
+
     fn lines(&self) -> Vec<String> {
         let Run { rounds, .. } = self.args.common.run;
         let (test, figure) = (self.args.test.name(), self.args.test.figure());

@@ -55,6 +55,7 @@ fn check_json(request: &str, reply: &str, more: &[&str]) {
     let expected = [
         "bare",
         "control",
+        "inconclusive",
         "ours",
         "plain",
         "ratio_p50",
@@ -63,11 +64,17 @@ fn check_json(request: &str, reply: &str, more: &[&str]) {
         "request",
         "rounds",
         "sleep",
+        "warnings",
     ];
     assert_eq!(keys(&json), expected);
     assert_eq!(json["request"].to_string(), request);
     assert_eq!(json["reply"].to_string(), reply);
     assert_eq!(json["rounds"], 2);
+    assert_eq!(json["inconclusive"], true, "of 2 rounds");
+    assert!(
+        json["warnings"][0].as_str().is_some_and(|why| why.contains("only 2 rounds")),
+        "{json}"
+    );
     assert_eq!(json["sleep"], more.contains(&"--sleep"));
     for leg in ["ours", "bare", "plain"] {
         let leg = &json[leg];
@@ -129,8 +136,18 @@ fn check_rate(size: &str, more: &[&str]) {
     }
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     let json: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
-    let expected =
-        ["bare", "bare_batched", "control", "ours", "ratio", "ratio_batched", "rounds", "size"];
+    let expected = [
+        "bare",
+        "bare_batched",
+        "control",
+        "inconclusive",
+        "ours",
+        "ratio",
+        "ratio_batched",
+        "rounds",
+        "size",
+        "warnings",
+    ];
     assert_eq!(keys(&json), expected);
     assert_eq!(json["size"].to_string(), size);
     assert_eq!(json["rounds"], 2);
@@ -138,7 +155,8 @@ fn check_rate(size: &str, more: &[&str]) {
         assert_eq!(keys(&json[leg]), ["bytes_per_s", "messages_per_s"]);
         let figure = |key: &str| json[leg][key].as_f64().unwrap();
         let bytes = figure("bytes_per_s") / figure("messages_per_s");
-        assert!((bytes - size.parse::<f64>().unwrap()).abs() < 1.0, "{json}");
+        // Both are rounded, which is much of a rate on a host that has little time for it.
+        assert!((bytes / size.parse::<f64>().unwrap() - 1.0).abs() < 1e-2, "{json}");
     }
     for ratio in ["ratio", "ratio_batched", "control"] {
         assert!(json[ratio].as_f64().unwrap() > 0.0, "{json}");
@@ -204,8 +222,18 @@ fn figures_of_ucx_stand_beside_ours() {
         }
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
         let json: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
-        let expected =
-            ["control", "ours", "ratio", "rounds", "samples_per_round", "size", "test", "ucx"];
+        let expected = [
+            "control",
+            "inconclusive",
+            "ours",
+            "ratio",
+            "rounds",
+            "samples_per_round",
+            "size",
+            "test",
+            "ucx",
+            "warnings",
+        ];
         assert_eq!(keys(&json), expected);
         assert_eq!((&json["test"], &json["size"]), (&test.into(), &8192.into()));
         assert_eq!(json["ucx"][key], figure);
@@ -388,6 +416,7 @@ fn broadcasts_are_reported_as_one_object() {
         let json: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
         let expected = [
             "control",
+            "inconclusive",
             "messages_per_s",
             "nodes",
             "ping_pong_p50_us",
@@ -396,6 +425,7 @@ fn broadcasts_are_reported_as_one_object() {
             "ratio_p50",
             "readers",
             "rounds",
+            "warnings",
         ];
         assert_eq!(keys(&json), expected);
         assert_eq!(keys(&json["messages_per_s"]), ["1", "4096", "64"]);

@@ -124,7 +124,8 @@ fn check_rate(output: (bool, String), size: u32) {
     for leg in ["ours", "bare", "bare_batched"] {
         let figure = |key: &str| json[leg][key].as_f64().unwrap();
         let bytes = figure("bytes_per_s") / figure("messages_per_s");
-        assert!((bytes - f64::from(size)).abs() < 1.0, "{json}");
+        // Both are rounded, which is much of a rate on a host that has little time for it.
+        assert!((bytes / f64::from(size) - 1.0).abs() < 1e-2, "{json}");
     }
     assert!(json["ratio"].as_f64().unwrap() > 0.0 && json["control"].as_f64().is_some());
 }

@@ -9,13 +9,14 @@ use pagewire_node::{
     runtime::Node,
     si_cmd,
     status::{self, StatusError},
-    storage_watch::{News, StorageWatch},
+    storage_watch::{Look, News, StorageWatch, Watched},
+    store::marks::Marks,
     view::View,
 };
-use pagewire_protocol::Incarnation;
+use pagewire_protocol::{Incarnation, InstanceId};
 use std::{
     error::Error,
-    io::{self, BufReader, Write, stdin, stdout},
+    io::{self, BufReader, IsTerminal, Write, stdin, stdout},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -41,7 +42,7 @@ Exit status:
 
 /// Ships database blocks between the instances of a shared-storage cluster
 #[derive(Debug, Parser)]
-#[command(version, after_help = format!("{ENVIRONMENT}\n\n{EXIT}"))]
+#[command(name = "pagewire", version, after_help = format!("{ENVIRONMENT}\n\n{EXIT}"))]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -59,7 +60,7 @@ enum Command {
     #[command(after_help = format!("{STATUS_EXIT}\n\n{ENVIRONMENT}"), long_about = STATUS)]
     Status(status::StatusOptions),
     /// Say what the directory knows of one page: who holds it, in which mode, who waits
-    #[command(after_help = format!("{STATUS_EXIT}\n\n{ENVIRONMENT}"), long_about = PAGE)]
+    #[command(after_help = format!("{PAGE_EXIT}\n\n{ENVIRONMENT}"), long_about = PAGE)]
     Page(status::PageOptions),
     /// Say what this host offers and what to change
     #[command(after_help = doctor_help(), long_about = DOCTOR)]
@@ -100,11 +101,12 @@ RDMA devices, core files; with --config also storage, address, key file, status 
 arena of one instance. It changes nothing.";
 
 const STATUS: &str = "\
-Says what a running node says of itself: how long it runs, and for each peer what messages go over
-(RDMA verbs or TCP), why not verbs with the reasons counted by name and end, links that came and
-went, and messages; connections that were turned away, by reason; for each member of the cluster the partitions of the directory that it masters,
-and how many pages it holds S and X, has to write, or keeps as past images. Asks over the node's local
-socket, which is its user's alone.";
+Says what a running node says of itself: how long it runs, whether its storage is there, and for each
+peer what messages go over (RDMA verbs or TCP), why not verbs with the reasons counted by name and
+end, links that came and went, and messages; connections that were turned away, by reason; for each
+member of the cluster the partitions of the directory that it masters, whether pages in them can be
+had, and how many pages it holds S and X, has to write, or keeps as past images. Asks over the node's
+local socket, which is its user's alone.";
 
 const PAGE: &str = "\
 Says what the directory knows of one page: its master, owner, mode and holders, who waits for it,
@@ -113,6 +115,10 @@ host over its local socket, and that asks the page's master.";
 
 const STATUS_EXIT: &str = "\
 Exit status: 0 when the node answered, 1 when there is none, or something else in its place.";
+
+const PAGE_EXIT: &str = "\
+Exit status: 0 when the page's master told of it, 1 when it has no entry of the page (nobody has held
+it), cannot be asked, or no node answers here.";
 
 fn doctor_help() -> String {
     format!(
@@ -220,6 +226,8 @@ fn main() -> ExitCode {
     // Standard output belongs to results; logs go to standard error.
     let filter = log_filter(std::env::var("PAGEWIRE_LOG").ok());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A file or a journal has no use for colours.
+    let log = log.with_ansi(std::io::stderr().is_terminal());
     // Whoever reads it may have gone, and there is nobody else to tell.
     log.log_internal_errors(false).init();
     if let Err(error) = demo::cleanup::survive_file_size_limit() {
@@ -341,7 +349,8 @@ fn run_agent(config: NodeConfig, options: &agent::Options) -> Result<bool, Box<d
 fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
     config.check_peers(path)?;
     let node = Arc::new(Node::start(config)?);
-    let status = offer_status(config, &node)?;
+    let watched = Watched::default();
+    let status = offer_status(config, &node, &watched)?;
     if let Some(server) = &status
         && let Err(error) = server.file().remove_at_signals()
     {
@@ -370,23 +379,36 @@ fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
         roster.observe(&missing, Instant::now()).iter().for_each(|line| tell(line));
         link_lines.observe(&node.links()).iter().for_each(|line| tell(line));
         watch_storage(&mut storage, &node);
+        watched.set(storage.found());
         let pause = if roster.was_whole() { WHOLE_CHECK } else { PEERS_CHECK };
         std::thread::park_timeout(pause);
     }
 }
 
-/// Looks whether the peers' storage is this one, and nobody else's.
-fn watch_storage(watch: &mut StorageWatch, node: &Node) {
-    let marks = node.marks();
-    let read = |id| {
-        marks.of(id).unwrap_or_else(|error| {
+/// The storage as the watch sees it.
+struct Storage<'a>(&'a Marks);
+
+impl Look for Storage<'_> {
+    fn mark(&mut self, instance: InstanceId) -> Option<Incarnation> {
+        self.0.of(instance).unwrap_or_else(|error| {
             tracing::debug!("{error}");
             None
         })
-    };
-    for news in watch.observe(&node.linked_lives(), Instant::now(), read) {
+    }
+
+    fn storage(&mut self) -> Result<(), String> {
+        self.0.still_there()
+    }
+}
+
+/// Looks whether the storage is there, whether the peers' is the same, and nobody else's.
+fn watch_storage(watch: &mut StorageWatch, node: &Node) {
+    let marks = node.marks();
+    let (linked, gone) = (node.linked_lives(), status::gone_lives(node));
+    for news in watch.observe(&linked, &gone, Instant::now(), &mut Storage(marks)) {
         match news {
             News::Tell(line) => tracing::error!("{line}"),
+            News::Over(line) => tracing::warn!("{line}"),
             News::LeaveAgain => {
                 let (instance, incarnation) = node.identity();
                 if let Err(error) = marks.leave(instance, incarnation) {
@@ -402,8 +424,9 @@ fn watch_storage(watch: &mut StorageWatch, node: &Node) {
 fn offer_status(
     config: &NodeConfig,
     node: &Arc<Node>,
+    watched: &Watched,
 ) -> Result<Option<status::Server>, StatusError> {
-    let facts = status::NodeFacts::new(Arc::clone(node), config);
+    let facts = status::NodeFacts::new(Arc::clone(node), config, watched.clone());
     match status::Server::start(&status::Places::of(config), facts) {
         Err(error) if config.status_socket.is_none() => {
             tracing::warn!("{error}");

@@ -1,11 +1,17 @@
 //! Whether all instances have the same storage before them, as far as their marks
-//! ([`Marks`](crate::store::marks::Marks)) say.
+//! ([`Marks`](crate::store::marks::Marks)) say, and still the one that they started with.
 //!
 //! ```text
 //!   a peer is up ... its mark is looked for, for PATIENCE ... not there: its storage is another one
-//!   now and then     this instance's own mark             ... of another life: somebody else's storage, too
+//!   it is gone ..... its mark again                       ... of a later life: the one it had is over
+//!   now and then     the storage itself                   ... gone, or another one in its place
+//!                    this instance's own mark             ... of another life: somebody else's storage, too
 //! ```
-//! Pure: lives, marks and the time come in, lines go out.
+//! Pure: lives, marks and the time come in, lines go out; [`Found`] is what stands, for who asks later.
+
+mod found;
+
+pub use found::{Found, Watched};
 
 use pagewire_protocol::{Incarnation, InstanceId};
 use std::{
@@ -21,7 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often this instance's own mark is looked at.
 const OWN_EVERY: Duration = Duration::from_secs(10);
-/// How often it is told that somebody writes over it.
+/// How often the mark of a peer that is gone is looked at.
+const GONE_EVERY: Duration = Duration::from_secs(2);
+/// How often it is told that somebody writes over this instance's mark, or that the storage is gone.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// A life of a peer, and what came of looking for its mark.
@@ -38,8 +46,25 @@ struct Peer {
 pub enum News {
     /// Tell the operator: pages may be lost.
     Tell(String),
+    /// Tell the operator: that is over.
+    Over(String),
     /// This instance's mark is gone or written over: leave it again.
     LeaveAgain,
+}
+
+/// Peers and their lives.
+pub type Lives = [(InstanceId, Incarnation)];
+
+/// What looks at the storage. It is asked only for what is due.
+pub trait Look {
+    /// The life in an instance's mark.
+    fn mark(&mut self, instance: InstanceId) -> Option<Incarnation>;
+
+    /// Whether the storage is still the one that this instance started with.
+    ///
+    /// # Errors
+    /// What was found instead, in words.
+    fn storage(&mut self) -> Result<(), String>;
 }
 
 /// See the module.
@@ -51,34 +76,86 @@ pub struct StorageWatch {
     folder: PathBuf,
     peers: BTreeMap<InstanceId, Peer>,
     looked: Instant,
+    looked_for_gone: Instant,
     told: Option<Instant>,
+    told_of_storage: Option<Instant>,
+    found: Found,
 }
 
 impl StorageWatch {
     /// Of `life` of instance `me`, which has left its mark in `folder`.
     #[must_use]
     pub fn new(me: InstanceId, life: Incarnation, folder: &Path, now: Instant) -> Self {
-        let peers = BTreeMap::new();
-        Self { me, life, folder: folder.to_owned(), peers, looked: now, told: None }
+        Self {
+            me,
+            life,
+            folder: folder.to_owned(),
+            peers: BTreeMap::new(),
+            looked: now,
+            looked_for_gone: now,
+            told: None,
+            told_of_storage: None,
+            found: Found::default(),
+        }
     }
 
-    /// `lives` are the peers that there is a link with; `mark` reads an instance's mark, and is asked only
-    /// for those that are due.
+    /// What stands.
+    #[must_use]
+    pub fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// `linked` are the peers that there is a link with, `gone` those that there was one with, in the life
+    /// that it was with.
     pub fn observe(
         &mut self,
-        lives: &[(InstanceId, Incarnation)],
+        linked: &Lives,
+        gone: &Lives,
         now: Instant,
-        mut mark: impl FnMut(InstanceId) -> Option<Incarnation>,
+        look: &mut impl Look,
     ) -> Vec<News> {
         let mut news = Vec::new();
         if now.duration_since(self.looked) >= OWN_EVERY {
             self.looked = now;
-            news.extend(self.own(mark(self.me), now));
+            news.extend(self.storage(look.storage(), now));
+            // No mark is left where pages are not: it would say that all is well.
+            if self.found.storage.is_none() {
+                news.extend(self.own(look.mark(self.me), now));
+            }
         }
-        for &(id, life) in lives {
-            news.extend(self.peer(id, life, now, &mut mark).map(News::Tell));
+        for &(id, life) in linked {
+            news.extend(self.peer(id, life, now, look).map(News::Tell));
+        }
+        self.found.later.retain(|id, _| linked.iter().all(|(other, _)| other != id));
+        if now.duration_since(self.looked_for_gone) >= GONE_EVERY {
+            self.looked_for_gone = now;
+            for &(id, life) in gone {
+                let later = look.mark(id).filter(|found| *found > life);
+                self.found.later.extend(later.map(|found| (id, found)));
+            }
         }
         news
+    }
+
+    fn storage(&mut self, state: Result<(), String>, now: Instant) -> Option<News> {
+        let root = self.folder.parent().unwrap_or(&self.folder).display();
+        let Err(found) = state else {
+            self.told_of_storage = None;
+            let over = || News::Over(format!("storage {root} is there again"));
+            return self.found.storage.take().map(|_| over());
+        };
+        let line = format!(
+            "storage {root} is not the one that this instance started with: {found}; pages are not read \
+             from it, and what is written now may be lost: put it back (see what is mounted there); if it \
+             is gone for good, stop all instances and restore it from a backup"
+        );
+        let is_news = self.found.storage.as_ref() != Some(&line);
+        self.found.storage = Some(line.clone());
+        let is_due = |told: Instant| now.duration_since(told) >= TOLD_EVERY;
+        (is_news || self.told_of_storage.is_none_or(is_due)).then(|| {
+            self.told_of_storage = Some(now);
+            News::Tell(line)
+        })
     }
 
     fn own(&mut self, found: Option<Incarnation>, now: Instant) -> Vec<News> {
@@ -106,7 +183,7 @@ impl StorageWatch {
         id: InstanceId,
         life: Incarnation,
         now: Instant,
-        mark: &mut impl FnMut(InstanceId) -> Option<Incarnation>,
+        look: &mut impl Look,
     ) -> Option<String> {
         let new = || Peer { life, since: now, looked: None, is_settled: false };
         let peer = self.peers.entry(id).or_insert_with(new);
@@ -118,7 +195,7 @@ impl StorageWatch {
             return None;
         }
         peer.looked = Some(now);
-        let found = mark(id);
+        let found = look.mark(id);
         let is_late = now.duration_since(peer.since) >= PATIENCE;
         peer.is_settled = found == Some(life) || is_late;
         if found == Some(life) || !is_late {
@@ -148,6 +225,23 @@ mod tests {
     const LIFE: Incarnation = Incarnation(70);
     const MINE: Incarnation = Incarnation(60);
 
+    /// Marks and storage as these say.
+    struct Sees<M, S>(M, S);
+
+    impl<M, S> Look for Sees<M, S>
+    where
+        M: FnMut(InstanceId) -> Option<Incarnation>,
+        S: FnMut() -> Result<(), String>,
+    {
+        fn mark(&mut self, instance: InstanceId) -> Option<Incarnation> {
+            self.0(instance)
+        }
+
+        fn storage(&mut self) -> Result<(), String> {
+            self.1()
+        }
+    }
+
     /// Looks every second, from 0 to `last`; what is found in the peer's mark, by the second. What is
     /// told, with its second.
     fn watch(last: u64, mark: impl Fn(InstanceId, u64) -> Option<Incarnation>) -> Vec<(u64, News)> {
@@ -156,7 +250,12 @@ mod tests {
         let mut told = Vec::new();
         for second in 0..=last {
             let now = start + Duration::from_secs(second);
-            let news = watch.observe(&[(PEER, LIFE)], now, |id| mark(id, second));
+            let news = watch.observe(
+                &[(PEER, LIFE)],
+                &[],
+                now,
+                &mut Sees(|id| mark(id, second), || Ok(())),
+            );
             told.extend(news.into_iter().map(|news| (second, news)));
         }
         told
@@ -195,7 +294,7 @@ mod tests {
         for second in 0..40 {
             let life = if second < 20 { LIFE } else { Incarnation(LIFE.0 + 1) };
             let now = start + Duration::from_secs(second);
-            let news = watch.observe(&[(PEER, life)], now, sound);
+            let news = watch.observe(&[(PEER, life)], &[], now, &mut Sees(sound, || Ok(())));
             told.extend(news.into_iter().map(|_| second));
         }
         assert_eq!(told, [30], "its mark is still of the life before");
@@ -213,5 +312,58 @@ mod tests {
         // One that is merely gone is put back.
         let told = watch(15, |id, _| sound(id).filter(|_| id != ME));
         assert_eq!(told, [(10, News::LeaveAgain)]);
+    }
+
+    #[test]
+    fn a_storage_that_is_gone_is_told_each_minute_and_gets_no_mark_until_it_is_back() {
+        let start = Instant::now();
+        let mut watch = StorageWatch::new(ME, MINE, "/srv/shared/pagewire".as_ref(), start);
+        let mut told = Vec::new();
+        for second in 0..=130 {
+            let storage = || match second {
+                20..100 => Err("it is not there".to_owned()),
+                100..120 => Err("it is another one".to_owned()),
+                _ => Ok(()),
+            };
+            let mark = |id: InstanceId| sound(id).filter(|_| id != ME || second < 20);
+            let now = start + Duration::from_secs(second);
+            let news = watch.observe(&[], &[], now, &mut Sees(mark, storage));
+            assert_eq!(watch.found().storage.is_some(), (20..120).contains(&second), "{second}");
+            told.extend(news.into_iter().map(|news| (second, news)));
+        }
+        let [
+            (20, News::Tell(gone)),
+            (80, News::Tell(still)),
+            (100, News::Tell(other)),
+            (120, News::Over(back)),
+            (120 | 130, News::LeaveAgain),
+            (130, News::LeaveAgain),
+        ] = &told[..]
+        else {
+            panic!("{told:?}")
+        };
+        assert_eq!(gone, still);
+        for words in ["storage /srv/shared is not the one", "it is not there", "put it back"] {
+            assert!(gone.contains(words), "{words} in: {gone}");
+        }
+        assert!(other.contains("it is another one"), "{other}");
+        assert_eq!(back, "storage /srv/shared is there again");
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_and_was_started_again_is_known_to_be_over_until_there_is_a_link() {
+        let start = Instant::now();
+        let mut watch = StorageWatch::new(ME, MINE, "/srv/pagewire".as_ref(), start);
+        let mut later = |second, linked: &Lives, gone: &Lives, found| {
+            let mark = |id| if id == ME { Some(MINE) } else { found };
+            let now = start + Duration::from_secs(second);
+            watch.observe(linked, gone, now, &mut Sees(mark, || Ok(())));
+            watch.found().later.get(&PEER).copied()
+        };
+        let next = Incarnation(LIFE.0 + 5);
+        assert_eq!(later(3, &[], &[(PEER, LIFE)], Some(LIFE)), None, "it may come back");
+        assert_eq!(later(6, &[], &[(PEER, LIFE)], Some(next)), Some(next));
+        assert_eq!(later(9, &[], &[(PEER, LIFE)], None), Some(next), "it was seen");
+        assert_eq!(later(12, &[(PEER, next)], &[], Some(next)), None);
     }
 }

@@ -180,6 +180,23 @@ fn the_report_for_people_has_the_table_and_the_verdict() {
 // ---- arguments -----------------------------------------------------------------------------------
 
 #[test]
+fn a_folder_that_is_to_be_kept_is_there_afterwards_and_named_and_no_other_demo_removes_it() {
+    let demo = Demo::start(["--seconds", "1", "--nodes", "2", "--keep"]);
+    let parent = demo.folder;
+    let ended = demo.process.end().succeeded();
+    let kept: Vec<_> = fs::read_dir(parent.path()).expect("the folder").flatten().collect();
+    let [kept] = &kept[..] else { panic!("{kept:?}") };
+    let kept = kept.path();
+    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+    assert!(ended.stderr.contains(&format!("are kept in {}\n", kept.display())), "{ended:?}");
+    let mut next = Process::command(["demo", "--seconds", "1", "--nodes", "2"]);
+    Process::start(next.env("TMPDIR", parent.path())).end().succeeded();
+    for name in ["manifest.json", "transfers-0.log", "transfers-1.log", "instance-1.toml"] {
+        assert!(kept.join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
 fn arguments_out_of_range_are_refused_in_one_line() {
     for (arguments, words) in [
         (&["--nodes", "1"][..], &["'1'", "--nodes", "2..=4"][..]),

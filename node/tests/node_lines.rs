@@ -190,7 +190,8 @@ fn what_is_not_used_as_it_is_written_is_warned_of_once() {
     let mut config = Config { members: vec![0], ..Config::new(0, folder.path()) };
     config.more.push_str("shards = 2\ncache_pages = 100000\npoller_cores = [0, 0, 0]\n");
     let mut node = config.run(&folder.path().join("node.toml"));
-    node.complaint("word of the cache", |line| line.contains("cache_pages is 100000"));
+    let line = node.complaint("word of the cache", |line| line.contains("cache_pages is 100000"));
+    assert!(!line.contains('\x1b'), "colours, and this is no terminal: {line:?}");
     node.complaint("word of spare cores", |line| line.contains("poller_cores names 3 cores"));
     node.complaint("word of a shared core", |line| line.contains("core 0 for shards 0, 1"));
     node.line("that it listens", |line| line.starts_with("instance 0 of cluster"));

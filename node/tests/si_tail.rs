@@ -72,6 +72,22 @@ fn messages_resets_and_writers_that_come_and_go_are_printed_as_they_happen() {
 }
 
 #[test]
+fn a_ring_that_is_removed_is_waited_for_and_the_next_one_read() {
+    let (_folder, path) = place();
+    let writer = open(&path, ENTRIES, 7);
+    let mut tail = tail(&path, &[]);
+    drop(writer);
+    fs::remove_file(&path).unwrap();
+    tail.line("that the ring is gone", |line| line.starts_with("gone: it was replaced or removed"));
+    let waiting = format!("waiting: there is no {} now", path.display());
+    tail.line("that it waits", |line| line.starts_with(&waiting) && line.contains("60 s"));
+    let mut writer = open(&path, ENTRIES, 8);
+    tail.line("the next ring", |line| line.contains("instance 3, 16 entries, writer 1 "));
+    writer.write(InstanceId(1), &[relcache(2)]);
+    tail.line("its message", |line| line.ends_with("from 1: relcache 2 database 5"));
+}
+
+#[test]
 fn json_is_an_object_a_line_and_it_ends_after_the_messages_that_were_wanted() {
     let (_folder, path) = place();
     let mut writer = open(&path, ENTRIES, 7);
@@ -118,15 +134,18 @@ fn what_is_no_ring_is_refused_in_one_line_and_changed_by_nothing() {
     };
     let at = path.to_str().unwrap();
     let told = refused(&[at]);
-    assert!(told.starts_with(&format!("pagewire: SI ring {at}: cannot open it: ")), "{told}");
+    assert!(
+        told.starts_with(&format!("pagewire: SI ring {at}: found no such file, expected")),
+        "{told}"
+    );
     fs::write(&path, "no ring at all, but longer than the fixed part of a header").unwrap();
     let told = refused(&[at]);
-    assert!(told.ends_with("this is no SI ring"), "{told}");
+    assert!(told.contains("this is no SI ring") && told.contains("or remove it"), "{told}");
     let told = refused(&[folder.path().to_str().unwrap()]);
     assert!(told.contains("found a directory, expected a regular file"), "{told}");
 
     let told = refused(&[]);
-    assert!(told.contains("RING") && told.ends_with("see --help"), "{told}");
+    assert!(told.contains("<RING|--config <FILE>>") && told.ends_with("see --help"), "{told}");
     let told = refused(&[at, "--config", at]);
     assert!(told.contains("cannot be used with"), "{told}");
     let told = refused(&[at, "--count", "0"]);

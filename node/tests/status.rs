@@ -127,6 +127,48 @@ fn a_running_node_says_what_messages_with_each_peer_go_over_and_why() {
 }
 
 #[test]
+fn a_peer_that_was_started_again_is_told_as_over_and_its_partitions_as_of_no_use() {
+    let pair = Pair::new();
+    let mut nodes: Vec<_> = (0..2).map(|at| pair.run(at)).collect();
+    nodes[0].line("its peer", |line| line.contains("peer is up"));
+    nodes.remove(1).kill();
+    nodes[0].line("that it is gone", |line| line == "instance 1 is gone");
+    let text = || pair.status(0, &[]).succeeded().stdout;
+    let not_granted = "  requests for pages in its partitions are not granted until ";
+    let told = text();
+    assert!(told.contains(&format!("{not_granted}there is a link with it again\n")), "{told}");
+    let again = pair.configs[1].run(&pair.path(1, "toml")).end();
+    assert!(again.stderr.contains("start them together"), "{again:?}");
+    let over = "instance 1: no link: instance 1 was started again, as incarnation ";
+    wait_for("word of it", || text().contains(over));
+    let told = text();
+    let line = told.lines().find(|line| line.starts_with(over)).expect("there is one");
+    assert!(line.ends_with("stop all instances and start them together"), "no old reason: {line}");
+    let until = format!("{not_granted}all instances are stopped and started together\n");
+    assert!(told.contains(&until), "{told}");
+    let json = pair.status(0, &["--json"]).succeeded().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["peers"][0]["no_link"]["is_final"], true, "{json}");
+    assert!(json["members"][1]["problem"].is_string(), "{json}");
+    assert!(json["members"][0]["problem"].is_null(), "{json}");
+
+    // Pages of both: the own ones can be asked about, the others cannot.
+    let file = pair.path(0, "toml");
+    let page = |block: u32| {
+        let tag = format!("1663/5/16384:{block}");
+        let arguments = ["page".as_ref(), tag.as_ref(), "--config".as_ref(), file.as_os_str()];
+        Process::pagewire(arguments).end().refused()
+    };
+    let told: Vec<_> = (0..20).map(page).collect();
+    let own = told.iter().find(|told| told.contains("no entry of page"));
+    let other = told.iter().find(|told| told.contains("which instance 1 masters"));
+    let (Some(_), Some(other)) = (own, other) else { panic!("{told:?}") };
+    for words in ["instance 1 was started again", "not granted until all instances are stopped"] {
+        assert!(other.contains(words), "'{words}' in: {other}");
+    }
+}
+
+#[test]
 fn a_peer_that_cannot_be_reached_is_told_with_the_reason_and_the_number_of_tries() {
     let pair = Pair::new();
     let mut node = pair.run(0);

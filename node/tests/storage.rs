@@ -4,7 +4,10 @@
 mod support;
 
 use std::fs;
-use support::{ledger::Config, process::Process};
+use support::{
+    ledger::Config,
+    process::{Process, wait_for},
+};
 
 #[test]
 fn storage_of_another_cluster_or_with_other_pages_is_refused() {
@@ -56,4 +59,40 @@ fn instances_with_storage_of_their_own_are_told_that_it_is_not_the_same() {
     }
     let told = nodes[0].history();
     assert!(!told.contains("storage of instance 2"), "they have the same: {told}");
+}
+
+#[test]
+fn storage_that_is_taken_away_under_an_instance_is_told_by_its_log_and_its_status_until_it_is_back()
+{
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (shared, away) = (folder.path().join("shared"), folder.path().join("away"));
+    fs::create_dir(&shared).expect("a folder");
+    let path = folder.path().join("node.toml");
+    let config = Config { members: vec![0], ..Config::new(0, &shared) };
+    let mut node = config.run(&path);
+    node.line("that it listens", |line| line.contains("listens on"));
+    let status = || {
+        let arguments =
+            ["status".as_ref(), "--json".as_ref(), "--config".as_ref(), path.as_os_str()];
+        let told = Process::pagewire(arguments).end().succeeded().stdout;
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        told["storage_problem"].clone()
+    };
+    assert!(status().is_null());
+    fs::rename(&shared, &away).expect("moved");
+    let told = node.complaint("word of it", |line| line.contains("is not there any more"));
+    for words in [shared.to_str().expect("text"), "put it back", "what is mounted there"] {
+        assert!(told.contains(words), "'{words}' in: {told}");
+    }
+    wait_for("the same in its status", || !status().is_null());
+    let problem = status();
+    assert!(problem.as_str().is_some_and(|problem| told.contains(problem)), "{problem}");
+    // A folder that is only of the same name, as where something is not mounted any more.
+    fs::create_dir(&shared).expect("a folder");
+    node.complaint("word of it", |line| line.contains("another folder is in its place"));
+    assert_eq!(fs::read_dir(&shared).expect("a folder").count(), 0, "nothing is left there");
+    fs::remove_dir(&shared).expect("removed");
+    fs::rename(&away, &shared).expect("moved");
+    node.complaint("that it is over", |line| line.contains("is there again"));
+    wait_for("nothing in its status", || status().is_null());
 }

@@ -66,6 +66,12 @@ impl RingError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RingFault {
+    /// There is none.
+    #[error(
+        "found no such file, expected the ring of an instance on this host: start that instance, which \
+         makes it, or name the ring that it has (`si_ring` in its configuration)"
+    )]
+    Absent,
     /// A directory, a device, a FIFO.
     #[error("found {found}, expected a regular file: name the file that the instance writes")]
     NotAFile {
@@ -83,10 +89,10 @@ pub enum RingFault {
         /// User id of the process.
         expected: u32,
     },
-    /// Shorter or longer than its header says, or without a header.
+    /// Shorter or longer than its header says, or cut in its header.
     #[error(
-        "{found} bytes, expected {expected}: it was cut or is no SI ring; restart the instance, \
-         which makes a new one"
+        "{found} bytes, expected {expected}: it was cut or written over; restart the instance, which \
+         makes a new one"
     )]
     Length {
         /// Bytes of the file.
@@ -95,7 +101,10 @@ pub enum RingFault {
         expected: u64,
     },
     /// It does not begin as a ring does.
-    #[error("begins with {found:#018x}, expected {expected:#018x}: this is no SI ring")]
+    #[error(
+        "begins with {found:#018x}, expected {expected:#018x}: this is no SI ring, and is left as it is; \
+         name another file (`si_ring` in the instance's configuration), or remove it if nobody needs it"
+    )]
     Magic {
         /// Its first 8 bytes, little-endian.
         found: u64,
@@ -123,7 +132,10 @@ pub enum RingFault {
         computed: u32,
     },
     /// The header's own sizes are not those of this version.
-    #[error("header of {header} and entries of {entry} bytes, expected 4096 and 32: it is damaged")]
+    #[error(
+        "header of {header} and entries of {entry} bytes, expected 4096 and 32: it is damaged; restart \
+         the instance, which makes a new one"
+    )]
     Sizes {
         /// Bytes of the header, as it says.
         header: u32,

@@ -111,13 +111,15 @@ impl Fixed {
     /// there are.
     pub(crate) fn decode(bytes: &[u8], len_bytes: u64) -> Result<Self, RingFault> {
         let short = RingFault::Length { found: len_bytes, expected: HEADER_BYTES as u64 };
-        let Some(bytes) = bytes.first_chunk::<FIXED_BYTES>() else { return Err(short) };
+        let Some(bytes) = bytes.first_chunk::<FIXED_BYTES>() else {
+            return Err(if is_part_of_a_ring(bytes) { short } else { no_ring(bytes) });
+        };
         let u32_at = |at: usize| {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
         let u64_at = |at: usize| u64::from(u32_at(at + 4)) << 32 | u64::from(u32_at(at));
         if u64_at(0) != MAGIC {
-            return Err(RingFault::Magic { found: u64_at(0), expected: MAGIC });
+            return Err(no_ring(bytes));
         }
         // Before the version: a damaged one is damage.
         let (found, computed) = (u32_at(CRC_AT), crc32c(&[&bytes[..CRC_AT]]));
@@ -139,6 +141,18 @@ impl Fixed {
         let instance = InstanceId(u16::from_le_bytes([bytes[32], bytes[33]]));
         Ok(Self { entries, cluster: ClusterId(u64_at(24)), instance })
     }
+}
+
+/// True for what begins as a ring does, as far as it goes.
+fn is_part_of_a_ring(bytes: &[u8]) -> bool {
+    MAGIC.to_le_bytes().iter().zip(bytes).all(|(expected, found)| expected == found)
+}
+
+/// Of a file that begins otherwise than a ring; bytes that it does not have count as 0.
+fn no_ring(bytes: &[u8]) -> RingFault {
+    let mut found = [0; 8];
+    found.iter_mut().zip(bytes).for_each(|(found, byte)| *found = *byte);
+    RingFault::Magic { found: u64::from_le_bytes(found), expected: MAGIC }
 }
 
 /// The cluster of a ring of whatever version, if its header is whole.

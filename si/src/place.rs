@@ -18,7 +18,7 @@
 use crate::{
     RingConfig, RingError, RingFault,
     layout::{
-        FIRST_SEQUENCE, FIXED_BYTES, Fixed, HEADER_BYTES, MAGIC, POSITION_END, STATE_GONE,
+        FIRST_SEQUENCE, FIXED_BYTES, Fixed, HEADER_BYTES, POSITION_END, STATE_GONE,
         cluster_of_any_version, ring_bytes,
     },
     lock,
@@ -105,7 +105,7 @@ pub fn cluster_of(path: &Path) -> Result<ClusterId, RingError> {
 
 /// Opens a file that has to be there.
 pub(crate) fn open_to_read(path: &Path) -> Result<File, RingError> {
-    let absent = || RingError::io(path, "open it")(ErrorKind::NotFound.into());
+    let absent = || RingError::fault(path)(RingFault::Absent);
     open(path, Access::Read)?.ok_or_else(absent)
 }
 
@@ -190,7 +190,6 @@ fn judge(path: &Path, file: &File, config: &RingConfig) -> Result<Option<Ring>, 
     match Fixed::decode(&bytes, len_bytes) {
         // No ring at all: somebody else's file. An empty one is nobody's.
         Err(fault @ RingFault::Magic { .. }) => refused(fault),
-        Err(fault @ RingFault::Length { .. }) if !is_part_of_a_ring(&bytes) => refused(fault),
         Err(_) => Ok(None),
         Ok(fixed) if fixed.instance != config.instance => {
             let (found, expected) = (fixed.instance, config.instance);
@@ -204,11 +203,6 @@ fn judge(path: &Path, file: &File, config: &RingConfig) -> Result<Option<Ring>, 
             Ok(whole.then_some(ring))
         }
     }
-}
-
-/// True for what begins as a ring does, as far as it goes.
-fn is_part_of_a_ring(bytes: &[u8]) -> bool {
-    MAGIC.to_le_bytes().iter().zip(bytes).all(|(expected, found)| expected == found)
 }
 
 pub(crate) fn is_gone(ring: &Ring) -> bool {

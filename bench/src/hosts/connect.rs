@@ -36,7 +36,7 @@ const REASON_MAX: Duration = Duration::from_secs(1);
 /// Options of `connect`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// The server: HOST or HOST:PORT, where `pagewire-bench serve` listens [default port: 7410]
+    /// The server: HOST or HOST:PORT, where `pagewire-bench serve --listen` listens [default port: 7410]
     #[arg(value_name = "HOST:PORT")]
     server: String,
     /// Bytes of the request's body: 8 to 80, or 8192 for a page in a frame
@@ -116,8 +116,8 @@ pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
 fn dial(server: &str) -> Result<Control, BenchError> {
     let failed = |why: String| {
         BenchError::Control(format!(
-            "cannot reach {server}: {why}; run `pagewire-bench serve` there, and see that its port \
-             is open"
+            "cannot reach {server}: {why}; run `pagewire-bench serve --listen IP:PORT` there with an \
+             address that this host reaches, and see that its port is open"
         ))
     };
     let mut last = failed("it has no address".into());

@@ -29,11 +29,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(1);
 /// Options of `serve`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// Address of the control connection; port 0 lets the system choose
+    /// Address of the control connection, IP:PORT: that of this host which the other one reaches. There
+    /// is no key: whoever reaches it can have this host run benchmarks. Port 0 lets the system choose
     #[arg(
         long,
         value_name = "ADDR",
-        default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT))
+        default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT))
     )]
     listen: SocketAddr,
     /// Leave after so many clients [default: never]
@@ -55,7 +56,11 @@ pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
              uses it"
         ))
     })?;
-    say(&format!("listening on {}", listener.local_addr()?))?;
+    let address = listener.local_addr()?;
+    say(&format!("listening on {address}"))?;
+    if let Some(notice) = notice(address) {
+        eprintln!("pagewire-bench: {notice}");
+    }
     let mut served = 0;
     while args.clients != Some(served) {
         let (stream, client) = listener.accept()?;
@@ -67,6 +72,16 @@ pub(crate) fn run(args: &Args) -> Result<(), BenchError> {
         }
     }
     Ok(())
+}
+
+/// What whoever starts the server should know of an address that it listens on.
+fn notice(address: SocketAddr) -> Option<String> {
+    (!address.ip().is_loopback()).then(|| {
+        format!(
+            "whoever reaches {address} can have this host run benchmarks, for there is no key: end this \
+             afterwards, or see that a firewall keeps others out"
+        )
+    })
 }
 
 fn serve(mut control: Control, core: CoreId) -> Result<(), BenchError> {
@@ -249,4 +264,20 @@ fn ticket(mut stream: &TcpStream) -> Option<(u64, usize)> {
     stream.read_exact(&mut bytes).ok()?;
     let place = usize::try_from(number_in(&bytes[NUMBER_BYTES..])).ok()?;
     Some((number_in(&bytes), place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_other_hosts_reach_says_that_there_is_no_key() {
+        for address in ["0.0.0.0:7410", "10.0.0.1:7410", "[::]:7410"] {
+            let notice = notice(address.parse().unwrap()).unwrap();
+            assert!(notice.contains(address) && notice.contains("no key"), "{notice}");
+        }
+        for address in ["127.0.0.1:7410", "[::1]:7410"] {
+            assert_eq!(notice(address.parse().unwrap()), None);
+        }
+    }
 }

@@ -62,6 +62,10 @@ impl Report for Figures<'_> {
         })
     }
 
+    fn verdict(&self) -> Option<Verdict> {
+        Some(Verdict::of(self.control, self.rounds))
+    }
+
     fn lines(&self) -> Vec<String> {
         let (request, reply) = (self.plan.request.bytes(), self.plan.reply.bytes());
         let manner = if self.plan.sleep { "sleep" } else { "spin" };

@@ -71,6 +71,10 @@ impl Report for Figures<'_> {
         })
     }
 
+    fn verdict(&self) -> Option<Verdict> {
+        Some(Verdict::of(self.control, self.rounds))
+    }
+
     fn lines(&self) -> Vec<String> {
         let row = |name: &str, rate: f64| {
             format!("{name:<12} {rate:>12.0} {:>10.1}", self.bytes_per_s(rate) / 1e6)

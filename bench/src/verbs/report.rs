@@ -2,6 +2,7 @@
 
 use super::carried::Cost;
 use crate::{
+    pairing::Verdict,
     report::Report,
     stats::{Samples, rounded, us},
     ways::Size,
@@ -52,6 +53,10 @@ impl Report for Latency {
         })
     }
 
+    fn verdict(&self) -> Option<Verdict> {
+        None
+    }
+
     fn lines(&self) -> Vec<String> {
         let manner = if self.sleep { "sleep" } else { "spin" };
         vec![
@@ -91,6 +96,10 @@ impl Report for Rate {
             "messages_per_s": self.messages_per_s.round(),
             "verbs": self.cost.json(),
         })
+    }
+
+    fn verdict(&self) -> Option<Verdict> {
+        None
     }
 
     fn lines(&self) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use super::{Args, Change, INSTANCES, LINK, Moved, Stretch, spent::Work};
 use crate::{
+    pairing::Verdict,
     report::Report,
     stats::{Samples, rounded, us},
 };
@@ -91,6 +92,10 @@ impl Report for NodeFigures<'_> {
         })
     }
 
+    fn verdict(&self) -> Option<Verdict> {
+        None
+    }
+
     fn lines(&self) -> Vec<String> {
         let longest = longest_ms(&self.during.requests);
         let mut lines = vec![
@@ -157,6 +162,10 @@ impl Report for Figures<'_> {
             "link_us": us(u64::try_from(LINK.as_nanos()).unwrap_or(0)),
             "held_by_dead": self.recovered.as_ref().map(|(_, held)| held),
         })
+    }
+
+    fn verdict(&self) -> Option<Verdict> {
+        None
     }
 
     fn lines(&self) -> Vec<String> {

@@ -64,7 +64,7 @@ impl Cleanup {
         let path = make()?;
         litter.paths.push(path.clone());
         drop(litter);
-        Ok(Entered { cleanup: self.clone(), path })
+        Ok(Entered { cleanup: self.clone(), path, is_kept: false })
     }
 
     /// Ends the process in order when a signal asks for it; see the module.
@@ -135,18 +135,26 @@ pub fn survive_file_size_limit() -> io::Result<()> {
 pub(super) struct Entered {
     cleanup: Cleanup,
     path: PathBuf,
+    is_kept: bool,
 }
 
 impl Entered {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// It outlives this value after all.
+    pub(super) fn keep(mut self) {
+        self.is_kept = true;
+    }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
         let mut litter = lock(&self.cleanup.litter);
-        remove(&self.path);
+        if !self.is_kept {
+            remove(&self.path);
+        }
         litter.paths.retain(|other| *other != self.path);
     }
 }
@@ -167,6 +175,10 @@ mod tests {
         assert_eq!(entered.path(), file);
         drop(entered);
         assert!(!file.exists() && inner.exists());
+        fs::write(&file, "3").expect("written");
+        cleanup.enter(|| Ok(file.clone())).expect("entered").keep();
+        clear(&lock(&cleanup.litter));
+        assert!(file.exists(), "it is nobody's to remove any more");
         let _inner = cleanup.enter(|| Ok(inner.clone())).expect("entered");
         let child = cleanup.spawn(Command::new("sleep").arg("1000")).expect("a child");
         let id = lock(&child).id();

@@ -54,6 +54,17 @@ impl Folder {
         self.entered.path()
     }
 
+    /// It is not removed, now or by another demo; where it is.
+    ///
+    /// # Errors
+    /// When its lock cannot be taken out. It is not kept then.
+    pub(super) fn keep(self) -> io::Result<PathBuf> {
+        let path = self.path().to_owned();
+        fs::remove_file(path.join(LOCK))?;
+        self.entered.keep();
+        Ok(path)
+    }
+
     /// Removes the folders beside this one whose demos are gone. What cannot be removed stays: the
     /// demo that starts does not depend on it.
     pub(super) fn remove_orphans(&self) {
@@ -138,6 +149,9 @@ mod tests {
             assert!(path(&format!("pagewire-demo-{kept}")).exists(), "{kept}");
         }
         assert!(path("another-program").join(LOCK).exists());
+        let kept = make().keep().expect("kept");
+        folder.remove_orphans();
+        assert!(kept.exists());
         let gone = alive.path().to_owned();
         drop(alive);
         assert!(!gone.exists());

@@ -11,10 +11,10 @@
 //! and prints the outcome ([`report`]).
 //!
 //! Invariants: the source of `--pages` is only read; the temporary folder and every child are gone
-//! when [`run`] returns, or a signal ended it ([`cleanup`]), and a folder that a demo had to leave is
-//! gone when another one starts ([`folder`]); what can be refused is refused before
-//! anything is started; what came out is printed before it is kept ([`out`]), so that a result that
-//! cannot be written costs nobody the table.
+//! when [`run`] returns, or a signal ended it ([`cleanup`]), but for a folder that the user keeps; and
+//! a folder that a demo had to leave is gone when another one starts ([`folder`]); what can be refused
+//! is refused before anything is started; what came out is printed before it is kept ([`out`]), so
+//! that a result that cannot be written costs nobody the table.
 
 pub mod change;
 pub mod child;
@@ -40,6 +40,7 @@ use error::io_error;
 use folder::Folder;
 use options::PAGES_PER_WORKER;
 use out::Out;
+use pagewire_transport::link::verbs::Overrides;
 use report::DemoReport;
 use stage::{PAGE_SIZE, Stage, fresh_seed};
 use std::{
@@ -66,7 +67,25 @@ pub fn run(options: &DemoOptions) -> Result<bool, DemoError> {
     let seed = options.seed.unwrap_or_else(fresh_seed);
     let folder = Folder::make(&cleanup).map_err(io_error("make a temporary folder"))?;
     folder.remove_orphans();
-    let stage = Stage::set(options, &rdma, seed, folder.path(), cleanup.clone())?;
+    let ended = run_in(&folder, options, &rdma, seed, out, &cleanup);
+    if options.keep {
+        // However it ended: who asks for the files may want to see why.
+        let kept = folder.keep().map_err(io_error("keep the folder of the run"))?;
+        eprintln!("pagewire: the files of the run are kept in {}", kept.display());
+    }
+    ended
+}
+
+/// The same in a folder that is there.
+fn run_in(
+    folder: &Folder,
+    options: &DemoOptions,
+    rdma: &Overrides,
+    seed: u64,
+    out: Option<Out>,
+    cleanup: &Cleanup,
+) -> Result<bool, DemoError> {
+    let stage = Stage::set(options, rdma, seed, folder.path(), cleanup.clone())?;
     let played = play::play(&stage)?;
     let transfers = played.reports.iter().map(|report| report.transfers).sum();
     let found = stage.judge(transfers)?;
@@ -74,7 +93,7 @@ pub fn run(options: &DemoOptions) -> Result<bool, DemoError> {
         .with_changes(played.changes, played.longest_request);
     print(&report, options.json).map_err(DemoError::Output)?;
     match out {
-        Some(out) if report.passed() => out.write(&stage.prepared, &cleanup)?,
+        Some(out) if report.passed() => out.write(&stage.prepared, cleanup)?,
         Some(_) => eprintln!("pagewire: --out is not written: the result is not verified"),
         None => {}
     }

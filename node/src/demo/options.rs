@@ -32,6 +32,10 @@ pub struct DemoOptions {
     /// Keep the result here, with each page's original LSN: a regular file, replaced when it is whole
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Keep the folder of the run and say where it is: relation, manifest, transfer logs (for `pagewire
+    /// verify`), the instances' configurations
+    #[arg(long)]
+    pub keep: bool,
     /// What carries the pages
     #[arg(long, value_enum, default_value_t = Transport::Auto)]
     pub transport: Transport,

@@ -6,11 +6,11 @@
 //!   5 %  read:     S on one read-only page, its checksum must be right
 //! ```
 //! Invariants: guards of one action are taken in tag order; a transfer is in the log before its
-//! guards drop; a page without an account is never written. Now and then the two
-//! accounts of a transfer exchange their numbers: every worker caches which page has the account of which
-//! number, and has nothing but invalidations to know when that is stale. An audit that finds the account of
-//! a number on another page than its map says counts it: there must be none. A worker belongs to one thread; what the
-//! workers of an instance share is in [`Ledger`].
+//! guards drop; a page without an account is never written. Now and then the two accounts of a
+//! transfer exchange their numbers: every worker caches which page has the account of which number,
+//! and has nothing but invalidations to know when that is stale. An audit that finds the account of a
+//! number on another page than its map says counts it: there must be none. A worker belongs to one
+//! thread; what the workers of an instance share is in [`Ledger`].
 
 use super::{
     account::{self, Account, AccountError, TransferId},

@@ -28,7 +28,8 @@ enum SiCommand {
 const TAIL: &str = "\
 Prints the invalidations that arrive in an instance's SI ring from now on, a line each, with the ring's
 sequence and the instance that published it; and each time when readers had to reset their caches. Says
-so when the ring has no writer, and goes on with the next one. Ctrl-C ends it.";
+so when the ring has no writer, and goes on with the next one; waits a minute for a ring that was
+removed. Ctrl-C ends it.";
 
 const TAIL_EXIT: &str = "\
 Exit status: 0 after --count messages, 1 when there is no ring or it cannot be read, 130 after Ctrl-C.
@@ -37,9 +38,10 @@ Environment:
   PAGEWIRE_LOG  What is logged to standard error, as `pagewire --help` has it [default: warn]";
 
 #[derive(Debug, Clone, clap::Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["ring", "config"]))]
 struct TailOptions {
     /// The ring's file
-    #[arg(value_name = "RING", required_unless_present = "config", conflicts_with = "config")]
+    #[arg(value_name = "RING")]
     ring: Option<PathBuf>,
     /// TOML file of the instance whose ring it is
     #[arg(long, value_name = "FILE")]

@@ -5,7 +5,7 @@ use pagewire_si::{RingFault, RingState, SiEntry, SiRead, SiReader};
 use std::{
     io::{self, ErrorKind, Write},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Entries read at once.
@@ -14,8 +14,12 @@ const BATCH: usize = 256;
 const PAUSE: Duration = Duration::from_millis(2);
 /// Looks in vain between two questions to the system for the writer.
 const LOOKS: u32 = 50;
-/// Attempts, a pause between them, to attach to a ring that is just being replaced.
-const ATTEMPTS_MAX: u32 = 1000;
+/// How long a ring that is just being replaced is waited for.
+const REPLACED_MAX: Duration = Duration::from_secs(2);
+/// How long one that has been removed is: an instance may be started again meanwhile.
+const REMOVED_MAX: Duration = Duration::from_secs(60);
+/// Between two looks for it.
+const REMOVED_PAUSE: Duration = Duration::from_millis(50);
 
 /// Prints what comes until `count` messages have, or whoever reads `out` has gone.
 pub(super) fn follow(
@@ -42,8 +46,12 @@ struct Tail<'a, W> {
 
 impl<W: Write> Tail<'_, W> {
     fn run(&mut self) -> Result<(), SiError> {
+        let mut is_first = true;
         loop {
-            let mut reader = attach(self.source)?;
+            // Where there is none to begin with, it is a mistake rather than a restart.
+            let patience = if is_first { Duration::ZERO } else { REMOVED_MAX };
+            let mut reader = self.attach(patience)?;
+            is_first = false;
             self.say(&Met::Attached { path: &self.source.path, reader: &reader })?;
             if self.read_to_the_end(&mut reader)? {
                 return Ok(());
@@ -110,20 +118,32 @@ impl<W: Write> Tail<'_, W> {
     fn say(&mut self, met: &Met<'_>) -> io::Result<()> {
         writeln!(self.out, "{}", met.line(self.json))
     }
-}
 
-/// Attaches; waits a moment for one that is just being replaced.
-fn attach(source: &Source) -> Result<SiReader, SiError> {
-    let mut attempts = 0;
-    loop {
-        match SiReader::attach(&source.path, source.cluster) {
-            Err(error)
-                if error.ring_fault() == Some(&RingFault::Replaced) && attempts < ATTEMPTS_MAX =>
-            {
-                attempts += 1;
-                thread::sleep(PAUSE);
+    /// Attaches; waits a moment for a ring that is just being replaced, and for so long for one that is
+    /// not there.
+    fn attach(&mut self, absent_max: Duration) -> Result<SiReader, SiError> {
+        let since = Instant::now();
+        let mut is_told = false;
+        loop {
+            let error = match SiReader::attach(&self.source.path, self.source.cluster) {
+                Ok(reader) => return Ok(reader),
+                Err(error) => error,
+            };
+            let (limit, pause) = match error.ring_fault() {
+                Some(RingFault::Replaced) => (REPLACED_MAX, PAUSE),
+                Some(RingFault::Absent) => (absent_max, REMOVED_PAUSE),
+                _ => (Duration::ZERO, PAUSE),
+            };
+            if since.elapsed() >= limit {
+                return Err(error.into());
             }
-            attached => return Ok(attached?),
+            if !is_told && error.ring_fault() == Some(&RingFault::Absent) {
+                is_told = true;
+                let path = &self.source.path;
+                self.say(&Met::Waiting { path, limit_s: limit.as_secs() })?;
+                self.out.flush()?;
+            }
+            thread::sleep(pause);
         }
     }
 }

@@ -16,6 +16,8 @@ pub(super) enum Met<'a> {
     Reset(&'a SiReader),
     /// The ring is replaced.
     Gone,
+    /// It has no name any more, and is waited for so long, in seconds.
+    Waiting { path: &'a Path, limit_s: u64 },
     /// Nobody writes it.
     NoWriter,
     /// Somebody writes it again.
@@ -48,7 +50,11 @@ impl Met<'_> {
                 "reset: messages are missing before {}, readers forget what they cached",
                 reader.cursor()
             ),
-            Self::Gone => "gone: another ring takes its place, attaching again".to_owned(),
+            Self::Gone => "gone: it was replaced or removed, attaching again".to_owned(),
+            Self::Waiting { path, limit_s } => format!(
+                "waiting: there is no {} now, which an instance makes when it starts; up to {limit_s} s",
+                path.display()
+            ),
             Self::NoWriter => {
                 "no writer: the instance has ended; the next one resets all readers".to_owned()
             }
@@ -82,6 +88,7 @@ impl Met<'_> {
             }
             Self::Reset(reader) => json!({ "event": "reset", "next_sequence": reader.cursor() }),
             Self::Gone => json!({ "event": "gone" }),
+            Self::Waiting { limit_s, .. } => json!({ "event": "waiting", "limit_s": limit_s }),
             Self::NoWriter => json!({ "event": "no_writer" }),
             Self::Writer(reader) => writer(reader, "writer"),
         }

@@ -10,13 +10,14 @@ use super::{
 use crate::{
     NodeConfig,
     runtime::{End, Node, PeerLinks},
+    storage_watch::{Found, Watched},
 };
-use pagewire_protocol::{LinkKind, TcpReason};
+use pagewire_protocol::{Incarnation, InstanceId, LinkKind, TcpReason};
 use pagewire_transport::{
     LinkPolicy,
     counters::{EndpointCounters, LaneCounters, PeerCounters},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -35,9 +36,13 @@ pub struct Status {
     pub listen: Vec<String>,
     /// What the configuration lets messages travel on: `auto`, `verbs` or `tcp`.
     pub transport: String,
-    /// The number of the storage that it has before it, the same on all instances.
+    /// The number of the storage that it has before it, the same on all instances, in 16 hexadecimal
+    /// digits: as a number many a reader of JSON would round it.
+    #[serde(default, deserialize_with = "hex_or_number")]
+    pub storage_id: String,
+    /// What is wrong with that storage, and what to do; nothing where it is as it was.
     #[serde(default)]
-    pub storage_id: u64,
+    pub storage_problem: Option<String>,
     /// How long it runs, in seconds.
     pub up_s: u64,
     /// Number of the membership view that is in force.
@@ -54,6 +59,20 @@ pub struct Status {
     pub invalidations: Invalidations,
     /// Its peers, by id.
     pub peers: Vec<PeerStatus>,
+}
+
+/// A node of an earlier version says a number.
+fn hex_or_number<'a, D: Deserializer<'a>>(from: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Hex(String),
+        Number(u64),
+    }
+    Ok(match Either::deserialize(from)? {
+        Either::Hex(hex) => hex,
+        Either::Number(number) => format!("{number:016x}"),
+    })
 }
 
 /// Invalidations, in messages, since the instance started.
@@ -159,6 +178,8 @@ pub struct NoLink {
     pub tries: u64,
     /// How long ago the last one failed, in seconds.
     pub last_s: u64,
+    /// The life that there was a link with is over, and no link is tried any more: `reason` says what to do.
+    pub is_final: bool,
 }
 
 /// Answers for a running node.
@@ -168,19 +189,24 @@ pub struct NodeFacts {
     cluster: u64,
     transport: LinkPolicy,
     started: Instant,
+    watched: Watched,
 }
 
 impl NodeFacts {
-    /// For the node that was just started with `config`.
+    /// For the node that was just started with `config`, whose storage somebody watches.
     #[must_use]
-    pub fn new(node: Arc<Node>, config: &NodeConfig) -> Self {
+    pub fn new(node: Arc<Node>, config: &NodeConfig, watched: Watched) -> Self {
         let (cluster, transport) = (config.cluster.0, config.transport);
-        Self { node, cluster, transport, started: Instant::now() }
+        Self { node, cluster, transport, started: Instant::now(), watched }
     }
 
     fn status(&self) -> Status {
         let (instance, incarnation) = self.node.identity();
-        let peers = self.node.links().iter().map(|links| self.peer(links)).collect();
+        let found = self.watched.get();
+        let peers: Vec<_> =
+            self.node.links().iter().map(|links| self.peer(links, &found)).collect();
+        let mut members = members::of(&self.node);
+        members.iter_mut().for_each(|member| member.note_links(&peers));
         let mut connections = Connections::default();
         self.node.endpoint_counters().iter().for_each(|shard| connections.add(shard));
         Status {
@@ -195,10 +221,11 @@ impl NodeFacts {
                 LinkPolicy::Tcp => "tcp",
             }
             .to_owned(),
-            storage_id: self.node.marks().storage_id(),
+            storage_id: format!("{:016x}", self.node.marks().storage_id()),
+            storage_problem: found.storage,
             up_s: self.started.elapsed().as_secs(),
             view: self.node.view().epoch().0,
-            members: members::of(&self.node),
+            members,
             connections,
             invalidations: self.invalidations(),
             peers,
@@ -216,7 +243,7 @@ impl NodeFacts {
         }
     }
 
-    fn peer(&self, links: &PeerLinks) -> PeerStatus {
+    fn peer(&self, links: &PeerLinks, found: &Found) -> PeerStatus {
         let name = |on: &Option<LinkKind>| match on {
             Some(LinkKind::Verbs) => Some("verbs".to_owned()),
             Some(LinkKind::Tcp) => Some("tcp".to_owned()),
@@ -234,8 +261,37 @@ impl NodeFacts {
             let of_peer = shard.peers().into_iter().filter(|(id, _)| *id == links.peer);
             of_peer.for_each(|(_, counters)| add(&mut status, &counters));
         }
+        if let Some(later) = found.later.get(&links.peer)
+            && status.links.iter().all(Option::is_none)
+        {
+            let no_link = status.no_link.get_or_insert_default();
+            (no_link.reason, no_link.is_final) = (over(links.peer, *later), true);
+        }
         status
     }
+}
+
+/// Of a peer whose life is over because it was started again.
+fn over(peer: InstanceId, later: Incarnation) -> String {
+    format!(
+        "instance {peer} was started again, as incarnation {later}, and cannot take the place of its \
+         earlier life, whose part of the directory is lost: stop all instances and start them together"
+    )
+}
+
+/// Peers that there was a link with and is none, in the life that it was with last.
+#[must_use]
+pub fn gone_lives(node: &Node) -> Vec<(InstanceId, Incarnation)> {
+    let mut gone = BTreeMap::new();
+    for (id, counters) in node.endpoint_counters().iter().flat_map(|shard| shard.peers()) {
+        let life = Incarnation(counters.incarnation.get());
+        let is_gone = counters.is_known() && counters.on().is_none();
+        // A link of any shard's says that it lives; a shard that never had one says nothing.
+        let known = gone.entry(id).or_insert(Some(life));
+        *known = known.filter(|_| is_gone).map(|known: Incarnation| known.max(life));
+    }
+    let met = |(id, life): (_, Option<Incarnation>)| Some((id, life.filter(|life| life.0 != 0)?));
+    gone.into_iter().filter_map(met).collect()
 }
 
 fn reasons(links: &PeerLinks, end: End) -> BTreeMap<String, u64> {
@@ -252,7 +308,7 @@ fn add_failure(no_link: &mut Option<NoLink>, counters: &PeerCounters) {
     let is_later = last_s <= before.last_s;
     let (reason, last_s) =
         if is_later { (failure.reason, last_s) } else { (before.reason, before.last_s) };
-    *no_link = Some(NoLink { reason, tries, last_s });
+    *no_link = Some(NoLink { reason, tries, last_s, is_final: false });
 }
 
 fn add(status: &mut PeerStatus, counters: &PeerCounters) {
@@ -272,9 +328,33 @@ impl Answers for NodeFacts {
         match query {
             Query::Status => serde_json::to_value(self.status()).map_err(|e| e.to_string()),
             Query::Page(tag) => {
+                let peer = |links: &PeerLinks| self.peer(links, &self.watched.get());
+                page::can_be_asked(&self.node, *tag, peer)?;
                 let status = page::of(&self.node, self.cluster, *tag)?;
                 serde_json::to_value(status).map_err(|e| e.to_string())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_storage_id_is_text_that_no_reader_rounds_and_that_of_an_older_node_is_read() {
+        let status = |storage_id: Value| {
+            let status = json!({
+                "version": "0", "cluster": 1, "instance": 0, "incarnation": 1, "listen": [],
+                "transport": "auto", "storage_id": storage_id, "up_s": 0, "peers": [],
+            });
+            Status::deserialize(status).unwrap()
+        };
+        let older = status(json!(u64::MAX - 1));
+        assert_eq!(older.storage_id, "fffffffffffffffe");
+        let newer = serde_json::to_value(&older).unwrap();
+        assert_eq!(newer["storage_id"], "fffffffffffffffe");
+        assert_eq!(status(newer["storage_id"].clone()), older);
     }
 }

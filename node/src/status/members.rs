@@ -1,5 +1,6 @@
 //! What a node knows of all members: who masters what, and what each says that it has.
 
+use super::facts::{NoLink, PeerStatus};
 use crate::runtime::Node;
 use pagewire_protocol::{InstanceStat, PartitionId, tag::PARTITIONS};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,31 @@ pub struct MemberStatus {
     pub partitions: u16,
     /// What it says that it has; nothing where it did not answer.
     pub counts: Option<MemberCounts>,
+    /// Why pages in its partitions cannot be had now, and until when; nothing where they can.
+    pub problem: Option<String>,
+}
+
+impl MemberStatus {
+    /// `peers` are all others, with their links.
+    pub(super) fn note_links(&mut self, peers: &[PeerStatus]) {
+        let of_member = peers.iter().find(|peer| peer.instance == self.instance);
+        let problem = of_member.filter(|_| self.partitions > 0).and_then(problem);
+        self.problem = problem
+            .map(|until| format!("requests for pages in its partitions are not granted {until}"));
+    }
+}
+
+/// Until when a peer answers nothing; `None`: it can.
+pub(super) fn problem(peer: &PeerStatus) -> Option<&'static str> {
+    let is_final = peer.no_link.as_ref().is_some_and(|NoLink { is_final, .. }| *is_final);
+    match peer.links.iter().flatten().count() {
+        0 if is_final => Some("until all instances are stopped and started together"),
+        0 => Some("until there is a link with it again"),
+        some if some < peer.links.len() => {
+            Some("where their shard has no link with it, until it has one")
+        }
+        _ => None,
+    }
 }
 
 /// What one member has.
@@ -62,6 +88,7 @@ pub(super) fn of(node: &Node) -> Vec<MemberStatus> {
             leaving: member.leaving,
             partitions: u16::try_from((0..PARTITIONS).filter(is_its).count()).unwrap_or(PARTITIONS),
             counts: stat.map(MemberCounts::from),
+            problem: None,
         }
     };
     view.members().iter().zip(stats).map(member).collect()

@@ -13,8 +13,9 @@
 //! question fields of its own. Fields of answers are added, not renamed.
 //!
 //! Rooms: `place` where the socket is, `protocol` the two lines, `server` and `client` the two ends,
-//! `conversations` whom the server is talking to, `socket_file` the file between them, `facts` what a node says, `members` what it knows of all, `page` what the master of a page says,
-//! `text` the same for people, `command` the command.
+//! `conversations` whom the server is talking to, `socket_file` the file between them, `facts` what a
+//! node says, `members` what it knows of all, `page` what the master of a page says, `text` the same
+//! for people, `command` the command.
 //!
 //! Bounds: a question has at most [`QUESTION_MAX_BYTES`](server::QUESTION_MAX_BYTES) and
 //! [`PATIENCE`](server::PATIENCE); the node's other threads never wait for one that asks.
@@ -34,7 +35,7 @@ mod text;
 
 pub use command::{StatusOptions, run};
 pub use error::StatusError;
-pub use facts::{NoLink, NodeFacts, Status};
+pub use facts::{NoLink, NodeFacts, Status, gone_lives};
 pub use members::MemberStatus;
 pub use page::{PageOptions, PageStatus};
 pub use place::Places;

@@ -1,7 +1,10 @@
 //! `pagewire page TAG`: one page, as its master knows it, asked through the node on this host.
 
-use super::{StatusError, client, protocol::Query};
-use crate::{NodeConfig, runtime::Node};
+use super::{StatusError, client, facts::PeerStatus, members, protocol::Query, text};
+use crate::{
+    NodeConfig,
+    runtime::{Node, PeerLinks},
+};
 use pagewire_protocol::BufferTag;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -65,6 +68,32 @@ pub struct PageStatus {
     pub version: u64,
     /// Greatest version known to be on storage.
     pub stored: u64,
+}
+
+/// Whether the master of page `tag` can be asked at all; `peer` says what is known of one.
+///
+/// # Errors
+/// Why not, in words for whoever asks.
+pub(super) fn can_be_asked(
+    node: &Node,
+    tag: BufferTag,
+    peer: impl Fn(&PeerLinks) -> PeerStatus,
+) -> Result<(), String> {
+    let master = node.view().master(&tag);
+    let links = node.links();
+    let Some(links) = links.iter().find(|links| links.peer == master) else { return Ok(()) };
+    let shards = u16::try_from(links.on.len()).unwrap_or(u16::MAX);
+    if links.on.get(usize::from(tag.shard(shards))).is_none_or(Option::is_some) {
+        return Ok(());
+    }
+    let peer = peer(links);
+    let until = members::problem(&peer).unwrap_or_default();
+    Err(format!(
+        "page {tag} is in partition {}, which instance {master} masters, and there is no link with that\
+         {}; requests for the page are not granted {until}",
+        tag.partition(),
+        text::why_none(&peer)
+    ))
 }
 
 /// What the master of page `tag` says of it, through `node`.

@@ -15,10 +15,13 @@ pub(super) fn of(status: &Status) -> String {
     let _ = writeln!(
         out,
         "instance {instance} of cluster {cluster}, incarnation {incarnation}, pagewire {version}, up \
-         {up_s} s\nlistens on {}, transport = \"{transport}\", storage {:016x}",
+         {up_s} s\nlistens on {}, transport = \"{transport}\", storage {}",
         listen.join(", "),
         status.storage_id
     );
+    if let Some(problem) = &status.storage_problem {
+        let _ = writeln!(out, "  {problem}");
+    }
     if !members.is_empty() {
         let _ = writeln!(out, "view {view}, {}", count(members.len() as u64, "member"));
     }
@@ -50,7 +53,7 @@ fn connections(out: &mut String, connections: &Connections) {
         ("did not fit", connections.refused),
         ("wrong proof", connections.proofs_refused),
         ("repeated", connections.replays_refused),
-        ("too slow", connections.handshakes_dropped),
+        ("too slow or too many", connections.handshakes_dropped),
     ];
     let reasons = reasons.iter().filter(|(_, count)| *count > 0);
     let reasons: Vec<_> = reasons.map(|(reason, count)| format!("{reason} {count}")).collect();
@@ -80,6 +83,9 @@ fn member(out: &mut String, member: &MemberStatus, me: u16) {
         member.instance,
         count(member.partitions.into(), "partition")
     );
+    if let Some(problem) = &member.problem {
+        let _ = writeln!(out, "  {problem}");
+    }
     let Some(counts) = &member.counts else {
         out.push_str("  it does not say what it has\n");
         return;
@@ -113,11 +119,12 @@ fn peer(out: &mut String, peer: &PeerStatus) {
 }
 
 /// Why there is no link, of the shards that have none.
-fn why_none(peer: &PeerStatus) -> String {
-    let Some(NoLink { reason, tries, last_s }) = &peer.no_link else {
+pub(super) fn why_none(peer: &PeerStatus) -> String {
+    let Some(NoLink { reason, tries, last_s, is_final }) = &peer.no_link else {
         return ": no try has ended yet".to_owned();
     };
     match tries {
+        _ if *is_final => format!(": {reason}"),
         0 => format!(": {reason}, {last_s} s ago"),
         tries => format!(": {reason}, tried {}, last {last_s} s ago", count(*tries, "time")),
     }
@@ -188,10 +195,20 @@ mod tests {
         let other = PeerStatus { instance: 2, links: vec![None], ..PeerStatus::default() };
         let mut mixed = other.clone();
         (mixed.instance, mixed.links) = (3, vec![Some("tcp".to_owned()), None]);
-        mixed.no_link = Some(NoLink { reason: "nobody is there".to_owned(), tries: 12, last_s: 3 });
+        mixed.no_link = Some(NoLink {
+            reason: "nobody is there".to_owned(),
+            tries: 12,
+            last_s: 3,
+            is_final: false,
+        });
         let mut down = mixed.clone();
         (down.instance, down.links) = (4, vec![None]);
-        down.no_link = Some(NoLink { reason: "it hung up".to_owned(), tries: 0, last_s: 1 });
+        down.no_link =
+            Some(NoLink { reason: "it hung up".to_owned(), tries: 0, last_s: 1, is_final: false });
+        let mut over = mixed.clone();
+        (over.instance, over.links) = (5, vec![None]);
+        let reason = "it was started again: stop all".to_owned();
+        over.no_link = Some(NoLink { reason, tries: 7, last_s: 600, is_final: true });
         let status = Status {
             version: "0.1.0".to_owned(),
             cluster: 42,
@@ -199,7 +216,8 @@ mod tests {
             incarnation: 17,
             listen: vec!["10.0.0.1:7400".to_owned(), "10.0.0.1:7401".to_owned()],
             transport: "auto".to_owned(),
-            storage_id: 0xab,
+            storage_id: "00000000000000ab".to_owned(),
+            storage_problem: Some("it is gone: put it back".to_owned()),
             up_s: 12,
             view: 3,
             members: Vec::new(),
@@ -219,11 +237,12 @@ mod tests {
                 delivered: 5,
                 resets: 2,
             },
-            peers: vec![one, other, mixed, down],
+            peers: vec![one, other, mixed, down, over],
         };
         let expected = "\
 instance 0 of cluster 42, incarnation 17, pagewire 0.1.0, up 12 s
 listens on 10.0.0.1:7400, 10.0.0.1:7401, transport = \"auto\", storage 00000000000000ab
+  it is gone: put it back
 instance 1: verbs
   links up 2, down 1; moved to verbs 4, fell to TCP 3
   messages sent 100 (again 7), received 90; pages 8192 bytes
@@ -238,8 +257,11 @@ instance 3: by shard: TCP, no link: nobody is there, tried 12 times, last 3 s ag
 instance 4: no link: it hung up, 1 s ago
   links up 0, down 0; moved to verbs 0, fell to TCP 0
   messages sent 0 (again 0), received 0; pages 0 bytes
+instance 5: no link: it was started again: stop all
+  links up 0, down 0; moved to verbs 0, fell to TCP 0
+  messages sent 0 (again 0), received 0; pages 0 bytes
 connections accepted 90, turned away 25 (no handshake 7, did not fit 6, wrong proof 5, repeated 4, too \
-slow 3)
+slow or too many 3)
   refused by peers' addresses without proof 2
 invalidations published 9 (acknowledged 6, waiting 3), delivered 5, resets 2
 ";
@@ -254,8 +276,12 @@ invalidations published 9 (acknowledged 6, waiting 3), delivered 5, resets 2
             requests: 1,
         };
         let (partitions, leaving) = (4095, false);
-        let one = MemberStatus { instance: 0, leaving, partitions, counts: Some(counts) };
-        let other = MemberStatus { instance: 1, leaving: true, partitions: 1, counts: None };
+        let one =
+            MemberStatus { instance: 0, leaving, partitions, counts: Some(counts), problem: None };
+        let mut other =
+            MemberStatus { instance: 1, leaving: true, partitions: 1, ..MemberStatus::default() };
+        let over = PeerStatus { instance: 1, ..status.peers[4].clone() };
+        other.note_links(&[over]);
         let connections = Connections { accepted: 1, ..Connections::default() };
         let invalidations = Invalidations::default();
         let (peers, members) = (Vec::new(), vec![one, other]);
@@ -266,6 +292,8 @@ member 0 (this one): masters 4095 partitions
   directory 500 pages, 2 partitions still being collected
   pages S 30, X 20, dirty 10, past images 5; requests 1
 member 1, leaving: masters 1 partition
+  requests for pages in its partitions are not granted until all instances are stopped and started \
+together
   it does not say what it has
 no peers
 connections accepted 1, turned away 0

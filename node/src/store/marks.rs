@@ -104,6 +104,35 @@ impl Marks {
         self.storage
     }
 
+    /// Whether the storage is still the one that these marks were claimed in.
+    ///
+    /// # Errors
+    /// What was found in its place, in words.
+    pub fn still_there(&self) -> Result<(), String> {
+        let root = self.folder.parent().unwrap_or(&self.folder);
+        match fs::metadata(root) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err("the folder is not there any more".to_owned());
+            }
+            Err(error) => return Err(format!("the folder cannot be looked at ({error})")),
+            Ok(about) if !about.is_dir() => return Err("it is no folder any more".to_owned()),
+            Ok(_) => {}
+        }
+        let path = self.folder.join("cluster");
+        match look::<ClusterMark>(&path) {
+            Ok(Some(mark)) if mark.storage == self.storage => Ok(()),
+            Ok(Some(mark)) => Err(format!(
+                "it is storage {:016x}, expected {:016x}: another folder is in its place",
+                mark.storage, self.storage
+            )),
+            Ok(None) => Err(format!(
+                "{} is not there any more: somebody has removed it, or another folder is in its place",
+                path.display()
+            )),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// Says that this life of `instance` has this storage.
     ///
     /// # Errors
@@ -218,6 +247,35 @@ mod tests {
             assert_eq!(marks.of(one).unwrap(), Some(Incarnation(life)));
         }
         assert_eq!(marks.of(two).unwrap(), None);
+    }
+
+    #[test]
+    fn storage_that_is_gone_or_another_one_is_not_taken_for_the_same() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = parent.path().join("shared");
+        fs::create_dir(&root).unwrap();
+        let marks = Marks::claim(&root, CLUSTER, PageSize::K8).unwrap();
+        assert_eq!(marks.still_there(), Ok(()));
+        let away = parent.path().join("away");
+        fs::rename(&root, &away).unwrap();
+        let told = |words: &str| {
+            let found = marks.still_there().unwrap_err();
+            assert!(found.contains(words), "'{words}' in: {found}");
+        };
+        told("the folder is not there any more");
+        fs::write(&root, "").unwrap();
+        told("no folder any more");
+        fs::remove_file(&root).unwrap();
+        // As below a file system that is not mounted any more.
+        fs::create_dir(&root).unwrap();
+        told("cluster is not there any more");
+        Marks::claim(&root, CLUSTER, PageSize::K8).unwrap();
+        told(&format!("expected {:016x}: another folder", marks.storage_id()));
+        fs::write(root.join("pagewire/cluster"), "x").unwrap();
+        told("cannot be understood");
+        fs::remove_dir_all(&root).unwrap();
+        fs::rename(&away, &root).unwrap();
+        assert_eq!(marks.still_there(), Ok(()));
     }
 
     #[test]

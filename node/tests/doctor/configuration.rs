@@ -159,7 +159,7 @@ fn each_shard_needs_a_port_and_a_core_and_its_share_of_the_arena() {
     assert_tells(&one(&spare, "poller_cores"), Level::Note, &["as many as `shards`, 1"]);
     for more in ["", "spin_us = 50\n"] {
         let shared = of(&format!("arena_mb = 16\nshards = 2\n{more}poller_cores = [1, 1]\n"));
-        assert_tells(&one(&shared, "pollers"), Level::Note, &["each core once"]);
+        assert_tells(&one(&shared, "poller_cores"), Level::Note, &["1, 1", "each core once"]);
     }
     let excess = of("arena_mb = 16\ncache_pages = 100000\n");
     let words = ["100000: the arena has room for", "lower `cache_pages`, or raise `arena_mb` to"];

@@ -120,10 +120,21 @@ fn poller_cores(facts: &HostFacts, plan: &Plan) -> Finding {
         plan.poller_cores.iter().map(|core| u32::try_from(*core).unwrap_or(u32::MAX)).collect();
     let outside: BTreeSet<_> = wanted.difference(allowed).copied().collect();
     let spare = plan.poller_cores.len() > usize::from(plan.shards);
-    let finding = finding.found(ranges(&wanted)).expected(expected).note_if(
-        spare,
-        format!("name as many as `shards`, {}: the others are not used", plan.shards),
-    );
+    let as_listed: Vec<_> = plan.poller_cores.iter().map(ToString::to_string).collect();
+    let used = &plan.poller_cores[..plan.poller_cores.len().min(plan.shards.into())];
+    let is_shared = used.iter().collect::<BTreeSet<_>>().len() < used.len();
+    let what_comes_of_it = match plan.spin_us {
+        0 => "pollers that share a core wait for each other",
+        _ => "two on one core do not spin",
+    };
+    let finding = finding
+        .found(as_listed.join(", "))
+        .expected(expected)
+        .note_if(
+            spare,
+            format!("name as many as `shards`, {}: the others are not used", plan.shards),
+        )
+        .note_if(is_shared, format!("name each core once: {what_comes_of_it}"));
     finding.change_if(
         !outside.is_empty() && !allowed.is_empty(),
         format!("take {} out, or allow it (taskset, CPUAffinity=, cpuset)", ranges(&outside)),
@@ -145,20 +156,10 @@ fn pollers(facts: &HostFacts, plan: &Plan) -> Finding {
         return finding;
     }
     let finding = finding.found(format!("{shards} {how}, {cores} cores"));
-    let first = &plan.poller_cores[..shards.min(plan.poller_cores.len())];
-    let distinct: BTreeSet<_> = first.iter().collect();
     finding
         .note_if(
             !spins && shards > cores,
             "lower `shards` or allow more cores: pollers that share a core wait for each other",
-        )
-        .note_if(
-            !spins && distinct.len() < first.len(),
-            "name each core once in poller_cores: pollers that share a core wait for each other",
-        )
-        .note_if(
-            spins && distinct.len() < first.len(),
-            "name each core once in poller_cores: two on one core do not spin",
         )
         .note_if(
             spins && shards >= cores,
