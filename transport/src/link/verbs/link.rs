@@ -166,7 +166,8 @@ impl VerbsLink {
             capacity: Capacity { receives: receives[class.index()], sends: room.sends(class) },
             carries_frames: class.has_frame(),
             remote_reads: room.reads && class == LaneClass::Bulk,
-            inline: true,
+            // A message before a page is no candidate, and requests with room for one take more memory.
+            inline: !class.has_frame(),
         });
         let needed = options.iter().map(|o| o.capacity.completions()).fold(0, u32::saturating_add);
         let context = region.domain().context();
