@@ -33,7 +33,7 @@ mod token;
 mod waker;
 
 use crate::message::Refusal;
-pub use crate::message::SendError;
+pub use crate::message::{SendError, Taken};
 pub use config::{EndpointConfig, LaneCredits, LinkPolicy};
 pub use event::Event;
 pub use observe::LaneState;
@@ -391,6 +391,34 @@ impl Endpoint {
             self.consumed(slot, lane);
         }
         self.events.pop_message()
+    }
+
+    /// As [`Endpoint::next_event`], of a message alone, which is read where it lies: what it costs to move
+    /// an event is saved. `None`: there is no event, or the next one is none of a message.
+    ///
+    /// ```no_run
+    /// # fn take(endpoint: &mut pagewire_transport::Endpoint) {
+    /// loop {
+    ///     if let Some(message) = endpoint.next_message() {
+    ///         println!("{} bytes from {}", message.body.as_slice().len(), message.from);
+    ///     } else if let Some(event) = endpoint.next_event() {
+    ///         println!("{event:?}");
+    ///     } else {
+    ///         break;
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    #[inline]
+    pub fn next_message(&mut self) -> Option<Taken<'_>> {
+        if self.events.has_others() && self.events.is_other_next() {
+            return None;
+        }
+        let (from, lane) = self.events.next_message()?;
+        if let Some(slot) = self.slot(from) {
+            self.consumed(slot, lane);
+        }
+        self.events.take_message()
     }
 
     #[inline(never)] // Rare, and it would be moved once more with every message.
