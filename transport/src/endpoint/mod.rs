@@ -314,6 +314,23 @@ impl Endpoint {
         urgency: Urgency,
     ) -> Result<(), Refusal> {
         let slot = self.slot(to).ok_or(Refusal::NoSession)?;
+        if lane.class().has_frame() {
+            return self.submit_page(slot, lane, message, urgency);
+        }
+        if message.kind.is_of_reads() {
+            return Err(Refusal::WrongLane);
+        }
+        self.peers[slot].submit::<false>(lane, message, urgency)
+    }
+
+    #[inline(never)] // A page costs more than the call.
+    fn submit_page(
+        &mut self,
+        slot: usize,
+        lane: Lane,
+        message: &mut Message,
+        urgency: Urgency,
+    ) -> Result<(), Refusal> {
         if let Some(frame) = &message.frame
             && frame.len() != self.arena.page_size().bytes()
         {
@@ -322,7 +339,7 @@ impl Endpoint {
         if message.kind.is_of_reads() {
             return Err(Refusal::WrongLane);
         }
-        self.peers[slot].submit(lane, message, urgency)
+        self.peers[slot].submit::<true>(lane, message, urgency)
     }
 
     #[cold]
