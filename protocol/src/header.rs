@@ -85,6 +85,14 @@ impl Body {
         Some(body)
     }
 
+    /// `len` zeros, at most 80, to be written where they lie ([`Body::as_mut_slice`]): what is built there
+    /// is not copied from somewhere else.
+    #[inline]
+    #[must_use]
+    pub fn zeros(len: u8) -> Self {
+        Self { len: len.min(80), ..Self::EMPTY }
+    }
+
     /// The body of a slot that [`SessionHeader::decode_slot`] found right, and whose header says
     /// that it has `len` bytes.
     #[inline]
@@ -103,9 +111,17 @@ impl Body {
     }
 
     /// The bytes.
+    #[inline]
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
+    }
+
+    /// The bytes, to be changed.
+    #[inline]
+    #[must_use]
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.bytes[..usize::from(self.len)]
     }
 
     /// How many bytes it has, at most 80.

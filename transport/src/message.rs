@@ -2,6 +2,7 @@
 
 use crate::{Frame, SharedFrame, ring::Vacant};
 use pagewire_protocol::{Body, Epoch, InstanceId, Lane, MessageKind};
+use std::ops::{Deref, DerefMut};
 
 /// A message to send.
 #[derive(Debug, Clone)]
@@ -45,6 +46,42 @@ pub struct Received {
     pub body: Body,
     /// The page, on the lanes that carry one. It is the caller's now.
     pub frame: Option<Frame>,
+}
+
+impl Vacant for Received {
+    fn vacant() -> Self {
+        let (from, kind) = (InstanceId(0), MessageKind::ACK_ONLY);
+        Self { from, lane: Lane::Control, kind, epoch: Epoch(0), body: Body::EMPTY, frame: None }
+    }
+}
+
+/// A message that was taken ([`Endpoint::next_message`](crate::Endpoint::next_message)), to be read where
+/// it lies. A frame that is left in it goes back to the arena with it.
+#[derive(Debug)]
+pub struct Taken<'a>(pub(crate) &'a mut Received);
+
+impl Deref for Taken<'_> {
+    type Target = Received;
+
+    #[inline]
+    fn deref(&self) -> &Received {
+        self.0
+    }
+}
+
+impl DerefMut for Taken<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Received {
+        self.0
+    }
+}
+
+impl Drop for Taken<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Its place is written again who knows when.
+        self.0.frame = None;
+    }
 }
 
 /// Why [`Endpoint::send`](crate::Endpoint::send) did not take a message; it is handed back.

@@ -4,7 +4,7 @@ mod common;
 
 use common::{
     CREDITS, FRAMES, Flow, Node, arena, assert_filled, assert_is, cluster, cluster_in, config,
-    fill, introduce, link_all, numbered, packed_arena, pump, settle, turns,
+    fill, introduce, link_all, number_of, numbered, packed_arena, pump, settle, turns,
 };
 use pagewire_protocol::{Body, InstanceId, Lane, MessageKind, PageSize};
 use pagewire_transport::{
@@ -87,6 +87,58 @@ fn without_credit_the_message_comes_back_intact_and_other_lanes_go_on() {
             flow.got == sent
         });
     }
+}
+
+#[test]
+fn messages_that_are_read_where_they_lie_come_in_order_and_give_credits_and_frames_back() {
+    let mut nodes = cluster(2);
+    nodes[1].taking = false;
+    let each = 3 * u64::from(CREDITS.of(Lane::Control));
+    let (mut sent, mut got) = ([0; Lane::COUNT], [0; Lane::COUNT]);
+    pump(&mut nodes, "more than all credits of each lane", |nodes| {
+        for lane in Lane::ALL {
+            let sent = &mut sent[lane.index()];
+            while *sent < each
+                && let Some(message) = numbered(nodes[0].endpoint.arena(), lane, *sent + 1)
+                && nodes[0].endpoint.send(InstanceId(2), lane, message).is_ok()
+            {
+                *sent += 1;
+            }
+        }
+        nodes[1].endpoint.poll();
+        while let Some(message) = nodes[1].endpoint.next_message() {
+            let got = &mut got[message.lane.index()];
+            *got += 1;
+            assert_eq!(number_of(&message.body), *got);
+            if let Some(frame) = &message.frame {
+                assert_filled(frame, *got);
+            }
+        }
+        got == [each; Lane::COUNT]
+    });
+    nodes[1].taking = true;
+    settle(&mut nodes, 1);
+    Flow::new(1, 0).exchange(&mut nodes, 3);
+}
+
+#[test]
+fn a_message_that_is_read_where_it_lies_waits_for_the_event_before_it() {
+    let mut nodes = [1, 2].map(|id| Node::new(config(id), FRAMES));
+    nodes[1].taking = false;
+    introduce(&mut nodes, 0, 1);
+    pump(&mut nodes, "a session", |nodes| nodes[0].may_send_to(2));
+    let message = Message::new(MessageKind(200), Body::EMPTY);
+    nodes[0].endpoint.send(InstanceId(2), Lane::Control, message).unwrap();
+    pump(&mut nodes, "the message is there", |nodes| {
+        let counters = nodes[1].endpoint.peer_counters(InstanceId(1)).unwrap();
+        counters.lane(Lane::Control).received.get() == 1
+    });
+    let endpoint = &mut nodes[1].endpoint;
+    assert!(endpoint.next_message().is_none());
+    let first = endpoint.next_event();
+    assert!(matches!(first, Some(Event::Up { .. })), "{first:?}");
+    assert_eq!(endpoint.next_message().map(|message| message.kind), Some(MessageKind(200)));
+    assert!(endpoint.next_message().is_none());
 }
 
 #[test]

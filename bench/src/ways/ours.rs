@@ -12,7 +12,7 @@ use crate::{
     error::BenchError,
     spin::{Patience, Switch},
 };
-use pagewire_protocol::{Body, ClusterId, InstanceId, Lane, MessageKind, header::BODY_BYTES_MAX};
+use pagewire_protocol::{Body, ClusterId, InstanceId, Lane, MessageKind};
 use pagewire_transport::{
     Arena, ArenaConfig, Endpoint, EndpointConfig, Event, Frame, LinkPolicy, Message, Overrides,
     Received, SendError, TransportError, counters::PeerCounters,
@@ -205,13 +205,12 @@ impl Ours {
     /// The message of `size` that carries `number`, and its lane.
     #[inline]
     fn message(&self, size: Size, number: u64) -> (Lane, Message) {
-        let mut bytes = [0; BODY_BYTES_MAX];
-        traffic::put_number(&mut bytes, number);
         let (lane, len, frame) = match size {
             Size::Small(len) => (self.lane, len, None),
             Size::Page => (Lane::Pages, NUMBER_BYTES, Some(self.pages.of(number).clone())),
         };
-        let body = Body::new(&bytes[..len]).unwrap_or(Body::EMPTY);
+        let mut body = Body::zeros(u8::try_from(len).unwrap_or(u8::MAX));
+        traffic::put_number(body.as_mut_slice(), number);
         (lane, Message { frame, ..Message::new(KIND, body) })
     }
 
@@ -265,37 +264,44 @@ impl Ours {
     #[inline]
     pub(crate) fn next(&mut self, size: Size) -> Result<Option<u64>, BenchError> {
         loop {
-            // Where it lies: it is not moved once more to be looked at.
-            let mut event = self.endpoint.next_event();
-            match &mut event {
-                Some(Event::Message(received)) => return self.take(received, size).map(Some),
+            let received = self.endpoint.next_message();
+            let taken = received.map(|mut received| taken(&mut received, size)).transpose()?;
+            if let Some((number, frame)) = taken {
+                if let Some(frame) = frame {
+                    self.keep(frame, number)?;
+                }
+                return Ok(Some(number));
+            }
+            match self.endpoint.next_event() {
+                Some(Event::Down { reason, .. }) => return Err(BenchError::LinkDown(reason)),
                 Some(_) => {}
                 None => return Ok(None),
-            }
-            if let Some(Event::Down { reason, .. }) = event {
-                return Err(BenchError::LinkDown(reason));
             }
         }
     }
 
-    #[inline]
-    fn take(&mut self, received: &mut Received, size: Size) -> Result<u64, BenchError> {
-        let body = received.body.as_slice();
-        let number = traffic::number_in(body);
-        let body_bytes = match size {
-            Size::Small(bytes) => bytes,
-            Size::Page => NUMBER_BYTES,
-        };
-        traffic::same("the length of a body", number, body.len() as u64, body_bytes as u64)?;
-        if let Some(frame) = received.frame.take() {
-            self.pages.check(&frame, number)?;
-            self.kept.push_back(frame);
-            if self.kept.len() > self.keep {
-                self.kept.pop_front();
-            }
+    /// Keeps a page that has come, its contents checked, for as long as `keep` others come.
+    fn keep(&mut self, frame: Frame, number: u64) -> Result<(), BenchError> {
+        self.pages.check(&frame, number)?;
+        self.kept.push_back(frame);
+        if self.kept.len() > self.keep {
+            self.kept.pop_front();
         }
-        Ok(number)
+        Ok(())
     }
+}
+
+/// Number and page of a message that is to be of `size`.
+#[inline]
+fn taken(received: &mut Received, size: Size) -> Result<(u64, Option<Frame>), BenchError> {
+    let body = received.body.as_slice();
+    let number = traffic::number_in(body);
+    let body_bytes = match size {
+        Size::Small(bytes) => bytes,
+        Size::Page => NUMBER_BYTES,
+    };
+    traffic::same("the length of a body", number, body.len() as u64, body_bytes as u64)?;
+    Ok((number, received.frame.take()))
 }
 
 impl Way for Ours {

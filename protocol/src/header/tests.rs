@@ -100,6 +100,17 @@ fn a_body_of_any_length_is_whole_and_zeros_follow() {
     }
 }
 
+#[test]
+fn a_body_that_is_written_in_place_is_the_one_that_is_copied_and_no_longer_than_80() {
+    for len in 0..=BODY_BYTES_MAX {
+        let mut body = Body::zeros(u8::try_from(len).unwrap());
+        assert_eq!(body, Body::new(&[0; BODY_BYTES_MAX][..len]).unwrap());
+        body.as_mut_slice().fill(0xA5);
+        assert_eq!(body, Body::new(&[0xA5; BODY_BYTES_MAX][..len]).unwrap());
+    }
+    assert_eq!(Body::zeros(u8::MAX), Body::new(&[0; BODY_BYTES_MAX]).unwrap());
+}
+
 proptest! {
     #[test]
     fn a_slot_is_decoded_alike_by_whoever_decodes_it(

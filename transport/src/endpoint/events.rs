@@ -1,7 +1,7 @@
 //! Events on their way to the owner, in the order in which they happened.
 //!
-//! Messages have a queue of their own: they are written and read in place, field by field, which costs
-//! less than moving an [`Event`] in and out as a whole; the other kinds are rare.
+//! Messages have a queue of their own: they are written in place, field by field, and may be read there
+//! ([`Taken`]), which costs less than moving an [`Event`] in and out as a whole; the other kinds are rare.
 //!
 //! ```text
 //!   messages   m0 m1 m2 m3 m4 ...
@@ -9,33 +9,13 @@
 //! ```
 
 use super::event::Event;
-use crate::{
-    Frame, Received,
-    ring::{Ring, Vacant},
-};
-use pagewire_protocol::{Body, Epoch, InstanceId, Lane, MessageKind, SessionHeader, header::Slot};
+use crate::{Frame, Received, message::Taken, ring::Ring};
+use pagewire_protocol::{InstanceId, Lane, SessionHeader, header::Slot};
 use std::collections::VecDeque;
 
 #[derive(Debug)]
-struct Arrived {
-    from: InstanceId,
-    lane: Lane,
-    kind: MessageKind,
-    epoch: Epoch,
-    body: Body,
-    frame: Option<Frame>,
-}
-
-impl Vacant for Arrived {
-    fn vacant() -> Self {
-        let (from, kind) = (InstanceId(0), MessageKind::ACK_ONLY);
-        Self { from, lane: Lane::Control, kind, epoch: Epoch(0), body: Body::EMPTY, frame: None }
-    }
-}
-
-#[derive(Debug)]
 pub(super) struct EventQueue {
-    messages: Ring<Arrived>,
+    messages: Ring<Received>,
     /// Messages that were ever taken.
     taken: u64,
     others: VecDeque<(u64, Event)>,
@@ -84,13 +64,18 @@ impl EventQueue {
         !self.others.is_empty()
     }
 
+    /// The next event is none that [`EventQueue::next_message`] knows.
+    pub(super) fn is_other_next(&self) -> bool {
+        self.others.front().is_some_and(|(at, _)| *at <= self.taken)
+    }
+
     /// The next event, if it is none that [`EventQueue::next_message`] knows.
     #[inline]
     pub(super) fn pop_other(&mut self) -> Option<Event> {
-        if self.others.front().is_some_and(|(at, _)| *at <= self.taken) {
-            return self.others.pop_front().map(|(_, event)| event);
+        if !self.is_other_next() {
+            return None;
         }
-        None
+        self.others.pop_front().map(|(_, event)| event)
     }
 
     /// Sender and lane of the message that [`EventQueue::pop_message`] takes.
@@ -99,11 +84,18 @@ impl EventQueue {
         self.messages.get(0).map(|arrived| (arrived.from, arrived.lane))
     }
 
+    /// The next message, where it lies; what comes before it is taken.
+    #[inline(always)] // As `pop_message`.
+    pub(super) fn take_message(&mut self) -> Option<Taken<'_>> {
+        let arrived = self.messages.pop()?;
+        self.taken += 1;
+        Some(Taken(arrived))
+    }
+
     /// The next message; what comes before it is taken.
     #[inline(always)] // So that it is written where the caller's caller wants it.
     pub(super) fn pop_message(&mut self) -> Option<Event> {
-        let arrived = self.messages.pop()?;
-        self.taken += 1;
+        let mut arrived = self.take_message()?;
         Some(Event::Message(Received {
             from: arrived.from,
             lane: arrived.lane,
@@ -140,5 +132,61 @@ impl EventQueue {
     /// Lanes of the messages of `peer` that are not taken yet.
     pub(super) fn lanes_from(&self, peer: InstanceId) -> impl Iterator<Item = Lane> {
         self.messages.iter().filter(move |arrived| arrived.from == peer).map(|a| a.lane)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Arena, ArenaConfig};
+    use pagewire_protocol::{Body, Epoch, MessageKind, Sequence};
+
+    fn push(queue: &mut EventQueue, kind: u16, frame: Option<Frame>) {
+        let body = Body::new(&kind.to_le_bytes()).unwrap();
+        let header = SessionHeader {
+            lane: Lane::Requests,
+            kind: MessageKind(kind),
+            body_len: body.count_bytes(),
+            frame: false,
+            page_crc: None,
+            epoch: Epoch(3),
+            sequence: Sequence(1),
+            ack: Sequence(0),
+            credits: 0,
+            source: InstanceId(4),
+        };
+        queue.push_message(InstanceId(4), &header, &header.encode_slot(&body, false), frame);
+    }
+
+    #[test]
+    fn a_message_is_read_where_it_lies_as_it_is_when_moved_and_in_its_turn() {
+        let mut queue = EventQueue::with_capacity(2);
+        push(&mut queue, 7, None);
+        push(&mut queue, 7, None);
+        queue.push_back(Event::Linked { peer: InstanceId(4) });
+        push(&mut queue, 8, None);
+        let Some(Event::Message(moved)) = queue.pop_message() else { panic!("a message") };
+        assert!(!queue.is_other_next());
+        let taken = queue.take_message().unwrap();
+        let facts = |m: &Received| (m.from, m.lane, m.kind, m.epoch, m.body, m.frame.is_none());
+        assert_eq!(facts(&taken), facts(&moved));
+        assert_eq!(moved.body.as_slice(), [7, 0]);
+        drop(taken);
+        assert!(queue.is_other_next());
+        assert!(matches!(queue.pop_other(), Some(Event::Linked { .. })));
+        assert_eq!(queue.take_message().unwrap().kind, MessageKind(8));
+        assert!(queue.take_message().is_none() && queue.is_empty());
+    }
+
+    #[test]
+    fn a_frame_that_is_left_in_a_message_goes_back_and_one_that_is_taken_stays() {
+        let arena = Arena::new(&ArenaConfig { huge_pages: false, ..ArenaConfig::new(2) }).unwrap();
+        let mut queue = EventQueue::with_capacity(4);
+        push(&mut queue, 1, arena.take());
+        push(&mut queue, 2, arena.take());
+        drop(queue.take_message());
+        assert_eq!(arena.free_frames(), 1, "the frame that was left");
+        let kept = queue.take_message().unwrap().frame.take();
+        assert_eq!((kept.is_some(), arena.free_frames()), (true, 1));
     }
 }

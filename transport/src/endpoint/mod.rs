@@ -33,7 +33,7 @@ mod token;
 mod waker;
 
 use crate::message::Refusal;
-pub use crate::message::SendError;
+pub use crate::message::{SendError, Taken};
 pub use config::{EndpointConfig, LaneCredits, LinkPolicy};
 pub use event::Event;
 pub use observe::LaneState;
@@ -314,6 +314,23 @@ impl Endpoint {
         urgency: Urgency,
     ) -> Result<(), Refusal> {
         let slot = self.slot(to).ok_or(Refusal::NoSession)?;
+        if lane.class().has_frame() {
+            return self.submit_page(slot, lane, message, urgency);
+        }
+        if message.kind.is_of_reads() {
+            return Err(Refusal::WrongLane);
+        }
+        self.peers[slot].submit::<false>(lane, message, urgency)
+    }
+
+    #[inline(never)] // A page costs more than the call.
+    fn submit_page(
+        &mut self,
+        slot: usize,
+        lane: Lane,
+        message: &mut Message,
+        urgency: Urgency,
+    ) -> Result<(), Refusal> {
         if let Some(frame) = &message.frame
             && frame.len() != self.arena.page_size().bytes()
         {
@@ -322,7 +339,7 @@ impl Endpoint {
         if message.kind.is_of_reads() {
             return Err(Refusal::WrongLane);
         }
-        self.peers[slot].submit(lane, message, urgency)
+        self.peers[slot].submit::<true>(lane, message, urgency)
     }
 
     #[cold]
@@ -391,6 +408,34 @@ impl Endpoint {
             self.consumed(slot, lane);
         }
         self.events.pop_message()
+    }
+
+    /// As [`Endpoint::next_event`], of a message alone, which is read where it lies: what it costs to move
+    /// an event is saved. `None`: there is no event, or the next one is none of a message.
+    ///
+    /// ```no_run
+    /// # fn take(endpoint: &mut pagewire_transport::Endpoint) {
+    /// loop {
+    ///     if let Some(message) = endpoint.next_message() {
+    ///         println!("{} bytes from {}", message.body.as_slice().len(), message.from);
+    ///     } else if let Some(event) = endpoint.next_event() {
+    ///         println!("{event:?}");
+    ///     } else {
+    ///         break;
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    #[inline]
+    pub fn next_message(&mut self) -> Option<Taken<'_>> {
+        if self.events.has_others() && self.events.is_other_next() {
+            return None;
+        }
+        let (from, lane) = self.events.next_message()?;
+        if let Some(slot) = self.slot(from) {
+            self.consumed(slot, lane);
+        }
+        self.events.take_message()
     }
 
     #[inline(never)] // Rare, and it would be moved once more with every message.

@@ -162,9 +162,10 @@ impl Peer {
         }
     }
 
-    /// Takes a message for the session, and puts it on the link if both allow it.
+    /// Takes a message for the session, and puts it on the link if both allow it. `FRAME`: the lane
+    /// carries frames.
     #[inline(always)] // As the session's part.
-    pub(super) fn submit(
+    pub(super) fn submit<const FRAME: bool>(
         &mut self,
         lane: Lane,
         message: &mut Message,
@@ -172,7 +173,7 @@ impl Peer {
     ) -> Result<(), Refusal> {
         let Some(session) = &mut self.session else { return Err(Refusal::NoSession) };
         let counters = self.counters.lane(lane);
-        let next = session.submit_next(lane, message).inspect_err(|refusal| {
+        let next = session.submit_next::<FRAME>(lane, message).inspect_err(|refusal| {
             counters.no_credit.add(u64::from(*refusal == Refusal::NoCredit));
         })?;
         let (Some((header, message)), Some(link), false) = (next, &mut self.link, self.held) else {
@@ -180,11 +181,12 @@ impl Peer {
             self.pump(lane, urgency);
             return Ok(());
         };
-        if !link.send(&header, &message.body, message.frame.as_ref(), urgency) {
+        let frame = if FRAME { message.frame.as_ref() } else { None };
+        if !link.send(&header, &message.body, frame, urgency) {
             self.blocked = true;
             return Ok(());
         }
-        if let Some(frame) = &message.frame {
+        if let Some(frame) = frame {
             counters.frame_bytes.add(frame.len() as u64);
         }
         session.transmitted(lane);

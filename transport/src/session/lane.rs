@@ -200,7 +200,7 @@ impl LaneState {
     /// Keeps a message until it is acknowledged, and takes its frame. If it goes on the link next: its
     /// sequence, and what goes with it, acknowledgement and receives posted.
     #[inline(always)] // As `Session::submit_next`, whose part it is.
-    pub(super) fn submit(
+    pub(super) fn submit<const FRAME: bool>(
         &mut self,
         message: &mut Message,
         linked: bool,
@@ -216,7 +216,10 @@ impl LaneState {
         // From where it lies: it is not moved over the stack.
         place.body = message.body;
         (place.kind, place.epoch) = (message.kind, message.epoch);
-        place.frame = message.frame.take();
+        if FRAME {
+            place.frame = message.frame.take();
+        }
+        debug_assert_eq!(place.frame.is_some(), FRAME, "a frame where the lane has none");
         Ok(is_next.then_some((sequence, place, told)))
     }
 

@@ -237,7 +237,11 @@ impl Session {
     /// [`Rejected`], with the message.
     #[allow(clippy::result_large_err)] // Back-pressure hands the message back by value.
     pub fn submit(&mut self, lane: Lane, mut message: Message) -> Result<(), Rejected> {
-        match self.submit_next(lane, &mut message) {
+        let submitted = match lane.class().has_frame() {
+            true => self.submit_next::<true>(lane, &mut message),
+            false => self.submit_next::<false>(lane, &mut message),
+        };
+        match submitted {
             Ok(_) => Ok(()),
             Err(Refusal::NoCredit) => Err(Rejected::NoCredit(message)),
             Err(_) => Err(Rejected::WrongLane(message)),
@@ -245,27 +249,26 @@ impl Session {
     }
 
     /// As [`Session::submit`], of a message whose frame is taken and which is then of no use any more.
-    /// Hands back what [`Session::next_outgoing`] gives now, if it is this message.
+    /// Hands back what [`Session::next_outgoing`] gives now, if it is this message. `FRAME`: the lane
+    /// carries frames; of one that does not, nothing has to look for a frame.
     ///
     /// # Errors
     /// [`Refusal`]; the message is as it was.
     #[inline(always)] // The header stays in registers.
-    pub(crate) fn submit_next(
+    pub(crate) fn submit_next<const FRAME: bool>(
         &mut self,
         lane: Lane,
         message: &mut Message,
     ) -> Result<Option<(SessionHeader, &Message)>, Refusal> {
-        let wrong =
-            message.frame.is_some() != lane.class().has_frame() || message.kind.has_no_sequence();
-        if wrong {
+        debug_assert_eq!(lane.class().has_frame(), FRAME);
+        if message.frame.is_some() != FRAME || message.kind.has_no_sequence() {
             return Err(Refusal::WrongLane);
         }
         let (source, linked) = (self.me, self.linked);
-        let Some((sequence, message, told)) = self.lanes[lane.index()].submit(message, linked)?
-        else {
-            return Ok(None);
-        };
-        Ok(Some((header_of(lane, sequence, message, told, source), message)))
+        let next = self.lanes[lane.index()].submit::<FRAME>(message, linked)?;
+        Ok(next.map(|(sequence, message, told)| {
+            (header_of(lane, sequence, (message, FRAME), told, source), message)
+        }))
     }
 
     /// How many messages of `lane` would be taken now.
@@ -299,7 +302,8 @@ impl Session {
         let state = &self.lanes[lane.index()];
         let (sequence, message) = state.next_outgoing()?;
         let told = (state.last_received(), state.granted);
-        Some((header_of(lane, sequence, message, told, self.me), message))
+        let frame = message.frame.is_some();
+        Some((header_of(lane, sequence, (message, frame), told, self.me), message))
     }
 
     /// The link has taken what [`Session::next_outgoing`] gave. True: for the first time.
@@ -401,12 +405,12 @@ impl Session {
     }
 }
 
-/// The header that a message goes out with.
+/// The header that a message goes out with, with a frame or without.
 #[inline(always)] // It stays in registers.
 fn header_of(
     lane: Lane,
     sequence: Sequence,
-    message: &Message,
+    (message, frame): (&Message, bool),
     (ack, credits): Told,
     source: InstanceId,
 ) -> SessionHeader {
@@ -414,7 +418,7 @@ fn header_of(
         lane,
         kind: message.kind,
         body_len: message.body.count_bytes(),
-        frame: message.frame.is_some(),
+        frame,
         page_crc: None,
         epoch: message.epoch,
         sequence,
