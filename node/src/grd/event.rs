@@ -263,7 +263,8 @@ pub enum Event {
 pub enum Effect {
     /// Send a message without a page.
     Send {
-        /// To whom.
+        /// To whom; this instance itself for PCM_CANCEL alone, of which the runtime knows whether the request
+        /// has left.
         to: InstanceId,
         /// The page it speaks of.
         tag: BufferTag,

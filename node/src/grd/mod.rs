@@ -338,7 +338,7 @@ impl Grd {
                 out.anomalies.not_master += 1;
                 out.refuse(from, tag, request, want, Verdict::NotMaster);
             }
-            // What cancels it did not have to wait for a frame.
+            // Its cancel was said to a former master, or has come before it.
             Pcm::Acquire { request, want, .. }
                 if from == out.me && holdings.has_cancelled(&tag, request) =>
             {

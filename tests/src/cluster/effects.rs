@@ -129,6 +129,13 @@ impl Cluster {
                 }
             }
             Pcm::Cancel { .. } if self.cancelled_here(place) => return Ok(()),
+            Pcm::Cancel { .. } if usize::from(to.0) == place.node => {
+                let (from, incarnation) = (self.nodes[place.node].id, self.nodes[place.node].life);
+                let tag = self.pages[place.page].tag;
+                let event = Event::Message { from, incarnation, epoch, tag, message };
+                self.answers.push((place, event));
+                return Ok(());
+            }
             _ => {}
         }
         self.send(place, to, epoch, message, None)

@@ -53,8 +53,11 @@ impl Held<'_, '_> {
     pub(super) fn send_cancel(&mut self) {
         if let Some(p) = self.h.pending.as_mut().filter(|p| !p.ended) {
             p.cancels += 1;
-            let request = p.request;
-            self.send_to_master(Pcm::Cancel { request });
+            let message = Pcm::Cancel { request: p.request };
+            let (to, tag, epoch) = (self.master(), self.tag, self.epoch());
+            // Not by the loop within the core, where this instance is the master: the request may still wait
+            // for its frame, and only the runtime knows. It then answers for the master.
+            self.effect(Effect::Send { to, tag, epoch, message });
         }
     }
 

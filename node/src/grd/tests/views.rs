@@ -194,7 +194,8 @@ fn a_request_that_was_cancelled_before_it_found_a_frame_is_over_when_it_comes() 
     run(&mut grd, wants(tag(), Mode::X, 1, false));
     let withdrawn = run(&mut grd, Event::Withdraw { tag: tag(), waiter: WaiterId(1) });
     let failed = Effect::Fail { waiter: WaiterId(1), tag: tag(), error: None };
-    assert_eq!(withdrawn, [failed], "the cancel found nothing to cancel");
+    // The runtime knows whether the request has left. Had it not, its answer would be the end.
+    assert_eq!(withdrawn, [failed, cancel_to_itself(1)]);
     // What others ask for meanwhile is not what was cancelled.
     assert_eq!(run(&mut grd, acquire(1, 1, Mode::S)).len(), 1);
     run(&mut grd, claim(1, 1, 1, Mode::S));
@@ -203,6 +204,26 @@ fn a_request_that_was_cancelled_before_it_found_a_frame_is_over_when_it_comes() 
     let entry = grd.entry(&tag()).unwrap();
     assert!(!entry.converting && entry.holders == [InstanceId(1)], "{entry:?}");
     assert_eq!(grd.holding(&tag()), None);
+}
+
+/// What the core says after its own request, where it is the master as well.
+fn cancel_to_itself(sequence: u64) -> Effect {
+    let request = RequestId { instance: InstanceId(0), incarnation: Incarnation(1), sequence };
+    let (to, tag, epoch) = (InstanceId(0), tag(), Epoch(1));
+    Effect::Send { to, tag, epoch, message: Pcm::Cancel { request } }
+}
+
+#[test]
+fn a_request_that_waits_for_a_frame_makes_way_for_redo_at_its_own_master_too() {
+    let mut grd = grd(0);
+    run(&mut grd, wants(tag(), Mode::X, 1, false));
+    assert_eq!(run(&mut grd, wants(tag(), Mode::X, 2, true)), [cancel_to_itself(1)]);
+    // It leaves at last, and is over: redo asks in its place.
+    let effects = run(&mut grd, acquire(0, 1, Mode::X));
+    let [Effect::RequestOver { .. }, Effect::Request { message, .. }] = &effects[..] else {
+        panic!("{effects:?}");
+    };
+    assert!(matches!(message, Pcm::Acquire { recovery: true, .. }), "{message:?}");
 }
 
 // ---- views -------------------------------------------------------------------------------------

@@ -110,7 +110,12 @@ impl Shard {
     fn apply(&mut self, effect: &mut Effect) {
         match *effect {
             Effect::Send { to, tag, epoch, ref message } => {
-                if !self.cancelled_here(message) {
+                if self.cancelled_here(message) {
+                    return;
+                }
+                if to == self.me {
+                    self.loop_back(tag, epoch, *message);
+                } else {
                     self.send(to, tag, epoch, message, None);
                 }
             }
