@@ -37,7 +37,7 @@ pub use crate::message::SendError;
 pub use config::{EndpointConfig, LaneCredits, LinkPolicy};
 pub use event::Event;
 pub use observe::LaneState;
-pub use reads::{REGIONS_MAX, ReadDone, ReadError, ReadId, ReadRefused};
+pub use reads::{REGIONS_MAX, ReadDone, ReadError, ReadId, ReadRefused, RegionState};
 pub use waker::Waker;
 
 use crate::{
@@ -433,5 +433,6 @@ impl Endpoint {
             session.link_down();
         }
         self.events.push_back(Event::Down { peer: peer.id, reason });
+        self.finish_closing();
     }
 }
