@@ -108,8 +108,7 @@ pub enum TransportError {
     },
     /// There is no such region to close.
     #[error(
-        "region {region} is not open, expected the number of one that `open_region` has opened and \
-         that is not closed yet"
+        "region {region} is not open, expected the number of one that was opened and is not closed yet"
     )]
     RegionNotOpen {
         /// Its number.
