@@ -187,11 +187,12 @@ fn reads_under_way_when_the_interface_goes_down_are_asked_for_over_tcp_and_end_o
     let (owner, region) = (InstanceId(2), RegionId(1));
     // The owner keeps the pages; what a read of no effect leaves in its frame is none of them.
     let arena = nodes[1].endpoint.arena().clone();
-    let mut pages: Vec<_> = std::iter::from_fn(|| arena.take()).collect();
-    pages.sort_unstable_by_key(|page| page.index().0);
+    let mut free: Vec<_> = std::iter::from_fn(|| arena.take()).collect();
+    free.sort_unstable_by_key(|page| page.index().0);
     let side_by_side = |some: &[Frame]| some[7].index().0 - some[0].index().0 == 7;
-    let at = pages.windows(8).position(side_by_side).expect("eight of them side by side");
-    let mut pages: Vec<_> = pages.drain(at..at + 8).collect();
+    let at = free.windows(8).position(side_by_side).expect("eight of them side by side");
+    let mut pages: Vec<_> = free.drain(at..at + 8).collect();
+    drop(free);
     let (first, frames) = (pages[0].index().0, 8);
     for (page, number) in pages.iter_mut().zip(0u32..) {
         fill(page, number.into());
