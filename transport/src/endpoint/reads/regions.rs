@@ -211,7 +211,10 @@ impl Endpoint {
             self.finish_closing();
             if self.regions.is_closing(region) {
                 // It cannot be: without queue pairs nobody has a key.
-                tracing::error!("region {region} cannot be closed: its key stays with the device");
+                tracing::error!(
+                    "region {region} is kept by a peer without queue pairs; it is closed"
+                );
+                self.devices.forget_region(region);
                 self.regions.closing.retain(|closing| closing.region != region);
             }
         }
@@ -288,12 +291,19 @@ impl Endpoint {
     ) -> Result<(), LinkError> {
         let is_present = self.is_present(slot, attempt);
         let keys = can_close(self.peers[slot].reads.as_mut().map(|reads| &mut reads.keys), region)?;
-        // Of queue pairs that are gone meanwhile, or never told: nothing is left to be waited for.
-        let Some(at) = keys.theirs.iter().position(|(id, _)| *id == region) else { return Ok(()) };
-        if is_present {
-            keys.theirs.swap_remove(at);
-            keys.leaving.push((region, attempt));
-            self.leave_regions(slot);
+        let is_leaving = keys.leaving.iter().any(|(id, _)| *id == region);
+        // Of queue pairs that are gone meanwhile, or heard before.
+        if !is_present || is_leaving {
+            return Ok(());
+        }
+        match keys.theirs.iter().position(|(id, _)| *id == region) {
+            Some(at) => {
+                keys.theirs.swap_remove(at);
+                keys.leaving.push((region, attempt));
+                self.leave_regions(slot);
+            }
+            // It was never taken note of: nothing is under way.
+            None => self.say(slot, &LinkControl::Left { attempt, region }),
         }
         Ok(())
     }
