@@ -42,6 +42,17 @@ mod on {
         ("do_not_wait_for_all_reports", "a new master does not wait for the first member's report"),
         ("await_reports_of_the_dead", "a new master waits for the reports of who has died"),
         ("keep_reports_of_the_dead", "what the dead reported of a partition counts"),
+        (
+            "serve_before_all_is_told",
+            "a second request for a page of a partition that is being collected is answered at once",
+        ),
+        ("whole_is_an_end", "a partition that was told out of turn ends those before it as well"),
+        (
+            "forget_what_is_wanted",
+            "a partition that is wanted is taken out of its turn and not told",
+        ),
+        ("whole_without_its_pages", "a partition that is wanted ends without what is held of it"),
+        ("ends_before_what_is_wanted", "others are told, and ended, before what is wanted"),
         ("no_fence", "a query has the number of the last grant"),
         ("serve_the_dead", "requests of the dead stay queued"),
         ("do_not_repair_the_owner", "a page whose owner has died stays as it is"),

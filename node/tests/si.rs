@@ -97,10 +97,14 @@ fn batches_of_many_threads_come_whole_in_one_order_everywhere() {
         for size in sizes.iter().cycle().take(BATCHES as usize) {
             let batch: Vec<_> = (next..next + size).map(|n| relcache(thread, n)).collect();
             next += size;
+            let deadline = Instant::now() + PATIENCE;
             loop {
                 match publisher.publish(&batch) {
                     Ok(_ticket) => break,
-                    Err(PublishError::Full { .. }) => thread::yield_now(),
+                    Err(PublishError::Full { .. }) => {
+                        assert!(Instant::now() < deadline, "nobody takes what is published");
+                        thread::yield_now();
+                    }
                     Err(other) => panic!("{other}"),
                 }
             }

@@ -1,5 +1,5 @@
 //! What the two ends of a link say to each other about the link itself: whether to use verbs, the
-//! addresses of the queue pairs, and when the session moves over.
+//! addresses of the queue pairs, when the session moves over, and which regions may be read.
 //!
 //! These messages travel on the TCP connection, as [`MessageKind::LINK`]: on the control lane,
 //! without a sequence, never acknowledged, and never on verbs. The body:
@@ -14,6 +14,10 @@
 //!                    |what| reason | - | attempt |
 //!                    +----+--------+---+---------+
 //!   Alive            what, zeros up to 8
+//!   Close, Left      0    1   2        4         8
+//!                    +----+---+--------+---------+
+//!                    |what| - | region | attempt |
+//!                    +----+---+--------+---------+
 //!   Region           0    1   2        4         8         16    20       24
 //!                    +----+---+--------+---------+---------+-----+--------+
 //!                    |what| - | region | attempt | address | key | frames |
@@ -191,6 +195,23 @@ pub enum LinkControl {
         /// Where it is.
         memory: RegionMemory,
     },
+    /// The sender closes this region: the other end begins no read of it any more, and says
+    /// [`LinkControl::Left`] when the last one has ended. Only where both ends have stated
+    /// [`Features::CLOSING`](crate::hello::Features::CLOSING).
+    Close {
+        /// The attempt that made the queue pairs that it is read over.
+        attempt: u32,
+        /// Which region.
+        region: RegionId,
+    },
+    /// The sender has forgotten the key of this region, and has no read of it under way: the answer to
+    /// [`LinkControl::Close`].
+    Left {
+        /// That of the [`LinkControl::Close`].
+        attempt: u32,
+        /// Which region.
+        region: RegionId,
+    },
 }
 
 /// Where a region is, for an RDMA READ: its frames lie one behind the other.
@@ -210,10 +231,13 @@ const DECLINE: u8 = 3;
 const SWITCH: u8 = 4;
 const ALIVE: u8 = 5;
 const REGION: u8 = 6;
+const CLOSE: u8 = 7;
+const LEFT: u8 = 8;
 const OFFER_BYTES: usize = 48;
 const DECLINE_BYTES: usize = 8;
 const ALIVE_BYTES: usize = 8;
 const REGION_BYTES: usize = 24;
+const CLOSE_BYTES: usize = 8;
 const SWITCH_BYTES: usize = 8 + 12 * Lane::COUNT;
 const _: () = assert!(SWITCH_BYTES <= BODY_BYTES_MAX);
 /// A queue pair's number, and a packet sequence, have 24 bits.
@@ -258,6 +282,8 @@ impl LinkControl {
                 bytes[20..24].copy_from_slice(&memory.frames.to_le_bytes());
                 REGION_BYTES
             }
+            Self::Close { attempt, region } => put_close(&mut bytes, CLOSE, *attempt, *region),
+            Self::Left { attempt, region } => put_close(&mut bytes, LEFT, *attempt, *region),
         };
         Body::new(&bytes[..len]).unwrap_or(Body::EMPTY)
     }
@@ -275,7 +301,8 @@ impl LinkControl {
             SWITCH => SWITCH_BYTES,
             ALIVE => ALIVE_BYTES,
             REGION => REGION_BYTES,
-            _ => return field("link control message", what.into(), "1 to 6"),
+            CLOSE | LEFT => CLOSE_BYTES,
+            _ => return field("link control message", what.into(), "1 to 8"),
         };
         if body.len() != expected {
             let what = "link control message";
@@ -299,6 +326,17 @@ impl LinkControl {
         }
         if what == REGION {
             return get_region(body, attempt);
+        }
+        if what == CLOSE || what == LEFT {
+            if second != 0 {
+                return field("link control reserved bytes", second.into(), "0");
+            }
+            let region = RegionId(u16_at(body, 2));
+            return Ok(if what == CLOSE {
+                Self::Close { attempt, region }
+            } else {
+                Self::Left { attempt, region }
+            });
         }
         if body[2..4] != [0; 2] {
             return field("link control reserved bytes", u16_at(body, 2).into(), "0");
@@ -331,6 +369,12 @@ impl LinkControl {
 fn put_head(bytes: &mut [u8; BODY_BYTES_MAX], what: u8, second: u8, attempt: u32) {
     (bytes[0], bytes[1]) = (what, second);
     bytes[4..8].copy_from_slice(&attempt.to_le_bytes());
+}
+
+fn put_close(bytes: &mut [u8; BODY_BYTES_MAX], what: u8, attempt: u32, region: RegionId) -> usize {
+    put_head(bytes, what, 0, attempt);
+    bytes[2..4].copy_from_slice(&region.0.to_le_bytes());
+    CLOSE_BYTES
 }
 
 fn put_offer(
@@ -430,6 +474,8 @@ mod tests {
                 memory: RegionMemory { address: u64::MAX - 3, key: 0x0A0B_0C0D, frames: 64 },
             },
         ];
+        let (attempt, region) = (10, RegionId(0x0304));
+        all.extend([LinkControl::Close { attempt, region }, LinkControl::Left { attempt, region }]);
         all.extend(TcpReason::ALL.map(|reason| LinkControl::Decline { attempt: 3, reason }));
         all
     }
@@ -464,7 +510,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_decode_without_panic_and_only_to_what_encodes_back(
-            what in 0u8..8,
+            what in 0u8..10,
             rest in proptest::collection::vec(any::<u8>(), 0..80),
         ) {
             let bytes: Vec<u8> = std::iter::once(what).chain(rest).collect();

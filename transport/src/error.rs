@@ -106,6 +106,14 @@ pub enum TransportError {
         /// What was found, and what was expected.
         problem: &'static str,
     },
+    /// There is no such region to close.
+    #[error(
+        "region {region} is not open, expected the number of one that was opened and is not closed yet"
+    )]
+    RegionNotOpen {
+        /// Its number.
+        region: pagewire_protocol::RegionId,
+    },
     /// The arena has not even a frame to receive into for each peer and lane.
     #[error(
         "the arena has {frames} frames for {peers} peers, expected at least {least} to receive at \

@@ -93,7 +93,7 @@ pub use arena::{Arena, ArenaConfig, Frame, FrameIndex, MARGIN_BYTES, SharedFrame
 pub use cluster_key::{ClusterKey, ClusterKeyError};
 pub use endpoint::{
     Endpoint, EndpointConfig, Event, LaneCredits, LaneState, LinkPolicy, ReadDone, ReadError,
-    ReadId, ReadRefused, SendError, Taken, Waker,
+    ReadId, ReadRefused, RegionState, SendError, Taken, Waker,
 };
 pub use error::TransportError;
 pub use link::verbs::Overrides;

@@ -194,7 +194,7 @@ fn a_dialler_of_another_version_is_refused_and_told_which_are_spoken() {
     let answer = raw::read(&mut nodes, &mut stream, INTRO_BYTES);
     let answer = Intro::decode(&answer.try_into().unwrap(), 2, 2).unwrap();
     assert_eq!(answer.kind, IntroKind::Refusal(Refusal::Version));
-    assert_eq!((answer.version_min, answer.version_max), (2, 4));
+    assert_eq!((answer.version_min, answer.version_max), (2, 5));
     assert_eq!(raw::read(&mut nodes, &mut stream, 1), [0; 0], "closed behind the answer");
     assert_eq!(nodes[0].endpoint.counters().refused.get(), 1);
     Flow::new(0, 1).exchange(&mut nodes, 20);
@@ -210,7 +210,7 @@ fn a_peer_that_speaks_another_version_is_reported() {
     let refusal = of_the_future(IntroKind::Refusal(Refusal::Version));
     stream.write_all(&refusal).unwrap();
     let text = refusal_of(&mut nodes, 0, 3, Refusal::Version);
-    for part in ["instance 3", "versions 7 to 9", "this one 2 to 4", "at most one version apart"] {
+    for part in ["instance 3", "versions 7 to 9", "this one 2 to 5", "at most one version apart"] {
         assert!(text.contains(part), "{text:?} lacks {part:?}");
     }
 }

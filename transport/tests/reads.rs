@@ -6,123 +6,15 @@ mod common;
 use common::{
     FRAMES, Flow, Node, assert_filled, config, fill, introduce, link_all,
     proxy::{Cutter, Proxy},
-    pump, settle, verbs,
+    pump,
+    reads::{OWNER, PAGES, Pair, REGION, assert_pages, collect, reads, with_reads},
+    settle, verbs,
 };
 use pagewire_protocol::{InstanceId, Lane, MessageKind, RegionId, read::READS_MAX};
 use pagewire_transport::{
-    EndpointConfig, Event, Frame, Message, ReadDone, ReadError, ReadId, ReadRefused, SendError,
-    TransportError, endpoint::REGIONS_MAX,
+    EndpointConfig, Event, Message, ReadDone, ReadError, ReadRefused, SendError,
 };
 use std::{collections::BTreeMap, time::Duration};
-
-const REGION: RegionId = RegionId(7);
-/// Frames of the region: the first of the owner's arena, which it keeps.
-const PAGES: u32 = 6;
-const OWNER: InstanceId = InstanceId(2);
-
-fn with_reads(id: u16, on: bool) -> Node {
-    Node::new(EndpointConfig { one_sided_reads: on, ..config(id) }, FRAMES)
-}
-
-/// Instance 1 and instance 2, which has opened a region of pages that are filled with their place in
-/// it and keeps them, as it would a page that it may write.
-struct Pair {
-    nodes: Vec<Node>,
-    pages: Vec<Frame>,
-}
-
-impl Pair {
-    fn unlinked() -> Self {
-        Self::of(with_reads(1, true))
-    }
-
-    fn of(asker: Node) -> Self {
-        let mut nodes = vec![asker, with_reads(2, true)];
-        let pages = open(&mut nodes[1], PAGES);
-        Self { nodes, pages }
-    }
-
-    fn new() -> Self {
-        Self::unlinked().linked()
-    }
-
-    fn linked(mut self) -> Self {
-        let pair = &mut self;
-        introduce(&mut pair.nodes, 0, 1);
-        link_all(&mut pair.nodes);
-        pair.until_keys();
-        self
-    }
-
-    /// Over verbs: until reads need no question. Those that are asked before are told apart.
-    fn until_keys(&mut self) {
-        if verbs().is_some() {
-            pump(&mut self.nodes, "the region's key is there", |nodes| {
-                let before = reads(nodes).0;
-                let read = nodes[0].endpoint.read_page(OWNER, REGION, 0).expect("room");
-                let mut events = BTreeMap::new();
-                pump(nodes, "it has ended", |nodes| {
-                    collect(nodes, &mut events);
-                    events.contains_key(&read)
-                });
-                reads(nodes).0 > before
-            });
-        }
-    }
-
-    /// Reads these frames, and waits until all reads have ended.
-    fn read_all(&mut self, offsets: &[u32]) -> Vec<ReadDone> {
-        let mut events = BTreeMap::new();
-        let mut begin = |offset: &u32| self.nodes[0].endpoint.read_page(OWNER, REGION, *offset);
-        let begun: Vec<_> = offsets.iter().map(|offset| begin(offset).expect("room")).collect();
-        pump(&mut self.nodes, "every read has ended", |nodes| {
-            collect(nodes, &mut events);
-            begun.iter().all(|read| events.contains_key(read))
-        });
-        assert_eq!(events.len(), begun.len(), "none ends that was not begun");
-        begun.iter().map(|read| events.remove(read).expect("once")).collect()
-    }
-}
-
-/// Fills the first frames of the node's arena with their numbers, and opens them.
-fn open(node: &mut Node, count: u32) -> Vec<Frame> {
-    let arena = node.endpoint.arena().clone();
-    let mut pages: Vec<_> = (0..count).filter_map(|_| arena.take()).collect();
-    for (page, number) in pages.iter_mut().zip(0u32..) {
-        assert_eq!(page.index().0, number, "the first frames, in order");
-        fill(page, number.into());
-    }
-    node.endpoint.open_region(REGION, 0..count).expect("a region");
-    pages
-}
-
-/// Takes the reads that have ended; each is the only one of its number.
-fn collect(nodes: &mut [Node], into: &mut BTreeMap<ReadId, ReadDone>) {
-    let (ended, others) = std::mem::take(&mut nodes[0].events)
-        .into_iter()
-        .partition(|event| matches!(event, Event::Read(_)));
-    nodes[0].events = others;
-    for event in ended {
-        let Event::Read(done) = event else { unreachable!() };
-        assert_eq!((done.peer, done.region), (OWNER, REGION));
-        assert!(into.insert(done.read, done).is_none(), "a read ended twice");
-    }
-}
-
-/// Reads of instance 1 that the device had, and that the owner was asked for.
-fn reads(nodes: &[Node]) -> (u64, u64) {
-    let counters = &nodes[0].endpoint.peer_counters(OWNER).expect("a peer").reads;
-    (counters.posted.get(), counters.asked.get())
-}
-
-fn assert_pages(done: Vec<ReadDone>, offsets: &[u32]) {
-    assert_eq!(done.len(), offsets.len());
-    for (done, offset) in done.into_iter().zip(offsets) {
-        assert_eq!(done.offset_frames, *offset);
-        let frame = done.outcome.unwrap_or_else(|why| panic!("frame {offset}: {why}"));
-        assert_filled(&frame, (*offset).into());
-    }
-}
 
 #[test]
 fn pages_are_read_while_their_owner_keeps_them_and_is_told_nothing() {
@@ -201,27 +93,6 @@ fn an_end_that_has_not_turned_reads_on_neither_reads_nor_is_read() {
     assert_eq!(alone.endpoint.read_page(OWNER, REGION, 0), Err(ReadRefused::NoSession));
     alone.knows(2, common::nobody());
     assert_eq!(alone.endpoint.read_page(OWNER, REGION, 0), Err(ReadRefused::NoSession));
-}
-
-#[test]
-fn regions_that_cannot_be_are_refused_with_the_reason() {
-    let mut node = with_reads(1, true);
-    let mut refused = |region, frames: std::ops::Range<u32>, word: &str| {
-        let error = node.endpoint.open_region(RegionId(region), frames).unwrap_err();
-        assert!(matches!(error, TransportError::Region { .. }));
-        let text = error.to_string();
-        assert!(text.contains(word) && text.contains("expected"), "'{word}' in: {text}");
-    };
-    refused(0, 3..3, "no such frames");
-    refused(0, 0..FRAMES + 1, "no such frames");
-    refused(0, u32::MAX - 1..u32::MAX, "no such frames");
-    for region in 0..u16::try_from(REGIONS_MAX).expect("few") {
-        node.endpoint.open_region(RegionId(region), 0..FRAMES).expect("a region");
-    }
-    let error = node.endpoint.open_region(RegionId(5), 0..1).unwrap_err().to_string();
-    assert!(error.contains("region 5 of frames 0 to 1") && error.contains("taken"), "{error}");
-    let error = node.endpoint.open_region(RegionId(99), 0..1).unwrap_err().to_string();
-    assert!(error.contains("64 at most"), "{error}");
 }
 
 #[test]

@@ -130,6 +130,25 @@ fn keys_of_regions_from_a_peer_without_reads_and_impossible_ones_close_the_link(
 }
 
 #[test]
+fn closing_of_regions_by_a_peer_that_has_not_stated_it_closes_the_link() {
+    let (attempt, region) = (1, REGION);
+    let said = [LinkControl::Close { attempt, region }, LinkControl::Left { attempt, region }];
+    for (life, (features, said)) in
+        (1..).zip([Features::NONE, Features::READS].iter().flat_map(|f| said.map(|s| (*f, s))))
+    {
+        let (mut nodes, mut peer) = town(life, features);
+        peer.say(&said);
+        let reason = reason_of_down(&mut nodes);
+        assert!(reason.contains("closing of a region holds 1, expected none"), "{reason}");
+    }
+    // Where it is stated it is nothing that counts: on TCP there are no keys.
+    let (mut nodes, mut peer) = town(9, Features::READS | Features::CLOSING);
+    said.iter().for_each(|said| peer.say(said));
+    common::turns(&mut nodes, 1000);
+    assert!(nodes[0].is_linked(STRANGER));
+}
+
+#[test]
 fn a_key_of_queue_pairs_that_are_not_there_is_not_used() {
     let (mut nodes, mut peer) = town(1, Features::READS);
     let memory = RegionMemory { address: 0x7000_0000, key: 5, frames: 4 };

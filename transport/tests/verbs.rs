@@ -5,13 +5,18 @@
 mod common;
 
 use common::{
-    Flow, Node,
+    CREDITS, FRAMES, Flow, Node, assert_filled, assert_received, config,
     device::{assert_nothing_fell, counted, has_counted, pair, run, until_on},
-    numbered, pump, settle, turns,
+    fill, introduce, numbered, pump, settle, turns,
 };
-use pagewire_protocol::{InstanceId, Lane, LinkKind, RegionId};
-use pagewire_transport::{EndpointConfig, Event, ReadRefused};
-use std::process::Command;
+use pagewire_protocol::{Body, InstanceId, Lane, LinkKind, MessageKind, RegionId, read::READS_MAX};
+use pagewire_transport::{
+    EndpointConfig, Event, Frame, LinkPolicy, Message, ReadRefused, Received,
+};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    process::Command,
+};
 
 fn auto() -> Option<Vec<Node>> {
     let mut nodes = pair(|_| {})?;
@@ -180,8 +185,19 @@ fn reads_under_way_when_the_interface_goes_down_are_asked_for_over_tcp_and_end_o
     let Some(mut nodes) = pair(on) else { return };
     until_on(&mut nodes, LinkKind::Verbs);
     let (owner, region) = (InstanceId(2), RegionId(1));
-    let frames = nodes[1].endpoint.arena().frames();
-    nodes[1].endpoint.open_region(region, 0..frames).expect("a region");
+    // The owner keeps the pages; what a read of no effect leaves in its frame is none of them.
+    let arena = nodes[1].endpoint.arena().clone();
+    let mut free: Vec<_> = std::iter::from_fn(|| arena.take()).collect();
+    free.sort_unstable_by_key(|page| page.index().0);
+    let side_by_side = |some: &[Frame]| some[7].index().0 - some[0].index().0 == 7;
+    let at = free.windows(8).position(side_by_side).expect("eight of them side by side");
+    let mut pages: Vec<_> = free.drain(at..at + 8).collect();
+    drop(free);
+    let (first, frames) = (pages[0].index().0, 8);
+    for (page, number) in pages.iter_mut().zip(0u32..) {
+        fill(page, number.into());
+    }
+    nodes[1].endpoint.open_region(region, first..first + frames).expect("a region");
     let reads = |nodes: &[Node]| {
         let counters = &nodes[0].endpoint.peer_counters(owner).expect("a peer").reads;
         (counters.posted.get(), counters.asked.get())
@@ -197,9 +213,11 @@ fn reads_under_way_when_the_interface_goes_down_are_asked_for_over_tcp_and_end_o
                     Err(other) => panic!("{other}"),
                 }
             }
-            nodes[0].events.retain(|event| match event {
+            nodes[0].events.retain_mut(|event| match event {
                 Event::Read(done) => {
-                    assert!(done.outcome.is_ok(), "{:?}", done.outcome);
+                    let frame = done.outcome.as_mut().unwrap_or_else(|why| panic!("{why}"));
+                    assert_filled(frame, done.offset_frames.into());
+                    frame.fill(0xEE);
                     ended += 1;
                     false
                 }
@@ -237,5 +255,114 @@ fn reads_under_way_when_the_interface_goes_down_are_asked_for_over_tcp_and_end_o
         ended == begun
     });
     assert_eq!(nodes[0].endpoint.read_room(owner), 32);
+    drop(pages);
     settle(&mut nodes, 1);
+}
+
+#[test]
+fn a_region_is_read_with_its_new_key_after_its_device_was_removed() {
+    let on = |config: &mut EndpointConfig| config.one_sided_reads = true;
+    let Some(mut nodes) = pair(on) else { return };
+    until_on(&mut nodes, LinkKind::Verbs);
+    let (owner, region) = (InstanceId(2), RegionId(1));
+    nodes[1].endpoint.open_region(region, 0..4).expect("a region");
+    let posted =
+        |nodes: &[Node]| nodes[0].endpoint.peer_counters(owner).expect("a peer").reads.posted.get();
+    for round in 1..=3 {
+        let before = posted(&nodes);
+        pump(&mut nodes, "the device has read", |nodes| {
+            let has_ended = nodes[0].has_event(|event| matches!(event, Event::Read(_)));
+            let is_over_device = posted(nodes) > before;
+            if let Some(Event::Read(done)) = has_ended.then(|| nodes[0].events.pop()).flatten() {
+                assert!(done.outcome.is_ok(), "{:?}", done.outcome);
+                if is_over_device {
+                    return true;
+                }
+            }
+            if nodes[0].endpoint.read_room(owner) == READS_MAX {
+                nodes[0].endpoint.read_page(owner, region, 3).expect("room");
+            }
+            false
+        });
+        let falls = |nodes: &[Node]| {
+            nodes[0].endpoint.peer_counters(owner).expect("a peer").falls_to_tcp.get()
+        };
+        assert_eq!(falls(&nodes), round - 1, "only the removals take messages to TCP: no bad key");
+        // It waits until every process has closed the device.
+        let removal = Command::new("rdma").args(["link", "delete", "rxe0"]).spawn();
+        let mut removal = removal.expect("the program is there");
+        pump(&mut nodes, "the device is gone and messages are on TCP", |nodes| {
+            removal.try_wait().expect("a child").is_some() && nodes[0].is_on(2, LinkKind::Tcp)
+        });
+        run("rdma link add rxe0 type rxe netdev eth0");
+        until_on(&mut nodes, LinkKind::Verbs);
+    }
+}
+
+/// A frame keeps the CRC of its page, for whoever sends it on. What a device writes to is no longer
+/// that page: with its CRC the next receiver over TCP would refuse it.
+#[test]
+fn a_page_that_came_over_verbs_into_a_frame_whose_crc_was_known_goes_on_over_tcp() {
+    let Some(mut nodes) = auto() else { return };
+    let tcp = EndpointConfig { links: LinkPolicy::Tcp, ..config(3) };
+    nodes.push(Node::new(tcp, FRAMES));
+    introduce(&mut nodes, 0, 2);
+    pump(&mut nodes, "they are linked", |nodes| nodes[0].is_linked(3) && nodes[2].is_linked(1));
+    let (middle, last) = (InstanceId(1), InstanceId(3));
+    // Every frame that is not posted gets a page whose CRC is computed as it leaves over TCP ...
+    let mut held: Vec<_> = std::iter::from_fn(|| nodes[0].endpoint.arena().take()).collect();
+    let known = held.len();
+    let (mut sent, mut number) = (0, 1000);
+    pump(&mut nodes, "they have left over TCP", |nodes| {
+        while let Some(mut frame) = held.pop() {
+            fill(&mut frame, number);
+            let message = Message {
+                frame: Some(frame.freeze()),
+                ..Message::new(MessageKind(200), Body::new(&[1]).expect("a body"))
+            };
+            if let Err(error) = nodes[0].endpoint.send(last, Lane::Pages, message) {
+                let frame = error.into_message().frame.expect("it comes back");
+                held.push(frame.try_thaw().expect("it is nobody else's"));
+                break;
+            }
+            (sent, number) = (sent + 1, number + 1);
+        }
+        nodes[2].received.clear();
+        held.is_empty() && nodes[0].endpoint.unacknowledged(last) == 0
+    });
+    assert_eq!(sent, known);
+    // ... then pages come over verbs into all of them in turn, and go on over TCP.
+    let (mut begun, mut arrived, wanted) = (0, 0, 4 * known as u64);
+    let (mut waiting, mut used) = (VecDeque::new(), BTreeSet::new());
+    pump(&mut nodes, "the pages have gone on", |nodes| {
+        while begun < wanted
+            && let Some(page) = numbered(nodes[1].endpoint.arena(), Lane::Pages, begun + 1)
+            && nodes[1].endpoint.send(middle, Lane::Pages, page).is_ok()
+        {
+            begun += 1;
+        }
+        for Received { kind, epoch, body, frame, .. } in nodes[0].received.drain(..) {
+            let frame = frame.expect("a page");
+            used.insert(frame.index());
+            waiting.push_back(Message { kind, epoch, body, frame: Some(frame.freeze()) });
+        }
+        while let Some(page) = waiting.pop_front() {
+            if let Err(error) = nodes[0].endpoint.send(last, Lane::Pages, page) {
+                waiting.push_front(error.into_message());
+                break;
+            }
+        }
+        for received in nodes[2].received.drain(..) {
+            arrived += 1;
+            assert_received(&received, arrived);
+        }
+        arrived == wanted
+    });
+    assert!(used.len() > CREDITS.of(Lane::Pages) as usize, "frames of the first part among them");
+    for (node, peer) in [(0, 3), (2, 1)] {
+        let counters = nodes[node].endpoint.peer_counters(InstanceId(peer)).expect("a peer");
+        assert_eq!(counters.links_down.get(), 0);
+        assert_eq!(nodes[node].endpoint.counters().bad_input.get(), 0);
+    }
+    assert!(nodes[0].is_on(2, LinkKind::Verbs) && nodes[0].is_on(3, LinkKind::Tcp));
 }

@@ -17,7 +17,8 @@ use pagewire_protocol::{
     link_control::Statement,
 };
 use pagewire_transport::{
-    Arena, Endpoint, EndpointConfig, Event, Frame, LinkPolicy, Overrides, TransportError,
+    Arena, Endpoint, EndpointConfig, Event, Frame, LinkPolicy, Overrides, RegionState,
+    TransportError,
     error::LinkError,
     link::{
         Link, Sink, Urgency,
@@ -29,9 +30,19 @@ use pagewire_transport::{
     },
     session::Violation,
 };
-use std::{os::unix::process::CommandExt, process::Command, sync::Arc, time::Instant};
+use std::{
+    os::unix::process::CommandExt,
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 const STRANGER: u16 = 3;
+const REGION: RegionId = RegionId(1);
+/// Of an end that closes regions and leaves them.
+fn closing() -> Features {
+    Features::READS | Features::CLOSING
+}
 
 /// The device of these tests with an arena, and the port to use.
 struct Device {
@@ -86,12 +97,17 @@ impl Sink for Nothing {
 impl Stranger {
     /// Makes a link with `nodes[0]` and moves it to verbs. Its id is the greater one: it leads.
     fn new(nodes: &mut [Node], features: Features) -> Option<Self> {
+        Self::in_life(nodes, 1, features)
+    }
+
+    /// The same in that incarnation.
+    fn in_life(nodes: &mut [Node], life: u64, features: Features) -> Option<Self> {
         let device = Device::new()?;
         let room =
             LinkRoom { credits: CREDITS.0, page_sends: 16, reads: features.has(Features::READS) };
         let verbs = VerbsLink::new(&device.region, &device.choice, &room, &Arc::default());
         let mut verbs = verbs.expect("queue pairs");
-        let mut tcp = RawPeer::link_stating(nodes, STRANGER, 1, ProofKey::NONE, features);
+        let mut tcp = RawPeer::link_stating(nodes, STRANGER, life, ProofKey::NONE, features);
         tcp.say(&LinkControl::Offer { attempt: 1, queue_pairs: verbs.address() });
         let said = tcp.hear(nodes);
         let LinkControl::Accept { attempt: 1, queue_pairs } = said else { panic!("{said:?}") };
@@ -225,6 +241,170 @@ fn a_key_of_other_queue_pairs_is_not_used() {
     assert_eq!(reads(0, &mut nodes), (0, 1));
     assert_eq!(reads(2, &mut nodes), (0, 2));
     assert_eq!(reads(1, &mut nodes), (1, 2));
+}
+
+/// An instance with reads on that has opened a region for a stranger who is not there yet.
+fn library() -> Vec<Node> {
+    let (peer_timeout, keepalive) = (Duration::from_secs(1), Duration::from_millis(100));
+    let links = LinkPolicy::Auto;
+    let node = EndpointConfig { one_sided_reads: true, links, ..config(1) };
+    let mut nodes = vec![Node::new(EndpointConfig { peer_timeout, keepalive, ..node }, FRAMES)];
+    nodes[0].knows(STRANGER, nobody());
+    nodes[0].endpoint.open_region(REGION, 0..4).expect("a region");
+    nodes
+}
+
+impl Stranger {
+    /// Whether it is given a page when it reads there; the error of its queue pairs.
+    fn reads(&mut self, nodes: &mut [Node], from: RemoteMemory) -> Result<bool, String> {
+        let frame = self.device.arena.take().expect("a frame");
+        self.verbs.read(9, frame, from).expect("room");
+        self.verbs.flush().expect("posted");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            nodes.iter_mut().for_each(Node::poll);
+            match self.verbs.poll(&mut Nothing) {
+                Ok(()) => assert!(Instant::now() < deadline, "it is told nothing"),
+                Err(error) => {
+                    // The frame that it was to be read into has no page in it.
+                    let done = self.verbs.take_read();
+                    assert!(done.is_none_or(|done| done.frame.is_none()), "nothing was read");
+                    return Err(error.to_string());
+                }
+            }
+            if let Some(done) = self.verbs.take_read() {
+                return Ok(done.frame.is_some());
+            }
+        }
+    }
+
+    /// Where the region is, which it is told.
+    fn key(&mut self, nodes: &mut [Node]) -> RemoteMemory {
+        let said = self.tcp.hear(nodes);
+        let LinkControl::Region { region: REGION, memory, .. } = said else { panic!("{said:?}") };
+        RemoteMemory { address: memory.address, key: memory.key }
+    }
+}
+
+#[test]
+fn a_peer_that_has_not_turned_reads_on_reads_nothing_with_a_key_that_it_knows() {
+    if verbs().is_none() {
+        return;
+    }
+    let mut nodes = library();
+    let Some(mut stranger) = Stranger::new(&mut nodes, Features::READS) else { return };
+    let from = stranger.key(&mut nodes);
+    assert_eq!(stranger.reads(&mut nodes, from), Ok(true), "who may read does");
+    drop(stranger);
+    pump(&mut nodes, "its link is down", |nodes| !nodes[0].is_linked(STRANGER));
+    let Some(mut next) = Stranger::in_life(&mut nodes, 2, Features::NONE) else { return };
+    let read = next.reads(&mut nodes, from);
+    assert!(read.as_ref().is_err_and(|why| why.contains("Remote")), "{read:?}");
+}
+
+#[test]
+fn a_peer_that_leaves_a_closed_region_keeps_its_queue_pairs_and_reads_it_no_more() {
+    if verbs().is_none() {
+        return;
+    }
+    let mut nodes = library();
+    let Some(mut stranger) = Stranger::new(&mut nodes, closing()) else { return };
+    let from = stranger.key(&mut nodes);
+    nodes[0].endpoint.close_region(REGION).expect("it is open");
+    let (attempt, region) = (1, REGION);
+    assert_eq!(stranger.tcp.hear(&mut nodes), LinkControl::Close { attempt, region });
+    assert_eq!(stranger.reads(&mut nodes, from), Ok(true), "it has not left");
+    assert_eq!(nodes[0].endpoint.region_state(REGION), Some(RegionState::Closing));
+    stranger.tcp.say(&LinkControl::Left { attempt, region });
+    pump(&mut nodes, "it has left", |nodes| nodes[0].endpoint.region_state(REGION).is_none());
+    assert!(nodes[0].is_on(STRANGER, LinkKind::Verbs));
+    let read = stranger.reads(&mut nodes, from);
+    assert!(read.as_ref().is_err_and(|why| why.contains("RemoteAccess")), "{read:?}");
+}
+
+#[test]
+fn a_peer_that_does_not_leave_a_closed_region_loses_its_queue_pairs() {
+    if verbs().is_none() {
+        return;
+    }
+    for features in [closing(), Features::READS] {
+        let mut nodes = library();
+        let Some(mut stranger) = Stranger::new(&mut nodes, features) else { return };
+        let from = stranger.key(&mut nodes);
+        nodes[0].endpoint.close_region(REGION).expect("it is open");
+        if features == closing() {
+            assert!(nodes[0].is_on(STRANGER, LinkKind::Verbs), "it is waited for");
+        } else {
+            assert_eq!(nodes[0].endpoint.region_state(REGION), None, "its version cannot leave");
+        }
+        let mut said = Instant::now();
+        pump(&mut nodes, "nobody can read the region", |nodes| {
+            // It is not silent, which would take its link down.
+            if said.elapsed() > Duration::from_millis(50) {
+                stranger.tcp.say(&LinkControl::Alive);
+                said = Instant::now();
+            }
+            nodes[0].endpoint.region_state(REGION).is_none()
+        });
+        let counters = nodes[0].endpoint.peer_counters(InstanceId(STRANGER)).expect("a peer");
+        assert_eq!(counters.links_down.get(), 0, "the session has its link on TCP");
+        stranger.reads(&mut nodes, from).expect_err("there is neither key nor queue pair");
+    }
+}
+
+#[test]
+fn a_region_is_not_left_while_the_device_may_still_read_it() {
+    if verbs().is_none() {
+        return;
+    }
+    let mut nodes = library();
+    let Some(stranger) = Stranger::new(&mut nodes, closing()) else { return };
+    let Stranger { mut tcp, verbs, device } = stranger;
+    let open = ReadRegion::new(device.region.domain(), &device.arena, 0..4).expect("registered");
+    let (owner, attempt, region, memory) = (InstanceId(STRANGER), 1, RegionId(5), open.memory());
+    tcp.say(&LinkControl::Region { attempt, region, memory });
+    turns(&mut nodes, 1000);
+    // Nobody answers there any more: the device tries again for half a second.
+    verbs.discard();
+    nodes[0].endpoint.read_page(owner, region, 2).expect("room");
+    let posted =
+        |nodes: &[Node]| nodes[0].endpoint.peer_counters(owner).expect("a peer").reads.posted.get();
+    assert_eq!(posted(&nodes), 1, "it has the key");
+    tcp.say(&LinkControl::Close { attempt, region });
+    loop {
+        match tcp.hear(&mut nodes) {
+            LinkControl::Left { .. } => panic!("the device has a read of it"),
+            LinkControl::Switch { to: LinkKind::Tcp, .. } => break,
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_leaves_what_is_not_closed_loses_its_link() {
+    if verbs().is_none() {
+        return;
+    }
+    let mut nodes = library();
+    let Some(mut stranger) = Stranger::new(&mut nodes, closing()) else { return };
+    stranger.key(&mut nodes);
+    // Of other queue pairs, and of a region that it was not told of: nothing that counts.
+    for (attempt, region) in [(0, REGION), (2, REGION), (1, RegionId(9))] {
+        stranger.tcp.say(&LinkControl::Left { attempt, region });
+        stranger.tcp.say(&LinkControl::Close { attempt, region });
+    }
+    // What it never heard of the node has left already; of other queue pairs it says nothing.
+    let mut said = stranger.tcp.hear(&mut nodes);
+    while said == LinkControl::Alive {
+        said = stranger.tcp.hear(&mut nodes);
+    }
+    assert_eq!(said, LinkControl::Left { attempt: 1, region: RegionId(9) });
+    assert!(nodes[0].is_on(STRANGER, LinkKind::Verbs));
+    stranger.tcp.say(&LinkControl::Left { attempt: 1, region: REGION });
+    pump(&mut nodes, "the link is down", |nodes| !nodes[0].is_linked(STRANGER));
+    let is_down = |event: &Event| matches!(event, Event::Down { reason, .. } if reason.to_string().contains("region that is left"));
+    pump(&mut nodes, "it is told", |nodes| nodes[0].has_event(is_down));
+    assert_eq!(nodes[0].endpoint.counters().bad_input.get(), 1);
 }
 
 /// Two queue pairs connected to each other, of which the second lets itself be read.

@@ -25,8 +25,10 @@ pub const MESSAGES: &[MessageDoc] = &[
         name: "LINK",
         lane: "control, on the TCP connection only",
         sent: "link to link: whether to use verbs, the queue pairs' addresses, when the session \
-               moves to the other link, and the keys of regions that the other end may read",
-        answer: "an offer: acceptance or refusal; a switch: the other side's switch",
+               moves to the other link, the keys of regions that the other end may read, and that it \
+               has to leave one",
+        answer: "an offer: acceptance or refusal; a switch: the other side's switch; to leave a \
+                 region: that it is left",
         late: "of an earlier attempt: dropped; it has no sequence and is never acknowledged",
     },
     MessageDoc {

@@ -10,7 +10,6 @@
 use super::{
     HELLO_BYTES, Hello, INTRO_BYTES, Intro, IntroKind, Nonce, PROOF_BYTES, ProofKey, Refusal,
     TrafficSecret,
-    features::Features,
     intro::{FirstBytes, IntroError},
     proof::{Label, Transcript},
 };
@@ -18,6 +17,8 @@ use crate::{DecodeError, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 
 /// Bytes of a hello and its proof.
 pub const PROVEN_BYTES: usize = HELLO_BYTES + PROOF_BYTES;
+/// First version whose hello has a mark of the view.
+const VIEW_MARK_SINCE_VERSION: u16 = 3;
 /// First version whose hello says how long a pause its sender bears.
 const PAUSE_SINCE_VERSION: u16 = 4;
 const _: () = assert!(PROVEN_BYTES == 160 && INTRO_BYTES == 48);
@@ -184,10 +185,12 @@ impl Common {
         let field = |what, found: u16, expected| {
             Err(DecodeError::Field { what, found: found.into(), expected }.into())
         };
-        let expected = "0 between ends of which one speaks version 2 only";
         if hello.features != sayable.features {
+            let expected = "none that came later than a version of either end: 0 in version 2, no bit \
+                            but 0 in versions 3 and 4";
             return field("hello features", hello.features.to_wire(), expected);
         }
+        let expected = "0 between ends of which one speaks version 2 only";
         if hello.view_mark != sayable.view_mark {
             return field("hello view mark", hello.view_mark, expected);
         }
@@ -207,8 +210,9 @@ impl Common {
     /// What of `hello` the version that both speak can state.
     fn as_said(&self, hello: &Hello) -> Hello {
         let mut said = *hello;
-        if self.version() < Features::SINCE_VERSION {
-            (said.features, said.view_mark) = (Features::NONE, 0);
+        said.features = said.features.known_to(self.version());
+        if self.version() < VIEW_MARK_SINCE_VERSION {
+            said.view_mark = 0;
         }
         if self.version() < PAUSE_SINCE_VERSION {
             said.pause_max_ms = 0;

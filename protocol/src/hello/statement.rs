@@ -201,7 +201,7 @@ pub(super) mod tests {
             view_mark: view_mark(Epoch(3)),
             expected: [1, 2, 3, 4, 5].map(Sequence),
             credits: [10, 20, 30, 40, 50],
-            features: Features::READS,
+            features: Features::READS | Features::CLOSING,
             pause_max_ms: 333,
         }
     }

@@ -100,7 +100,7 @@ const MASTER_MESSAGES: [&str; 10] = [
     "REPORT",
     "ASSIGNED",
 ];
-const HOLDER_MESSAGES: [&str; 11] = [
+const HOLDER_MESSAGES: [&str; 12] = [
     "SHIP",
     "INVALIDATE",
     "INVALIDATED",
@@ -110,6 +110,7 @@ const HOLDER_MESSAGES: [&str; 11] = [
     "DISCARD",
     "WRITE",
     "QUERY",
+    "GUIDE_WANTED",
     "ASSIGN",
     "RESPONSE",
 ];
@@ -135,7 +136,8 @@ fn impossible(role: Role, state: &str, message: &str, epoch: &str) -> Option<&'s
     let (same, newer) = (epoch == EPOCHS[0], epoch == EPOCHS[2]);
     let holds_nothing = matches!(state, "nothing" | "requesting" | "in transit" | "past image");
     match (role, message) {
-        (Role::Holder, "NAK") => None,
+        // The one goes to whoever said something, the other to who has not told yet.
+        (Role::Holder, "NAK" | "GUIDE_WANTED") => None,
         (Role::Holder, _) if newer => Some(NOT_LOADED),
         (Role::Master, "CLAIM" | "REFUSE" | "REPORT" | "ASSIGNED" | "DISCARDED") if newer => {
             Some("it answers a master of that epoch, which has the view")
@@ -201,10 +203,7 @@ impl Cluster {
             let Some(coverage) = coverage else { return Ok(()) };
             if matches!(
                 message,
-                Pcm::NodeClear { .. }
-                    | Pcm::StatRequest { .. }
-                    | Pcm::StatReply(_)
-                    | Pcm::GuideWanted
+                Pcm::NodeClear { .. } | Pcm::StatRequest { .. } | Pcm::StatReply(_)
             ) {
                 // About no page's state, whatever the epoch.
                 return Ok(());

@@ -189,6 +189,13 @@ impl Devices {
         device.readable[at].1.as_ref().map(ReadRegion::memory)
     }
 
+    /// Takes a region's key back from every device: who reads with it fails, and has its queue pair fail.
+    pub(super) fn forget_region(&mut self, region: RegionId) {
+        for device in &mut self.open {
+            device.readable.retain(|(known, _)| *known != region);
+        }
+    }
+
     /// What the devices report.
     pub(super) fn events(&self) -> Vec<(String, AsyncEvent)> {
         let mut events = Vec::new();

@@ -37,7 +37,7 @@ pub use crate::message::{SendError, Taken};
 pub use config::{EndpointConfig, LaneCredits, LinkPolicy};
 pub use event::Event;
 pub use observe::LaneState;
-pub use reads::{REGIONS_MAX, ReadDone, ReadError, ReadId, ReadRefused};
+pub use reads::{REGIONS_MAX, ReadDone, ReadError, ReadId, ReadRefused, RegionState};
 pub use waker::Waker;
 
 use crate::{
@@ -478,5 +478,6 @@ impl Endpoint {
             session.link_down();
         }
         self.events.push_back(Event::Down { peer: peer.id, reason });
+        self.finish_closing();
     }
 }

@@ -80,13 +80,20 @@ impl Endpoint {
     #[cold]
     pub(super) fn hear(&mut self, slot: usize) {
         while let Some(said) = self.peers[slot].heard.pop_front() {
-            if let LinkControl::Region { attempt, region, memory } = said {
-                if let Err(error) = self.key_heard(slot, attempt, (region, memory)) {
-                    self.link_down(slot, error);
+            let of_region = match said {
+                LinkControl::Region { attempt, region, memory } => {
+                    self.key_heard(slot, attempt, (region, memory))
                 }
-                continue;
+                LinkControl::Close { attempt, region } => self.close_heard(slot, attempt, region),
+                LinkControl::Left { attempt, region } => self.left_heard(slot, attempt, region),
+                said => {
+                    self.step(slot, |switch, steps| switch.heard(said, Instant::now(), steps));
+                    continue;
+                }
+            };
+            if let Err(error) = of_region {
+                self.link_down(slot, error);
             }
-            self.step(slot, |switch, steps| switch.heard(said, Instant::now(), steps));
         }
     }
 
@@ -265,6 +272,7 @@ impl Endpoint {
         }
         self.take_read_messages(slot);
         self.peers[slot].reads.iter_mut().for_each(|reads| reads.queue_pairs_gone());
+        self.finish_closing();
     }
 
     fn release(&mut self, slot: usize) {

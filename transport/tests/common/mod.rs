@@ -7,6 +7,7 @@ pub(crate) mod netns;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
+pub(crate) mod reads;
 
 use pagewire_protocol::{Body, ClusterId, Epoch, InstanceId, Lane, LinkKind, MessageKind};
 use pagewire_transport::{

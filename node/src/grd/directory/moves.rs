@@ -76,6 +76,12 @@ impl Directory {
             return false;
         }
         let Some(loading) = self.moves.loading.get_mut(&page.partition()) else { return false };
+        if loading.is_wanted
+            && matches!(message, Pcm::Acquire { .. })
+            && planted::is("serve_before_all_is_told")
+        {
+            return false;
+        }
         if matches!(message, Pcm::Acquire { .. })
             && !std::mem::replace(&mut loading.is_wanted, true)
         {
@@ -209,6 +215,10 @@ impl Directory {
                 }
             }
             GuideRecord::End { partition, epoch } => {
+                let told = |p: PartitionId| p <= partition && view.partition_epoch(p) == epoch;
+                self.has_told(from, told, out);
+            }
+            GuideRecord::Whole { partition, epoch } if planted::is("whole_is_an_end") => {
                 let told = |p: PartitionId| p <= partition && view.partition_epoch(p) == epoch;
                 self.has_told(from, told, out);
             }

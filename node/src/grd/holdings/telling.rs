@@ -24,6 +24,7 @@ use crate::{
         out::Out,
         store::{Cursor, Hashed, PageMap},
     },
+    planted,
     view::View,
 };
 use pagewire_protocol::{
@@ -99,6 +100,9 @@ impl Telling {
 
 impl Telling {
     fn first(&self) -> Option<&Part> {
+        if planted::is("ends_before_what_is_wanted") {
+            return self.others.front().or_else(|| self.wanted.front());
+        }
         self.wanted.front().or_else(|| self.others.front())
     }
 
@@ -174,7 +178,9 @@ impl Holdings {
         let others = &mut self.telling.others;
         let order = Part::new(id, view.partition_epoch(id)).order(view);
         let at = others.binary_search_by_key(&order, |part| part.order(view));
-        if let Some(part) = at.ok().and_then(|at| others.remove(at)) {
+        if let Some(part) = at.ok().and_then(|at| others.remove(at))
+            && !planted::is("forget_what_is_wanted")
+        {
             self.telling.wanted.push_back(part);
         }
     }
@@ -217,7 +223,8 @@ impl Holdings {
             let Some(first) = self.telling.first() else { return };
             let to = view.master_of(first.id);
             let mut batch = Vec::with_capacity(GUIDE_RECORDS_MAX);
-            if self.telling.wanted.is_empty() {
+            let others_first = planted::is("ends_before_what_is_wanted");
+            if self.telling.wanted.is_empty() || others_first && !self.telling.others.is_empty() {
                 self.tell_others(to, view, &mut batch);
             } else {
                 self.tell_wanted(to, view, &mut batch);
@@ -232,9 +239,10 @@ impl Holdings {
     fn tell_wanted(&mut self, to: InstanceId, view: &View, batch: &mut Vec<GuideRecord>) {
         while let Some(part) = self.telling.wanted.front_mut() {
             let room = room_beside(batch);
+            let is_told = planted::is("whole_without_its_pages");
             if view.master_of(part.id) != to
                 || room == 0
-                || !part.tell(&self.holdings, room, view, batch)
+                || !(is_told || part.tell(&self.holdings, room, view, batch))
             {
                 return;
             }

@@ -151,6 +151,7 @@ fn messages() -> Vec<Pcm> {
         Pcm::Write { version },
         Pcm::Refuse { request, grant },
         Pcm::Query { fence: grant },
+        Pcm::GuideWanted,
         Pcm::Report { fence: grant, report: Report::default() },
         Pcm::Assign { mode: Mode::S, grant, dirty },
         Pcm::Assigned { grant },
@@ -220,9 +221,10 @@ fn what_is_over_changes_nothing_at_a_holder_in_any_state() {
     for (state, mut grd, tag, epoch) in holder_states() {
         let before = known(&grd, &tag);
         let invalidated = Pcm::Invalidated { request: over, grant: old, dirty: true };
-        for message in
-            [invalidated, Pcm::Released { grant: old }, Pcm::Claimed { request: over, grant: old }]
-        {
+        // The last: all that is to be told was told long ago.
+        let (released, claimed) =
+            (Pcm::Released { grant: old }, Pcm::Claimed { request: over, grant: old });
+        for message in [invalidated, released, claimed, Pcm::GuideWanted] {
             assert_eq!(run(&mut grd, says(0, epoch, tag, message)), [], "{state}, {message:?}");
             assert_eq!(known(&grd, &tag), before, "{state}, {message:?}");
         }

@@ -1,6 +1,7 @@
 //! Both machines against each other, against tampering, and against anything at all.
 
 use super::*;
+use crate::hello::Features;
 use crate::hello::statement::tests::sample;
 use proptest::prelude::*;
 
@@ -155,9 +156,18 @@ fn features_learned(versions: [u16; 2], stated: bool) -> [Result<Hello, Handshak
 
 #[test]
 fn features_are_stated_only_where_both_ends_have_a_version_with_them() {
-    assert!(sample().features.has(Features::READS));
-    for learned in features_learned([3, 3], false) {
-        assert_eq!(learned.unwrap().features, Features::READS);
+    let all = Features::READS | Features::CLOSING;
+    assert_eq!(sample().features, all);
+    for (versions, known) in [
+        ([3, 3], Features::READS),
+        ([4, 4], Features::READS),
+        ([5, 4], Features::READS),
+        ([3, 5], Features::READS),
+        ([5, 5], all),
+    ] {
+        for learned in features_learned(versions, false) {
+            assert_eq!(learned.unwrap().features, known, "{versions:?}");
+        }
     }
     for versions in [[2, 3], [3, 2]] {
         for learned in features_learned(versions, false) {

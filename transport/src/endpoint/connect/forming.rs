@@ -16,10 +16,7 @@ use crate::{
     session::Session,
 };
 use mio::{Interest, net::TcpStream};
-use pagewire_protocol::{
-    Incarnation, Lane, Sequence,
-    hello::{Features, Hello},
-};
+use pagewire_protocol::{Incarnation, Lane, Sequence, hello::Hello};
 use std::{fmt, time::Instant};
 
 impl Endpoint {
@@ -112,7 +109,7 @@ impl Endpoint {
         peer.counters.incarnation.set(theirs.incarnation.0);
         peer.reach.linked();
         peer.counters.no_link.set(None);
-        self.agree_on_reads(slot, theirs.features.has(Features::READS));
+        self.agree_on_reads(slot, theirs.features);
         self.begin_on_tcp(slot);
         let peer = &mut self.peers[slot];
         for lane in Lane::ALL {

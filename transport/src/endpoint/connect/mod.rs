@@ -235,7 +235,10 @@ impl Endpoint {
             view_mark: view_mark(self.config.view_epoch),
             expected: [Sequence(0); Lane::COUNT],
             credits: [0; Lane::COUNT],
-            features: if self.config.one_sided_reads { Features::READS } else { Features::NONE },
+            features: match self.config.one_sided_reads {
+                true => Features::READS | Features::CLOSING,
+                false => Features::NONE,
+            },
             pause_max_ms: self.config.pause_max_ms(),
         }
     }

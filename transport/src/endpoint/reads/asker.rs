@@ -18,6 +18,15 @@ enum Stage {
     Ended,
 }
 
+/// A read whose deadline has passed, while owner or device still has it.
+#[derive(Debug)]
+struct Late {
+    id: ReadId,
+    region: RegionId,
+    /// Posted or asked.
+    stage: Stage,
+}
+
 #[derive(Debug)]
 struct Read {
     id: ReadId,
@@ -32,9 +41,8 @@ struct Read {
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     reads: Vec<Read>,
-    /// Those whose deadline has passed, while owner or device still has them. They count as reads
-    /// under way, because for the other end they are.
-    late: Vec<(ReadId, Stage)>,
+    /// They count as reads under way, because for the other end they are.
+    late: Vec<Late>,
 }
 
 impl Asked {
@@ -119,7 +127,7 @@ impl Asked {
             }
         };
         if read.stage != Stage::Waiting {
-            self.late.push((read.id, read.stage));
+            self.late.push(Late { id: read.id, region: read.region, stage: read.stage });
         }
         read.stage = Stage::Ended;
         Some((read.id, (read.region, read.offset_frames), waited_for))
@@ -127,7 +135,7 @@ impl Asked {
 
     /// What comes for this read comes after its deadline; false: it does not.
     pub(super) fn late_ended(&mut self, id: ReadId) -> bool {
-        let at = self.late.iter().position(|(late, _)| *late == id);
+        let at = self.late.iter().position(|late| late.id == id);
         at.map(|at| self.late.swap_remove(at)).is_some()
     }
 
@@ -136,7 +144,14 @@ impl Asked {
         for read in self.reads.iter_mut().filter(|read| read.stage == Stage::Posted) {
             read.stage = Stage::Waiting;
         }
-        self.late.retain(|(_, stage)| *stage != Stage::Posted);
+        self.late.retain(|late| late.stage != Stage::Posted);
+    }
+
+    /// Whether the device has a read of that region.
+    pub(super) fn has_posted(&self, region: RegionId) -> bool {
+        let of_it = |of: RegionId, stage| of == region && stage == Stage::Posted;
+        self.reads.iter().any(|read| of_it(read.region, read.stage))
+            || self.late.iter().any(|late| of_it(late.region, late.stage))
     }
 
     /// Its event was taken: there is room for another.
@@ -190,6 +205,27 @@ mod tests {
         assert_eq!(asked.next_waiting(), None, "what was asked for survives queue pairs");
         assert_eq!(asked.answered(id), what);
         assert_eq!((asked.answered(id), asked.end_any()), (None, None));
+    }
+
+    #[test]
+    fn a_read_that_is_late_is_the_device_s_until_it_has_ended_or_cannot_end() {
+        let start = Instant::now();
+        for is_lost in [true, false] {
+            let mut asked = Asked::default();
+            assert!(asked.begin(ReadId(0), (REGION, 7), start));
+            assert!(!asked.has_posted(REGION));
+            asked.posted(ReadId(0));
+            assert!(asked.has_posted(REGION) && !asked.has_posted(RegionId(4)));
+            assert!(asked.expire(start).is_some());
+            asked.taken(ReadId(0));
+            assert!(asked.has_posted(REGION), "it may still write to its frame");
+            if is_lost {
+                asked.posted_are_lost();
+            } else {
+                assert!(asked.late_ended(ReadId(0)));
+            }
+            assert!(!asked.has_posted(REGION));
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::{endpoint::Endpoint, error::LinkError};
 use std::time::Instant;
 
 impl Endpoint {
-    /// Ends the reads whose deadline has passed.
+    /// Ends the reads, and the closing of regions, whose deadline has passed.
     pub(in crate::endpoint) fn expire_reads(&mut self, now: Instant) {
         let limit_ms = self.config.read_timeout.as_millis();
         for slot in 0..self.peers.len() {
@@ -18,12 +18,14 @@ impl Endpoint {
                 self.read_ended(slot, read, what, Err(why));
             }
         }
+        self.expire_closing(now);
     }
 
     /// When [`Endpoint::expire_reads`] has something to do.
     pub(in crate::endpoint) fn next_read_deadline(&self) -> Option<Instant> {
         let reads = self.peers.iter().filter_map(|peer| peer.reads.as_ref());
-        reads.filter_map(|reads| reads.asked.next_deadline()).min()
+        let ends = reads.filter_map(|reads| reads.asked.next_deadline());
+        ends.chain(self.regions.next_deadline()).min()
     }
 
     /// An answer that no read waits for: its deadline has passed, or it was not asked for.

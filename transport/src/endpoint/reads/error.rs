@@ -33,8 +33,11 @@ pub enum ReadRefused {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The peer has opened no such region.
-    #[error("the peer has opened no region of that number: have it opened before it is read")]
+    /// The peer has opened no such region, or has closed it.
+    #[error(
+        "the peer has opened no region of that number, or has closed it: have it opened before it is \
+         read"
+    )]
     UnknownRegion,
     /// The region ends before.
     #[error("frame {offset_frames} of a region of {frames}, expected a lesser one")]

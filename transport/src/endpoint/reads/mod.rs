@@ -20,6 +20,8 @@
 //! waits. It gives no right to the page and is no grant: whoever reads checks version and checksum,
 //! and reads again.
 //!
+//! A region is closed again by [`Endpoint::close_region`]; `regions` has how.
+//!
 //! Bounds: [`READS_MAX`] reads of a peer at either end, each with one frame at most. A read counts
 //! until its event is taken. The owner copies a page for each answer and keeps it until that is
 //! acknowledged; answers wait for frames and for the bulk lane's credit, refusals for neither.
@@ -32,12 +34,15 @@ mod asker;
 mod deadline;
 mod error;
 mod owner;
+mod regions;
 
 pub use error::{ReadError, ReadRefused};
+pub(super) use regions::Regions;
+pub use regions::{REGIONS_MAX, RegionState};
 
 use super::{Endpoint, Event};
 use crate::{
-    Frame, Message, TransportError,
+    Frame, Message,
     error::LinkError,
     link::{Urgency, verbs::RemoteMemory},
     session::AckDue,
@@ -45,13 +50,11 @@ use crate::{
 use asker::Asked;
 use owner::Owed;
 use pagewire_protocol::{
-    Body, DecodeError, Epoch, InstanceId, Lane, LaneClass, LinkControl, LinkKind, MessageKind,
-    ReadMessage, RegionId, link_control::RegionMemory, read::READS_MAX,
+    Body, DecodeError, Epoch, InstanceId, Lane, LaneClass, LinkKind, MessageKind, ReadMessage,
+    RegionId, hello::Features, read::READS_MAX,
 };
-use std::{collections::VecDeque, ops::Range, time::Instant};
-
-/// Regions that an endpoint opens at most, and that it takes keys of from a peer.
-pub const REGIONS_MAX: usize = 64;
+use regions::Keys;
+use std::{collections::VecDeque, time::Instant};
 
 /// Names a read of this endpoint for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,27 +75,14 @@ pub struct ReadDone {
     pub outcome: Result<Frame, ReadError>,
 }
 
-/// What an endpoint knows of reads, whoever they are with.
-#[derive(Debug, Default)]
-pub(super) struct Regions {
-    open: Vec<(RegionId, Range<u32>)>,
-    reads: u64,
-}
-
-impl Regions {
-    fn get(&self, region: RegionId) -> Option<&Range<u32>> {
-        self.open.iter().find(|(id, _)| *id == region).map(|(_, frames)| frames)
-    }
-}
-
 /// What an endpoint knows of the reads with one peer, while they have a session in which both have
 /// turned them on.
 #[derive(Debug, Default)]
 pub(super) struct PeerReads {
     asked: Asked,
     owed: Owed,
-    /// Regions of the peer's that can be read with an RDMA READ on the present queue pairs.
-    keys: Vec<(RegionId, RegionMemory)>,
+    /// Regions of the peer's and of ours that are read with RDMA READs on the present queue pairs.
+    keys: Keys,
     /// Messages that have come and are not looked at.
     arrived: VecDeque<(ReadMessage, Option<Frame>)>,
     /// An answer, or a read of ours, waits for a free frame.
@@ -129,13 +119,9 @@ impl PeerReads {
         self.short_of_frames
     }
 
-    fn key(&self, region: RegionId) -> Option<RegionMemory> {
-        self.keys.iter().find(|(id, _)| *id == region).map(|(_, memory)| *memory)
-    }
-
     /// The queue pairs are gone, and with them the keys and the reads that they had.
     pub(super) fn queue_pairs_gone(&mut self) {
-        self.keys.clear();
+        self.keys.forget();
         self.asked.posted_are_lost();
     }
 }
@@ -149,41 +135,6 @@ pub(super) fn not_agreed(kind: MessageKind) -> LinkError {
 }
 
 impl Endpoint {
-    /// Lets every peer that has turned one-sided reads on, too, read these frames of the arena, for
-    /// as long as the endpoint lives: also while somebody writes them. They are numbered from 0 in
-    /// the region.
-    ///
-    /// # Errors
-    /// [`TransportError::Region`]: reads are off here, no such frames, the number is taken, or there
-    /// are [`REGIONS_MAX`] already.
-    pub fn open_region(
-        &mut self,
-        region: RegionId,
-        frames: Range<u32>,
-    ) -> Result<(), TransportError> {
-        let refused = |problem| {
-            let (first, end) = (frames.start, frames.end);
-            Err(TransportError::Region { region, first, end, problem })
-        };
-        if !self.config.one_sided_reads {
-            return refused("one-sided reads are off, expected `one_sided_reads` to be turned on");
-        }
-        if !self.arena.has_frames(&frames) {
-            return refused("the arena has no such frames, expected at least one, all of them its");
-        }
-        if self.regions.get(region).is_some() {
-            return refused("the number is taken, expected another");
-        }
-        if self.regions.open.len() == REGIONS_MAX {
-            return refused("there are as many as can be, expected 64 at most");
-        }
-        self.regions.open.push((region, frames));
-        for slot in 0..self.peers.len() {
-            self.hand_out_keys(slot, self.regions.open.len() - 1);
-        }
-        Ok(())
-    }
-
     /// Reads one frame of a region that `peer` has opened. It ends with exactly one [`Event::Read`],
     /// unless it is refused here.
     ///
@@ -230,12 +181,12 @@ impl Endpoint {
     }
 
     /// A link has come up with a peer that states whether it has turned reads on.
-    pub(super) fn agree_on_reads(&mut self, slot: usize, theirs: bool) {
-        if !(self.config.one_sided_reads && theirs) {
-            self.end_reads(slot);
-        } else if self.peers[slot].reads.is_none() {
-            self.peers[slot].reads = Some(Box::default());
+    pub(super) fn agree_on_reads(&mut self, slot: usize, theirs: Features) {
+        if !(self.config.one_sided_reads && theirs.has(Features::READS)) {
+            return self.end_reads(slot);
         }
+        let reads = self.peers[slot].reads.get_or_insert_default();
+        reads.keys.can_close = theirs.has(Features::CLOSING);
     }
 
     /// The session is over: so are its reads.
@@ -335,6 +286,7 @@ impl Endpoint {
                 None => reads.asked.lost(read),
             }
         }
+        self.leave_regions(slot);
         self.begin_reads(slot);
         self.answer_reads(slot);
     }
@@ -345,7 +297,7 @@ impl Endpoint {
             let peer = &mut self.peers[slot];
             let Some(reads) = &mut peer.reads else { return };
             let Some((read, region, offset)) = reads.asked.next_waiting() else { return };
-            let key = reads.key(region);
+            let key = reads.keys.of(region);
             let verbs = match &mut peer.link {
                 Some(link) if link.on() == LinkKind::Verbs => link.verbs_mut(),
                 _ => None,
@@ -383,63 +335,6 @@ impl Endpoint {
             peer.counters.reads.asked.add(1);
             peer.pump(Lane::Requests, Urgency::Now);
         }
-    }
-
-    /// Messages are on verbs: the peer may read what is open.
-    pub(super) fn hand_out_all_keys(&mut self, slot: usize) {
-        for at in 0..self.regions.open.len() {
-            self.hand_out_keys(slot, at);
-        }
-    }
-
-    fn hand_out_keys(&mut self, slot: usize, at: usize) {
-        let (region, frames) = self.regions.open[at].clone();
-        let peer = &mut self.peers[slot];
-        let attempt = peer.switch.as_ref().map(super::switch::Switch::attempt);
-        let Some((link, attempt)) = peer.link.as_mut().zip(attempt) else { return };
-        if peer.reads.is_none() || link.on() != LinkKind::Verbs {
-            return;
-        }
-        let Some(device) = link.verbs_mut().map(|verbs| verbs.device().to_owned()) else { return };
-        let memory = self.devices.readable(&device, &self.arena, region, &frames);
-        if let Some(memory) = memory {
-            self.say(slot, &LinkControl::Region { attempt, region, memory });
-        }
-    }
-
-    /// The peer has said how a region of its can be read.
-    ///
-    /// # Errors
-    /// [`LinkError`]: no correct peer says this.
-    pub(super) fn key_heard(
-        &mut self,
-        slot: usize,
-        attempt: u32,
-        (region, memory): (RegionId, RegionMemory),
-    ) -> Result<(), LinkError> {
-        let wrong =
-            |what, found, expected| Err(DecodeError::Field { what, found, expected }.into());
-        let page_bytes = self.arena.page_size().bytes() as u64;
-        let peer = &mut self.peers[slot];
-        let Some(reads) = &mut peer.reads else {
-            let expected = "none: one-sided reads are not turned on at both ends";
-            return wrong("key of a region", region.0.into(), expected);
-        };
-        let end = u64::from(memory.frames).checked_mul(page_bytes);
-        if end.and_then(|bytes| memory.address.checked_add(bytes)).is_none() {
-            return wrong("address of a region", memory.address, "one that it fits behind");
-        }
-        let is_present = peer.switch.as_ref().is_some_and(|switch| switch.attempt() == attempt)
-            && peer.link.as_ref().is_some_and(|link| link.on() == LinkKind::Verbs);
-        // Of queue pairs that are gone meanwhile, or told before.
-        if !is_present || reads.key(region).is_some() {
-            return Ok(());
-        }
-        if reads.keys.len() == REGIONS_MAX {
-            return wrong("regions of a peer", REGIONS_MAX as u64 + 1, "64 at most");
-        }
-        reads.keys.push((region, memory));
-        Ok(())
     }
 
     /// As the owner's taking of a message does, for one that never reaches the owner: its receive is

@@ -296,7 +296,10 @@ impl Switch {
         let unexpected = SwitchError::Unexpected { said, phase: self.phase.name() };
         match said {
             // The keys of regions are the owner's business.
-            LinkControl::Alive | LinkControl::Region { .. } => Ok(()),
+            LinkControl::Alive
+            | LinkControl::Region { .. }
+            | LinkControl::Close { .. }
+            | LinkControl::Left { .. } => Ok(()),
             LinkControl::Offer { attempt, queue_pairs: theirs } => match self.phase {
                 Phase::Tcp { .. } if !self.leads && attempt > self.attempt => {
                     self.attempt = attempt;

@@ -1,7 +1,7 @@
 //! What can go wrong with RDMA verbs, and what an operator can do about it.
 
 use super::{choice::ChoiceError, completion::status::CompletionError};
-use pagewire_protocol::TcpReason;
+use pagewire_protocol::{RegionId, TcpReason};
 use std::io;
 
 /// Why verbs cannot be used, or has failed. Every one of these leaves TCP to be used instead.
@@ -174,6 +174,15 @@ pub enum VerbsError {
     Removed {
         /// Its name.
         device: String,
+    },
+    /// A region that is closed is not left: the queue pairs are closed instead.
+    #[error(
+        "the peer has the key of region {region}, which is closed here, and has not left it in time, \
+         or its version cannot: its queue pairs are closed and made anew"
+    )]
+    RegionKept {
+        /// Its number.
+        region: RegionId,
     },
     /// The device reports that a queue pair or itself is dead.
     #[error("RDMA device {device} reports {event:?}")]

@@ -150,6 +150,24 @@ fn a_partition_that_comes_back_before_its_entries_are_freed_goes_on_with_its_gra
 }
 
 #[test]
+fn a_partition_that_went_and_came_back_in_a_skipped_view_goes_on_with_its_grants() {
+    let (mut grd, goes, next) = about_to_give_up();
+    // Of the view in which it was another's this instance never hears.
+    install(&mut grd, &dies(&next, 3));
+    assert_eq!(grd.mastered_tags().count(), 0, "its entries are of the former epoch");
+    for from in [1, 2] {
+        let (from, incarnation, epoch) = (InstanceId(from), Incarnation(1), Epoch(3));
+        let batch = vec![nothing(3)];
+        run(&mut grd, Event::LoadGuide { from, incarnation, epoch, batch, last: true });
+    }
+    run(&mut grd, redone(3));
+    for tag in goes {
+        run(&mut grd, says(2, 3, tag, acquire(2, 1, Mode::S)));
+        assert_eq!(grd.entry(&tag).unwrap().grant, GrantNumber(2), "{tag}");
+    }
+}
+
+#[test]
 fn what_this_instance_holds_itself_of_a_partition_that_comes_to_it_counts() {
     let tag = moved();
     let mut grd = grd(1);
@@ -245,6 +263,8 @@ fn what_was_asked_while_a_partition_was_collected_is_answered_unless_who_asked_h
     let epoch = without_a.epoch_of(&tag).0;
     for from in [2, 3] {
         let effects = sent(&run(&mut grd, says(from, epoch, tag, acquire(from, 1, Mode::S))));
+        // Others are awaited, and asked with the first request.
+        assert_eq!(effects.is_empty(), from != 2, "{effects:?}");
         assert!(effects.iter().all(|(_, m)| *m == Pcm::GuideWanted), "{effects:?}");
     }
     let then = dies(&without_a, 3);
