@@ -226,8 +226,9 @@ fn main() -> ExitCode {
     // Standard output belongs to results; logs go to standard error.
     let filter = log_filter(std::env::var("PAGEWIRE_LOG").ok());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A file or a journal has no use for colours.
-    let log = log.with_ansi(std::io::stderr().is_terminal());
+    // A file or a journal has no use for colours. On a terminal it is as it was made: colours are a feature
+    // of the library, and asked for without it they are an error.
+    let log = if std::io::stderr().is_terminal() { log } else { log.with_ansi(false) };
     // Whoever reads it may have gone, and there is nobody else to tell.
     log.log_internal_errors(false).init();
     if let Err(error) = demo::cleanup::survive_file_size_limit() {

@@ -124,7 +124,19 @@ impl StorageWatch {
             }
         }
         for &(id, life) in linked {
-            news.extend(self.peer(id, life, now, look).map(News::Tell));
+            // Marks say something of others while the storage is there.
+            if self.found.storage.is_some() {
+                return news;
+            }
+            let Some(line) = self.peer(id, life, now, look) else { continue };
+            match look.storage() {
+                Ok(()) => news.push(News::Tell(line)),
+                Err(found) => {
+                    news.extend(self.storage(Err(found), now));
+                    // It is looked for anew when the storage is back.
+                    self.peers.remove(&id);
+                }
+            }
         }
         self.found.later.retain(|id, _| linked.iter().all(|(other, _)| other != id));
         if now.duration_since(self.looked_for_gone) >= GONE_EVERY {
@@ -145,9 +157,10 @@ impl StorageWatch {
             return self.found.storage.take().map(|_| over());
         };
         let line = format!(
-            "storage {root} is not the one that this instance started with: {found}; pages are not read \
-             from it, and what is written now may be lost: put it back (see what is mounted there); if it \
-             is gone for good, stop all instances and restore it from a backup"
+            "storage {root} is not what this instance started with: {found}; page files that are open \
+             here stay in use, others are looked for in what is there now, so pages may be lost: put it \
+             back (see what is mounted there); if it is gone for good, stop all instances and restore it \
+             from a backup"
         );
         let is_news = self.found.storage.as_ref() != Some(&line);
         self.found.storage = Some(line.clone());
@@ -301,6 +314,31 @@ mod tests {
     }
 
     #[test]
+    fn while_this_instance_has_no_storage_no_peer_is_blamed_and_all_are_looked_for_when_it_is_back()
+    {
+        let start = Instant::now();
+        let mut watch = StorageWatch::new(ME, MINE, "/srv/pagewire".as_ref(), start);
+        let mut told = Vec::new();
+        // It goes just after it was looked at, and the peer comes.
+        for second in 11..=60 {
+            let storage = || if second < 30 { Err("gone".to_owned()) } else { Ok(()) };
+            let mark = |id| if id == ME { Some(MINE) } else { None };
+            let now = start + Duration::from_secs(second);
+            let later = [(InstanceId(4), LIFE)];
+            let news = watch.observe(&[(PEER, LIFE)], &later, now, &mut Sees(mark, storage));
+            told.extend(news.into_iter().map(|news| (second, news)));
+            assert!(second >= 30 || watch.found().later.is_empty());
+        }
+        let [(11, News::Tell(gone)), (over, News::Over(_)), (blamed, News::Tell(peer))] = &told[..]
+        else {
+            panic!("{told:?}")
+        };
+        assert!(gone.contains("is not what this instance started with"), "{gone}");
+        assert!(peer.contains("storage of instance 3 is not this storage"), "{peer}");
+        assert!(30 <= *over && *over + 10 <= *blamed, "{told:?}");
+    }
+
+    #[test]
     fn a_mark_of_this_instance_that_somebody_writes_over_is_left_again_and_told_once_a_minute() {
         let other = |id, _| if id == ME { Some(Incarnation(61)) } else { sound(id) };
         let told = watch(100, other);
@@ -343,7 +381,11 @@ mod tests {
             panic!("{told:?}")
         };
         assert_eq!(gone, still);
-        for words in ["storage /srv/shared is not the one", "it is not there", "put it back"] {
+        for words in [
+            "storage /srv/shared is not what this instance started with",
+            "it is not there",
+            "put it back",
+        ] {
             assert!(gone.contains(words), "{words} in: {gone}");
         }
         assert!(other.contains("it is another one"), "{other}");

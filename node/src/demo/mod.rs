@@ -69,9 +69,13 @@ pub fn run(options: &DemoOptions) -> Result<bool, DemoError> {
     folder.remove_orphans();
     let ended = run_in(&folder, options, &rdma, seed, out, &cleanup);
     if options.keep {
-        // However it ended: who asks for the files may want to see why.
-        let kept = folder.keep().map_err(io_error("keep the folder of the run"))?;
-        eprintln!("pagewire: the files of the run are kept in {}", kept.display());
+        // Whether it passed or failed: who asks for the files may want to see why.
+        match folder.keep() {
+            Ok(kept) => {
+                eprintln!("pagewire: the files of the run are kept in {}", kept.display());
+            }
+            Err(error) => eprintln!("pagewire: the folder of the run cannot be kept: {error}"),
+        }
     }
     ended
 }

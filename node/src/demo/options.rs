@@ -33,7 +33,7 @@ pub struct DemoOptions {
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Keep the folder of the run and say where it is: relation, manifest, transfer logs (for `pagewire
-    /// verify`), the instances' configurations
+    /// verify`), the instances' configurations; not of one that a signal ends
     #[arg(long)]
     pub keep: bool,
     /// What carries the pages

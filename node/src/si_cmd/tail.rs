@@ -122,13 +122,18 @@ impl<W: Write> Tail<'_, W> {
     /// Attaches; waits a moment for a ring that is just being replaced, and for so long for one that is
     /// not there.
     fn attach(&mut self, absent_max: Duration) -> Result<SiReader, SiError> {
-        let since = Instant::now();
+        let mut since = Instant::now();
+        let mut fault = None;
         let mut is_told = false;
         loop {
             let error = match SiReader::attach(&self.source.path, self.source.cluster) {
                 Ok(reader) => return Ok(reader),
                 Err(error) => error,
             };
+            // Each has its own time.
+            if fault.as_ref() != error.ring_fault() {
+                (fault, since) = (error.ring_fault().cloned(), Instant::now());
+            }
             let (limit, pause) = match error.ring_fault() {
                 Some(RingFault::Replaced) => (REPLACED_MAX, PAUSE),
                 Some(RingFault::Absent) => (absent_max, REMOVED_PAUSE),

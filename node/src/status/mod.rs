@@ -10,7 +10,8 @@
 //! The protocol is a line of JSON each way, and then the connection is closed. A question is an
 //! object with the field `query`; whoever adds another kind of question adds an arm to
 //! [`Query::parse`](protocol::Query::parse) and to what [`Answers`] is implemented for, and gives the
-//! question fields of its own. Fields of answers are added, not renamed.
+//! question fields of its own. Fields of answers are added, not renamed. (`storage_id` was a number before
+//! the first release, and is text now: what asks takes either, an older one must ask with `--json`.)
 //!
 //! Rooms: `place` where the socket is, `protocol` the two lines, `server` and `client` the two ends,
 //! `conversations` whom the server is talking to, `socket_file` the file between them, `facts` what a

@@ -126,7 +126,8 @@ impl Marks {
                 mark.storage, self.storage
             )),
             Ok(None) => Err(format!(
-                "{} is not there any more: somebody has removed it, or another folder is in its place",
+                "{} is not there any more: another folder is in its place, or somebody has removed that \
+                 file (then stop all instances and start them again: the first one makes it)",
                 path.display()
             )),
             Err(error) => Err(error.to_string()),

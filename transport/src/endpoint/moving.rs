@@ -336,7 +336,11 @@ impl Endpoint {
         peer.counters.link.set(to as u64 + 1);
         match to {
             LinkKind::Verbs => peer.counters.moves_to_verbs.add(1),
-            LinkKind::Tcp => peer.counters.falls_to_tcp.add(1),
+            LinkKind::Tcp => {
+                peer.counters.falls_to_tcp.add(1);
+                // No key outlives the queue pairs that it was for.
+                peer.reads.iter_mut().for_each(|reads| reads.queue_pairs_gone());
+            }
         }
         tracing::info!("messages with instance {} go over {to}", peer.id);
         peer.held = to == LinkKind::Tcp && self.config.links == LinkPolicy::Verbs;

@@ -45,6 +45,12 @@ impl DualLink {
         self.verbs.as_deref_mut()
     }
 
+    /// Whether there are queue pairs.
+    #[must_use]
+    pub fn has_verbs(&self) -> bool {
+        self.verbs.is_some()
+    }
+
     /// Puts queue pairs beside the TCP connections; messages stay where they are.
     pub fn set_verbs(&mut self, verbs: VerbsLink) {
         self.verbs = Some(Box::new(verbs));

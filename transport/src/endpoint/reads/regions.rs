@@ -21,7 +21,7 @@ use crate::{
     TransportError,
     endpoint::{Endpoint, switch::Switch},
     error::LinkError,
-    link::verbs::VerbsError,
+    link::{dual::DualLink, verbs::VerbsError},
 };
 use pagewire_protocol::{DecodeError, LinkControl, LinkKind, RegionId, link_control::RegionMemory};
 use std::{ops::Range, time::Instant};
@@ -141,7 +141,9 @@ impl Endpoint {
     /// way are finished and bring their pages. Until the last one has, the region is
     /// [`RegionState::Closing`], and its frames may be read: poll until [`Endpoint::region_state`] is
     /// `None`. That takes [`EndpointConfig::peer_timeout`](crate::EndpointConfig::peer_timeout) at
-    /// most; without RDMA it is so at once.
+    /// most; without RDMA it is so at once. A peer that does not let go in that time, or is of a version that
+    /// knows nothing of closing, loses its queue pairs; under
+    /// [`LinkPolicy::Verbs`](crate::LinkPolicy::Verbs) that is the link, which then comes up anew.
     ///
     /// # Errors
     /// [`TransportError::RegionNotOpen`]: there is nothing to close.
@@ -241,11 +243,13 @@ impl Endpoint {
         }
     }
 
-    /// Whether this is the attempt that made the present queue pairs.
+    /// Whether this is the attempt that made the present queue pairs. While an end falls back to TCP its
+    /// messages are still to be on verbs, and there are no queue pairs any more.
     fn is_present(&self, slot: usize, attempt: u32) -> bool {
         let peer = &self.peers[slot];
+        let is_on_verbs = |link: &DualLink| link.on() == LinkKind::Verbs && link.has_verbs();
         peer.switch.as_ref().is_some_and(|switch| switch.attempt() == attempt)
-            && peer.link.as_ref().is_some_and(|link| link.on() == LinkKind::Verbs)
+            && peer.link.as_ref().is_some_and(is_on_verbs)
     }
 
     /// The peer has said how a region of its can be read.
