@@ -1,6 +1,6 @@
 //! The command: asks, and tells the answer.
 
-use super::{StatusError, client, facts::Status, protocol::Query, text};
+use super::{StatusError, answer::Status, client, protocol::Query, text};
 use crate::NodeConfig;
 use serde::Deserialize;
 use std::{

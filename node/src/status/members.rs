@@ -1,6 +1,6 @@
 //! What a node knows of all members: who masters what, and what each says that it has.
 
-use super::facts::{NoLink, PeerStatus};
+use super::peer::{NoLink, PeerStatus};
 use crate::runtime::Node;
 use pagewire_protocol::{InstanceStat, PartitionId, tag::PARTITIONS};
 use serde::{Deserialize, Serialize};

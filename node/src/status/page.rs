@@ -1,6 +1,6 @@
 //! `pagewire page TAG`: one page, as its master knows it, asked through the node on this host.
 
-use super::{StatusError, client, facts::PeerStatus, members, protocol::Query, text};
+use super::{StatusError, client, members, peer::PeerStatus, protocol::Query, text};
 use crate::{
     NodeConfig,
     runtime::{Node, PeerLinks},

@@ -1,8 +1,9 @@
 //! A node's status for people. Pure.
 
 use super::{
-    facts::{Connections, Invalidations, NoLink, PeerStatus, Status},
+    answer::{Connections, Invalidations, Status},
     members::MemberStatus,
+    peer::{NoLink, PeerStatus},
 };
 use std::{collections::BTreeMap, fmt::Write as _};
 
