@@ -38,6 +38,8 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 /// Questions that are listened to and answered at the same time. For who comes beyond them whoever has
 /// asked nothing for longest goes; where all have asked, who comes is told so at once.
 pub const CONVERSATIONS_MAX: usize = 16;
+/// How often it is told that no question can be taken.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Pause after a connection that could not be accepted: out of file descriptors, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -151,12 +153,17 @@ fn serve(
 ) {
     let (answers, open) = (Mutex::new(answers), Conversations::new(CONVERSATIONS_MAX));
     thread::scope(|scope| {
+        let mut told: Option<Instant> = None;
         while !stopping.load(Ordering::Acquire) {
             let stream = match listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    tracing::warn!("a question about the status cannot be taken: {error}");
+                    // Without descriptors it fails at each try, whoever comes or does not.
+                    if told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
+                        told = Some(Instant::now());
+                        tracing::warn!("questions about the status cannot be taken: {error}");
+                    }
                     thread::park_timeout(ACCEPT_PAUSE);
                     continue;
                 }
