@@ -131,22 +131,27 @@ fn the_entries_of_what_goes_are_freed_bit_by_bit_when_all_is_told() {
     assert!(!grd.directory.is_untidy());
 }
 
+/// Nobody has anything of these pages, in view 3; whoever asks for one is granted the next number.
+fn goes_on_with_its_grants(grd: &mut Grd, pages: impl IntoIterator<Item = BufferTag>) {
+    for from in [1, 2] {
+        let (from, incarnation, epoch) = (InstanceId(from), Incarnation(1), Epoch(3));
+        let batch = vec![nothing(3)];
+        run(grd, Event::LoadGuide { from, incarnation, epoch, batch, last: true });
+    }
+    run(grd, redone(3));
+    for tag in pages {
+        run(grd, says(2, 3, tag, acquire(2, 1, Mode::S)));
+        assert_eq!(grd.entry(&tag).unwrap().grant, GrantNumber(2), "{tag}");
+    }
+}
+
 #[test]
 fn a_partition_that_comes_back_before_its_entries_are_freed_goes_on_with_its_grants() {
     let (mut grd, goes, next) = about_to_give_up();
     install(&mut grd, &next);
     install(&mut grd, &dies(&next, 3));
     assert_eq!(grd.mastered_tags().count(), 0);
-    for from in [1, 2] {
-        let (from, incarnation, epoch) = (InstanceId(from), Incarnation(1), Epoch(3));
-        let batch = vec![nothing(3)];
-        run(&mut grd, Event::LoadGuide { from, incarnation, epoch, batch, last: true });
-    }
-    run(&mut grd, redone(3));
-    for tag in goes {
-        run(&mut grd, says(2, 3, tag, acquire(2, 1, Mode::S)));
-        assert_eq!(grd.entry(&tag).unwrap().grant, GrantNumber(2), "{tag}");
-    }
+    goes_on_with_its_grants(&mut grd, goes);
 }
 
 #[test]
@@ -155,16 +160,7 @@ fn a_partition_that_went_and_came_back_in_a_skipped_view_goes_on_with_its_grants
     // Of the view in which it was another's this instance never hears.
     install(&mut grd, &dies(&next, 3));
     assert_eq!(grd.mastered_tags().count(), 0, "its entries are of the former epoch");
-    for from in [1, 2] {
-        let (from, incarnation, epoch) = (InstanceId(from), Incarnation(1), Epoch(3));
-        let batch = vec![nothing(3)];
-        run(&mut grd, Event::LoadGuide { from, incarnation, epoch, batch, last: true });
-    }
-    run(&mut grd, redone(3));
-    for tag in goes {
-        run(&mut grd, says(2, 3, tag, acquire(2, 1, Mode::S)));
-        assert_eq!(grd.entry(&tag).unwrap().grant, GrantNumber(2), "{tag}");
-    }
+    goes_on_with_its_grants(&mut grd, goes);
 }
 
 #[test]
