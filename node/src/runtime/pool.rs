@@ -108,6 +108,8 @@ impl Pool {
             Step::Place => {
                 if let Some(index) = self.shared.index.find(page.hash()) {
                     self.approach_frame(index);
+                    // Looked at first: whether it is the page the slot says.
+                    self.last.set(index);
                 }
             }
             Step::Entry => {}

@@ -17,7 +17,7 @@ use pagewire_protocol::{GrantNumber, InstanceId, Lsn, Mode, Pcm, pcm::Verdict};
 /// ```
 pub(super) fn start(page: &mut Page, request: Request, out: &mut Out<'_>) {
     let Request { id, want, recovery } = request;
-    let (requester, tag) = (id.instance, page.tag);
+    let requester = id.instance;
     let revokes = page.entry.grant();
     let grant = page.entry.next_grant();
     let holders = page.entry.holders;
@@ -42,12 +42,12 @@ pub(super) fn start(page: &mut Page, request: Request, out: &mut Out<'_>) {
         invalidated,
     });
     for holder in invalidated.iter() {
-        out.send(holder, tag, Pcm::Invalidate { request: id, grant, revokes });
+        out.send_of(holder, &page.of, Pcm::Invalidate { request: id, grant, revokes });
     }
     let shipper = source.or(base.filter(|&shipper| shipper != requester));
     if let Some(shipper) = shipper {
         let past = source.is_none();
-        out.send(shipper, tag, Pcm::Ship { request: id, want, grant, revokes, acks, past });
+        out.send_of(shipper, &page.of, Pcm::Ship { request: id, want, grant, revokes, acks, past });
         return;
     }
     let verdict = match base {
@@ -56,9 +56,9 @@ pub(super) fn start(page: &mut Page, request: Request, out: &mut Out<'_>) {
         None => Verdict::Storage,
     };
     let version = page.entry.stored;
-    out.send(
+    out.send_of(
         requester,
-        tag,
+        &page.of,
         Pcm::Response {
             request: id,
             verdict,
@@ -106,11 +106,11 @@ impl Directory {
         }
         entry.set_exclusive(mode == Mode::X);
         (page.rare.base, page.rare.lost) = (None, false);
-        out.send(claimant, page.tag, claimed);
+        out.send_of(claimant, &page.of, claimed);
         if let Some(source) = c.source.filter(|&source| source != claimant)
             && !planted::is("never_tell_the_shipper")
         {
-            out.send(source, page.tag, claimed);
+            out.send_of(source, &page.of, claimed);
         }
         self.next(page, out);
     }
@@ -125,7 +125,7 @@ impl Directory {
         out: &mut Out<'_>,
     ) {
         if grant <= page.entry.grant() {
-            out.send(claimant, page.tag, claimed);
+            out.send_of(claimant, &page.of, claimed);
         } else {
             out.anomalies.no_grant += 1;
         }
@@ -154,7 +154,7 @@ impl Directory {
         // Not in their turn: those before them may be threads that wait for redo elsewhere.
         while let Some(request) = self.pool.pop_first(&mut page.rare.queue, |r| r.recovery) {
             let Request { id, want, .. } = request;
-            out.refuse(id.instance, page.tag, id, want, Verdict::NotLost);
+            out.refuse(id.instance, page.of.tag, id, want, Verdict::NotLost);
         }
         if planted::is("forget_the_queue") && !page.entry.is_exclusive() {
             return;
@@ -179,7 +179,7 @@ impl Directory {
         match page.state() {
             State::Converting(c) if c.request.instance == from && c.grant == grant => {
                 // What storage was to give it could not be read, so nobody holds it.
-                out.send(from, page.tag, Pcm::Released { grant });
+                out.send_of(from, &page.of, Pcm::Released { grant });
                 self.next(page, out);
             }
             // Its answer says whether it still releases: when it is asked it has dropped the page, when
@@ -206,7 +206,7 @@ fn remove(
     out: &mut Out<'_>,
 ) {
     drop_holder(page, leaver, version);
-    out.send(leaver, page.tag, Pcm::Released { grant });
+    out.send_of(leaver, &page.of, Pcm::Released { grant });
 }
 
 /// Takes an instance out of the holders.

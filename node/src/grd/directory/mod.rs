@@ -104,7 +104,7 @@ impl Rare {
 /// An entry while a message is handled.
 #[derive(Debug)]
 struct Page {
-    tag: BufferTag,
+    of: Hashed,
     slot: Slot,
     entry: Entry,
     rare: Rare,
@@ -205,20 +205,21 @@ impl Directory {
 
     /// Brings what is known of a page nearer to the processor.
     #[inline(always)] // As `Shard::approach_by`.
-    pub(super) fn approach(&self, page: &Hashed, step: Step) {
+    pub(super) fn approach(&self, page: &mut Hashed, step: Step) {
         self.store.approach(page, step);
     }
 
     // ---- entries -------------------------------------------------------------------------------
 
     fn load(&mut self, tag: BufferTag) -> Page {
-        let slot = self.store.insert(&tag);
-        self.load_slot(tag, slot)
+        let of = Hashed::of(tag);
+        let slot = self.store.insert_hashed(&of).0;
+        self.load_slot(&of, slot)
     }
 
-    fn load_slot(&mut self, tag: BufferTag, slot: Slot) -> Page {
+    fn load_slot(&mut self, of: &Hashed, slot: Slot) -> Page {
         let rare = self.store.take_rare(slot).unwrap_or_default();
-        Page { tag, slot, entry: *self.store.get(slot), rare }
+        Page { of: *of, slot, entry: *self.store.get(slot), rare }
     }
 
     fn save(&mut self, page: Page) {
@@ -312,7 +313,7 @@ impl Directory {
             self.unknown(from, of.tag, message, out);
             return;
         };
-        let mut page = self.load_slot(of.tag, slot);
+        let mut page = self.load_slot(of, slot);
         match *message {
             Pcm::Claim { .. } => self.claim(&mut page, message, out),
             Pcm::Release { grant, version } => self.release(&mut page, from, grant, version, out),
@@ -352,7 +353,7 @@ impl Directory {
     fn acquire(&mut self, of: &Hashed, request: Request, out: &mut Out<'_>) {
         let tag = of.tag;
         let (slot, is_new) = self.store.insert_hashed(of);
-        let mut page = self.load_slot(tag, slot);
+        let mut page = self.load_slot(of, slot);
         page.rare.lost |= is_new && self.may_be_lost(&tag);
         match page.state() {
             State::Lost if request.recovery => convert::start(&mut page, request, out),
@@ -374,14 +375,14 @@ impl Directory {
             && c.request == request
             && !page.rare.lost
         {
-            out.refuse(request.instance, page.tag, request, c.want, Verdict::NotLost);
+            out.refuse(request.instance, page.of.tag, request, c.want, Verdict::NotLost);
             return;
         }
         let is_it = |queued: &Request| queued.id == request;
         let want = self.pool.iter(page.rare.queue).find(|q| is_it(q)).map(|queued| queued.want);
         let Some(want) = want else { return };
         self.pool.remove(&mut page.rare.queue, is_it);
-        out.refuse(request.instance, page.tag, request, want, Verdict::Cancelled);
+        out.refuse(request.instance, page.of.tag, request, want, Verdict::Cancelled);
     }
 
     fn refuse(

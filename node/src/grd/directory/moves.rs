@@ -328,7 +328,7 @@ impl Directory {
             .collect();
         for slot in lost {
             let tag = self.store.tag(slot);
-            let mut page = self.load_slot(tag, slot);
+            let mut page = self.load_slot(&Hashed::of(tag), slot);
             page.rare.lost = false;
             if page.rare.conversion.is_none() && page.rare.repair.is_none() {
                 self.next(&mut page, out);

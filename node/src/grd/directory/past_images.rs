@@ -22,7 +22,7 @@ pub(super) fn written(page: &mut Page, version: Lsn, out: &mut Out<'_>) {
 
 fn discard(page: &Page, keepers: InstanceSet, out: &mut Out<'_>) {
     for keeper in keepers.iter() {
-        out.send(keeper, page.tag, Pcm::Discard { version: page.entry.stored });
+        out.send_of(keeper, &page.of, Pcm::Discard { version: page.entry.stored });
     }
 }
 
@@ -53,7 +53,7 @@ pub(super) fn have_it_written(page: &mut Page, out: &mut Out<'_>) {
     let base = page.rare.base.map(|(keeper, _)| keeper);
     let version = page.entry.stored;
     match page.entry.owner().or(base) {
-        Some(owner) => out.send(owner, page.tag, Pcm::Write { version }),
+        Some(owner) => out.send_of(owner, &page.of, Pcm::Write { version }),
         // Nobody has it, so the last one who had wrote it before it let go.
         None => discard_all(page, out),
     }

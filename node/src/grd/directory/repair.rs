@@ -17,7 +17,7 @@ use crate::{
     grd::{
         merge::{Given, Outcome, merge},
         out::Out,
-        store::InstanceSet,
+        store::{Hashed, InstanceSet},
     },
     planted,
     view::Life,
@@ -95,7 +95,7 @@ impl Directory {
             Repair { number, awaited, assigning: false, asked, dead, refused, again, reports };
         page.rare.repair = Some(Box::new(repair));
         for id in asked.iter() {
-            out.send(id, page.tag, Pcm::Query { fence: number });
+            out.send_of(id, &page.of, Pcm::Query { fence: number });
         }
         if asked.is_empty() {
             self.conclude(page, out);
@@ -177,7 +177,7 @@ impl Directory {
             repair.awaited = repair.awaited.with(told.to);
             page.rare.leaving = page.rare.leaving.without(told.to);
             let (mode, dirty) = (told.mode, told.dirty);
-            out.send(told.to, page.tag, Pcm::Assign { mode, grant: repair.number, dirty });
+            out.send_of(told.to, &page.of, Pcm::Assign { mode, grant: repair.number, dirty });
         }
         page.rare.repair = Some(repair);
     }
@@ -210,7 +210,7 @@ impl Directory {
             self.slots(|entry, rare| rare || (entry.holders.0 | entry.past.0) & gone.0 != 0);
         for slot in slots {
             let tag = self.store.tag(slot);
-            let mut page = self.load_slot(tag, slot);
+            let mut page = self.load_slot(&Hashed::of(tag), slot);
             self.bury_in(&mut page, gone, lives, out);
             self.save(page);
         }

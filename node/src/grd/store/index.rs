@@ -1,44 +1,32 @@
-//! The index of one partition: open addressing, sorted by hash, a u32 for each place.
+//! The index of one partition: where in the slab its entries are.
 //!
 //! ```text
-//!   place   | 4 bits: how far behind its home | 2 bits of hash | 26 bits: slot + 1 |    0: empty
-//!
-//!   key     32 bits of the tag's hash that decide neither partition nor shard
-//!   home    key x homes / 2^32 (Lemire's scaling: any number of homes, no division)
+//!   few    a cache line, 12 places in it:     | 6 bits of hash | 26 bits: slot |
+//!   many   [`Many`], beside it
 //! ```
-//! Linear probing without a wrap: behind the last home there is room for the longest probe. An entry
-//! stands behind all entries with an earlier home, so that (Robin Hood hashing, Celis 1986)
-//! - a look-up ends at the first place whose entry has a later home, without reading entries;
-//! - a removal moves the entries behind it back, and leaves no tombstone;
-//! - the places are in the order of the keys, however many homes there are. A walk is a position in
-//!   that order: whatever is inserted, removed or moved between its steps, it meets each entry that
-//!   was there all the time exactly once.
+//! A page that nobody has asked for lately is known in lines of memory that are far away and name each
+//! other; each that is saved is a tenth of a microsecond. So the places of few entries are in the line
+//! that names the partition: of a shard that knows up to some 40,000 pages, as a rule all of them.
 //!
 //! There is one index for each partition, so that a walk of one touches no other, and growing takes
 //! as long as one partition is large, not as long as all of them are.
 
-use super::Slot;
-use pagewire_transport::prefetch;
+use super::{Slot, many::Many};
 
-/// Longest way from a home.
-const REACH: u32 = 15;
-const CHECK_SHIFT: u32 = 26;
-const DISTANCE_SHIFT: u32 = 28;
-const SLOT: u32 = (1 << CHECK_SHIFT) - 1;
-const HOMES_MIN: u32 = 4;
-/// An index of at most as many homes keeps its memory when its last entry goes: the next one is soon
-/// there.
-const HOMES_KEPT: u32 = 16;
+/// Entries that are few.
+const FEW: usize = 12;
+/// Bits of a place that are its slot.
+pub(super) const SLOT_BITS: u32 = 26;
 
 /// Most entries of one store: 512 GiB of cached pages of 8 KiB.
-pub(super) const SLOTS_MAX: u32 = SLOT;
+pub(super) const SLOTS_MAX: u32 = (1 << SLOT_BITS) - 1;
 
 /// What the index needs of a tag's hash. The lowest 12 bits are the partition, the upper 32 scale to
 /// the shard: of them only the lowest take part here, which say nothing about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
-    order: u32,
-    check: u32,
+    pub(super) order: u32,
+    pub(super) check: u32,
 }
 
 impl Key {
@@ -52,11 +40,11 @@ impl Key {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cursor {
     /// Least key that has not been met; 2^32 at the end.
-    next: u64,
+    pub(super) next: u64,
 }
 
 impl Cursor {
-    const END: Self = Self { next: 1 << 32 };
+    pub(super) const END: Self = Self { next: 1 << 32 };
 
     /// Whether the walk is over.
     #[must_use]
@@ -66,68 +54,111 @@ impl Cursor {
 }
 
 /// See the module.
+#[derive(Debug, Clone)]
+pub(super) enum Index {
+    Few(Few),
+    Many(Many),
+}
+
+// Beside a grant number in one line.
+const _: () = assert!(size_of::<Index>() <= 56);
+
+impl Default for Index {
+    fn default() -> Self {
+        Self::Few(Few::default())
+    }
+}
+
+/// Up to [`FEW`] entries, in no order.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Index {
-    places: Box<[u32]>,
-    homes: u32,
+pub(super) struct Few {
+    places: [u32; FEW],
     len: u32,
 }
 
-fn distance(place: u32) -> u32 {
-    place >> DISTANCE_SHIFT
+impl Few {
+    fn places(&self) -> &[u32] {
+        &self.places[..(self.len as usize).min(FEW)]
+    }
+
+    fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.places().iter().map(|place| slot(*place))
+    }
+
+    #[inline]
+    fn find(&self, key: Key, is_it: impl Fn(Slot) -> bool) -> Option<usize> {
+        let fits = |place: &u32| place >> SLOT_BITS == few_check(key) && is_it(slot(*place));
+        self.places().iter().position(fits)
+    }
+
+    /// False when there is no room.
+    fn add(&mut self, key: Key, new: Slot) -> bool {
+        let Some(place) = self.places.get_mut(self.len as usize) else { return false };
+        *place = few_check(key) << SLOT_BITS | new.0;
+        self.len += 1;
+        true
+    }
+
+    fn remove(&mut self, at: usize) {
+        self.len -= 1;
+        self.places[at] = self.places[self.len as usize];
+    }
 }
 
 fn slot(place: u32) -> Slot {
-    Slot((place & SLOT) - 1)
+    Slot(place & SLOTS_MAX)
 }
 
-fn home(order: u32, homes: u32) -> u32 {
-    u32::try_from((u64::from(order) * u64::from(homes)) >> 32).unwrap_or(0)
+/// What a place of few says of the hash.
+fn few_check(key: Key) -> u32 {
+    key.order & ((1 << (u32::BITS - SLOT_BITS)) - 1)
 }
 
 impl Index {
     pub(super) fn len(&self) -> usize {
-        self.len as usize
+        match self {
+            Self::Few(few) => few.places().len(),
+            Self::Many(many) => many.len(),
+        }
     }
 
+    /// Beside the index itself.
     pub(super) fn memory_bytes(&self) -> usize {
-        size_of_val(&*self.places)
+        match self {
+            Self::Few(_) => 0,
+            Self::Many(many) => many.memory_bytes(),
+        }
     }
 
-    fn with_homes(homes: u32) -> Self {
-        let places = vec![0; (homes + REACH + 1) as usize].into_boxed_slice();
-        Self { places, homes, len: 0 }
-    }
-
-    /// Where an entry with `key` that `is_it` may stand.
-    fn place(&self, key: Key, is_it: impl Fn(Slot) -> bool) -> Option<usize> {
-        let home = home(key.order, self.homes) as usize;
-        // No places at all: the index is empty.
-        let probe = self.places.get(home..=home + REACH as usize)?;
-        for (&place, from_home) in probe.iter().zip(0..) {
-            if place == 0 || distance(place) < from_home {
-                return None;
-            }
-            let fits = distance(place) == from_home && place >> CHECK_SHIFT & 3 == key.check;
-            if fits && is_it(slot(place)) {
-                return Some(home + from_home as usize);
+    /// Brings the place of `key` nearer to the processor, where it is not in the index itself. It is found
+    /// at once then.
+    #[inline]
+    pub(super) fn approach(&self, key: Key) -> Option<Slot> {
+        match self {
+            Self::Few(few) => few.find(key, |_| true).map(|at| slot(few.places[at])),
+            Self::Many(many) => {
+                many.approach(key);
+                None
             }
         }
-        None
     }
 
-    /// Brings the place of `key` nearer to the processor.
+    /// As [`Index::approach`] when the place has come.
     #[inline]
-    pub(super) fn approach(&self, key: Key) {
-        if let Some(place) = self.places.get(home(key.order, self.homes) as usize) {
-            prefetch(place);
+    pub(super) fn approach_place(&self, key: Key) -> Option<Slot> {
+        match self {
+            Self::Few(_) => None,
+            Self::Many(many) => many.find(key, |_| true),
         }
     }
 
     /// The slot with `key` that `is_it`.
     #[inline]
     pub(super) fn find(&self, key: Key, is_it: impl Fn(Slot) -> bool) -> Option<Slot> {
-        self.place(key, is_it).map(|at| slot(self.places[at]))
+        match self {
+            Self::Few(few) => few.find(key, is_it).map(|at| slot(few.places[at])),
+            Self::Many(many) => many.find(key, is_it),
+        }
     }
 
     /// Adds a slot that is not there. `key_of` tells the key of those that are.
@@ -136,114 +167,69 @@ impl Index {
     /// If the slot's number is [`SLOTS_MAX`] or more.
     pub(super) fn insert(&mut self, key: Key, new: Slot, key_of: impl Fn(Slot) -> Key) {
         assert!(new.0 < SLOTS_MAX, "a directory keeps at most {SLOTS_MAX} pages of one shard");
-        // At most seven tenths full: few entries are then as far from home as they may be.
-        if (u64::from(self.len) + 1) * 10 > u64::from(self.homes) * 7 {
-            self.grow(&key_of);
-        }
-        while !self.add(key, new) {
-            self.grow(&key_of);
-        }
-    }
-
-    /// False when somebody would be too far from home; then nothing has changed.
-    fn add(&mut self, key: Key, new: Slot) -> bool {
-        let home = home(key.order, self.homes) as usize;
-        let mut at = home;
-        let mut from_home = 0;
-        while self.places[at] != 0 && distance(self.places[at]) >= from_home {
-            at += 1;
-            from_home += 1;
-            if from_home > REACH {
-                return false;
+        match self {
+            Self::Few(few) => {
+                if few.add(key, new) {
+                    return;
+                }
+                let mut many = Many::default();
+                for slot in few.slots() {
+                    many.insert(key_of(slot), slot, &key_of);
+                }
+                many.insert(key, new, &key_of);
+                *self = Self::Many(many);
             }
+            Self::Many(many) => many.insert(key, new, key_of),
         }
-        let mut end = at;
-        loop {
-            match self.places.get(end) {
-                Some(0) => break,
-                Some(&place) if distance(place) < REACH => end += 1,
-                _ => return false,
-            }
-        }
-        self.places.copy_within(at..end, at + 1);
-        self.places[at + 1..=end].iter_mut().for_each(|place| *place += 1 << DISTANCE_SHIFT);
-        self.places[at] = from_home << DISTANCE_SHIFT | key.check << CHECK_SHIFT | (new.0 + 1);
-        self.len += 1;
-        true
-    }
-
-    /// Half as many homes again, or more if some key's neighbours need it.
-    fn grow(&mut self, key_of: &impl Fn(Slot) -> Key) {
-        let mut homes = self.homes;
-        *self = loop {
-            homes = homes.saturating_add(homes / 2).max(HOMES_MIN);
-            assert!(homes < 1 << 30, "tags that hash alike: no index of them can be built");
-            let mut grown = Self::with_homes(homes);
-            if self.slots().all(|slot| grown.add(key_of(slot), slot)) {
-                break grown;
-            }
-        };
     }
 
     pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
-        self.places.iter().filter(|place| **place != 0).map(|place| slot(*place))
+        let (few, many) = match self {
+            Self::Few(few) => (Some(few.slots()), None),
+            Self::Many(many) => (None, Some(many.slots())),
+        };
+        few.into_iter().flatten().chain(many.into_iter().flatten())
     }
 
-    /// Removes `old`, which has `key`. True when it was there.
+    /// Removes `old`, which has `key`. True when it was there. When the last one goes of many, the next
+    /// ones are few.
     pub(super) fn remove(&mut self, key: Key, old: Slot) -> bool {
-        let Some(mut at) = self.place(key, |slot| slot == old) else { return false };
-        self.len -= 1;
-        if self.len == 0 && self.homes > HOMES_KEPT {
-            *self = Self::default();
-            return true;
+        match self {
+            Self::Few(few) => match few.find(key, |slot| slot == old) {
+                Some(at) => {
+                    few.remove(at);
+                    true
+                }
+                None => false,
+            },
+            Self::Many(many) => {
+                let was_there = many.remove(key, old);
+                if many.len() == 0 {
+                    *self = Self::default();
+                }
+                was_there
+            }
         }
-        while let Some(&behind) = self.places.get(at + 1)
-            && distance(behind) > 0
-        {
-            self.places[at] = behind - (1 << DISTANCE_SHIFT);
-            at += 1;
-        }
-        self.places[at] = 0;
-        true
     }
 
-    /// Goes on with a walk: `visit` sees the slots that come next, about `max` of them (those that
-    /// share a home come together).
+    /// Goes on with a walk: `visit` sees the slots that come next, about `max` of them: few come together,
+    /// and those of many that share a home.
     pub(super) fn walk(
         &self,
         cursor: &mut Cursor,
         max: usize,
         key_of: impl Fn(Slot) -> Key,
-        mut visit: impl FnMut(Slot),
+        visit: impl FnMut(Slot),
     ) {
-        if cursor.is_done() || self.len == 0 {
-            *cursor = Cursor::END;
-            return;
+        match self {
+            Self::Few(few) => {
+                // What is left of a walk that began while they were many.
+                let next = cursor.next;
+                *cursor = Cursor::END;
+                few.slots().filter(|slot| u64::from(key_of(*slot).order) >= next).for_each(visit);
+            }
+            Self::Many(many) => many.walk(cursor, max, key_of, visit),
         }
-        let scaled = (cursor.next * u64::from(self.homes)) >> 32;
-        let first = usize::try_from(scaled).unwrap_or(usize::MAX);
-        let mut met = 0;
-        let mut last_home = first;
-        for (at, &place) in self.places.iter().enumerate().skip(first) {
-            if place == 0 {
-                continue;
-            }
-            let home = at - distance(place) as usize;
-            if home > last_home && met >= max {
-                // The least key whose home is beyond the last one's.
-                cursor.next = ((last_home as u64 + 1) << 32).div_ceil(u64::from(self.homes));
-                return;
-            }
-            let slot = slot(place);
-            // Where the index has grown, entries met before may share the first home with others.
-            let is_next = |slot| u64::from(key_of(slot).order) >= cursor.next;
-            if home > first || (home == first && is_next(slot)) {
-                visit(slot);
-                met += 1;
-            }
-            last_home = last_home.max(home);
-        }
-        *cursor = Cursor::END;
     }
 
     /// Empties the index; the slots that were in it.
@@ -257,18 +243,11 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Random;
+    use std::collections::BTreeMap;
 
     fn key(order: u32) -> Key {
         Key { order, check: order & 3 }
-    }
-
-    /// Keys by slot.
-    fn filled(keys: &[u32]) -> Index {
-        let mut index = Index::default();
-        for (&order, at) in keys.iter().zip(0..) {
-            index.insert(key(order), Slot(at), |slot| key(keys[slot.0 as usize]));
-        }
-        index
     }
 
     #[test]
@@ -280,81 +259,108 @@ mod tests {
         assert_ne!(Key::of_hash(1 << 45), Key::of_hash(0));
     }
 
+    /// Keys by slot.
+    type Model = BTreeMap<u32, Key>;
+
+    fn slots_of(index: &Index) -> Vec<u32> {
+        let mut slots: Vec<_> = index.slots().map(|slot| slot.0).collect();
+        slots.sort_unstable();
+        slots
+    }
+
     #[test]
-    fn neighbours_that_crowd_make_it_grow_rather_than_go_far_from_home() {
-        // 15 fit beside each other with one home; these need many homes to be told apart.
-        let keys: Vec<_> = (0..40).map(|i| i << 20).collect();
-        let index = filled(&keys);
-        assert_eq!(index.len(), 40);
-        assert_eq!(index.memory_bytes(), index.places.len() * 4);
-        for (&order, at) in keys.iter().zip(0..) {
-            assert_eq!(index.find(key(order), |slot| slot == Slot(at)), Some(Slot(at)));
+    fn few_become_many_and_few_again_and_each_is_found_once() {
+        let mut index = Index::default();
+        let mut model = Model::new();
+        let mut random = Random::new(7);
+        // Up and down around the limit; many keys alike.
+        for step in 0..20_000u32 {
+            let target = if step / 500 % 2 == 0 { 2 * FEW } else { 0 };
+            let slot = random.below(40);
+            let Some(old) = model.get(&slot).copied() else {
+                if model.len() < target {
+                    let new = key(random.below(1 << 9) << 23);
+                    index.insert(new, Slot(slot), |slot| model[&slot.0]);
+                    model.insert(slot, new);
+                }
+                continue;
+            };
+            assert_eq!(index.find(old, |found| found.0 == slot), Some(Slot(slot)));
+            if model.len() > target {
+                assert!(index.remove(old, Slot(slot)));
+                assert!(!index.remove(old, Slot(slot)), "it was there once");
+                model.remove(&slot);
+            }
+            assert_eq!(slots_of(&index), model.keys().copied().collect::<Vec<_>>());
+            assert_eq!(index.len(), model.len());
+        }
+        assert_eq!(index.memory_bytes() > 0, matches!(index, Index::Many(_)));
+    }
+
+    #[test]
+    fn a_walk_meets_each_once_also_when_few_become_many_between_its_steps() {
+        for first in [1, FEW - 1, FEW, FEW + 1, 3 * FEW] {
+            let keys: Vec<_> = (0..100u32).map(|at| key(at.wrapping_mul(0x9E37_79B9))).collect();
+            let key_of = |slot: Slot| keys[slot.0 as usize];
+            let mut index = Index::default();
+            let mut next = 0;
+            let mut add = |index: &mut Index, count| {
+                for _ in 0..count {
+                    index.insert(keys[next as usize], Slot(next), key_of);
+                    next += 1;
+                }
+            };
+            add(&mut index, first);
+            let (mut met, mut cursor) = (Vec::new(), Cursor::default());
+            while !cursor.is_done() {
+                index.walk(&mut cursor, 1, key_of, |slot| met.push(slot.0));
+                add(&mut index, 1);
+            }
+            let before: Vec<_> = met.iter().filter(|slot| (**slot as usize) < first).collect();
+            assert_eq!(before.len(), first, "{met:?}");
+            met.sort_unstable();
+            met.dedup();
+            assert_eq!(met.iter().filter(|slot| (**slot as usize) < first).count(), first);
         }
     }
 
     #[test]
-    fn as_many_as_reach_share_a_home_and_who_would_push_one_further_is_refused() {
-        let mut index = Index::with_homes(8);
-        // Homes are scaled: an eighth of all keys each.
-        let of_home = |home: u32, number| key((home << 29) + number);
-        for at in 0..=REACH {
-            assert!(index.add(of_home(1, at), Slot(at)), "{at} places from its home");
+    fn a_walk_of_many_ends_well_when_what_is_left_are_few() {
+        let keys: Vec<_> = (0..40u32).map(|at| key(at.wrapping_mul(0x9E37_79B9))).collect();
+        let key_of = |slot: Slot| keys[slot.0 as usize];
+        let mut index = Index::default();
+        for at in 0..40 {
+            index.insert(keys[at as usize], Slot(at), key_of);
         }
-        assert!(!index.add(of_home(1, 99), Slot(99)), "no further");
-        // An earlier home's first one has a place of its own; its second would push all of them on.
-        assert!(index.add(of_home(0, 0), Slot(50)));
-        let before = index.places.clone();
-        assert!(!index.add(of_home(0, 1), Slot(51)));
-        assert_eq!((index.places, index.len), (before, REACH + 2), "nothing has changed");
-    }
-
-    #[test]
-    fn who_comes_before_others_moves_each_by_one_place() {
-        let mut index = Index::with_homes(8);
-        let of_home = |home: u32, number| key((home << 29) + number);
-        let keys = [of_home(1, 0), of_home(2, 1), of_home(3, 2), of_home(5, 3), of_home(1, 4)];
-        for (&key, at) in keys.iter().zip(0..) {
-            assert!(index.add(key, Slot(at)));
+        let (mut met, mut cursor) = (Vec::new(), Cursor::default());
+        index.walk(&mut cursor, 10, key_of, |slot| met.push(slot.0));
+        let left: Vec<_> = (0..40).filter(|slot| !met.contains(slot)).take(3).collect();
+        // All go, and three that were not met come back: now they are few.
+        index.take();
+        let early = met[0];
+        for &slot in left.iter().chain([&early]) {
+            index.insert(keys[slot as usize], Slot(slot), key_of);
         }
-        let distances: Vec<_> = index.places[1..6].iter().map(|place| distance(*place)).collect();
-        assert_eq!(distances, [0, 1, 1, 1, 0]);
-        let slots: Vec<_> = index.slots().map(|slot| slot.0).collect();
-        assert_eq!(slots, [0, 4, 1, 2, 3]);
-    }
-
-    #[test]
-    fn it_grows_by_half_and_no_more() {
-        let keys: Vec<_> = (0..1000u32).map(|i| i * (u32::MAX / 1000)).collect();
-        let index = filled(&keys);
-        // At most seven tenths full before it grew, and half as much again.
-        let homes = 1000 * 10 / 7..=1000 * 10 / 7 * 3 / 2;
-        assert!(homes.contains(&index.homes), "{} homes", index.homes);
-    }
-
-    #[test]
-    fn the_last_keys_of_all_have_room_behind_the_last_home() {
-        let keys: Vec<_> = (0..10).map(|i| u32::MAX - i).collect();
-        let mut index = filled(&keys);
-        for (&order, at) in keys.iter().zip(0..) {
-            assert!(index.remove(key(order), Slot(at)));
-            assert!(!index.remove(key(order), Slot(at)));
-        }
-        assert_eq!(index.len(), 0);
-        assert_eq!(index.memory_bytes(), 0, "many homes are given up");
-    }
-
-    #[test]
-    fn a_walk_in_steps_of_one_meets_everything_in_the_order_of_the_keys() {
-        let keys: Vec<_> = (0..1000u32).map(|i| i.wrapping_mul(0x9E37_79B9)).collect();
-        let index = filled(&keys);
-        let (mut met, mut cursor, mut steps) = (Vec::new(), Cursor::default(), 0);
+        let mut rest = Vec::new();
         while !cursor.is_done() {
-            let key_of = |slot: Slot| key(keys[slot.0 as usize]);
-            index.walk(&mut cursor, 1, key_of, |slot| met.push(slot.0));
-            steps += 1;
+            index.walk(&mut cursor, 1, key_of, |slot| rest.push(slot.0));
         }
-        assert!(steps > 500, "{steps} steps");
-        met.sort_unstable();
-        assert_eq!(met, (0..1000).collect::<Vec<_>>());
+        rest.sort_unstable();
+        assert_eq!(rest, left, "who was met is not met again");
+    }
+
+    #[test]
+    fn places_of_few_are_told_apart_by_more_of_the_hash_than_those_of_many() {
+        let mut few = Few::default();
+        for at in 0..u32::try_from(FEW).unwrap() {
+            assert!(few.add(Key { order: at, check: 0 }, Slot(at)));
+        }
+        assert!(!few.add(Key { order: 63, check: 0 }, Slot(99)), "it is full");
+        let asked = std::cell::Cell::new(0);
+        let found = few.find(Key { order: 5, check: 0 }, |slot| {
+            asked.set(asked.get() + 1);
+            slot.0 == 5
+        });
+        assert_eq!((found, asked.get()), (Some(5), 1));
     }
 }

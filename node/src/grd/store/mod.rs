@@ -12,7 +12,8 @@
 //! An index for each partition, rather than one for all, is what a directory that moves by partitions
 //! needs: a walk of one partition touches nothing else (no chain through the entries, 4 to 8 B each,
 //! no scan of everything), growing takes microseconds, and a partition that has gone leaves nothing
-//! behind. Its price is one more dependent read of a small table (16 KiB x 8).
+//! behind. Its price is a line of memory for each partition (256 KiB), and, where a partition has more
+//! entries than that line has room for, one more dependent read.
 //!
 //! Invariants: a page has at most one entry; its slot is valid until it is removed; an entry has the
 //! flag for rare state exactly while there is some; every entry's grant is at least the floor that
@@ -21,6 +22,7 @@
 
 mod entry;
 mod index;
+mod many;
 mod pages;
 mod relations;
 mod set;
@@ -49,6 +51,8 @@ pub struct Hashed {
     hash: u64,
     /// Where a [`PageMap`] has it, if nothing has changed since: see [`PageMap::approach`].
     held: Option<Slot>,
+    /// Where a [`Store`] has it, if nothing has changed since: see [`Store::approach`].
+    entry: Option<Slot>,
 }
 
 impl Hashed {
@@ -56,7 +60,7 @@ impl Hashed {
     #[inline]
     #[must_use]
     pub fn of(tag: BufferTag) -> Self {
-        Self { tag, hash: tag.hash(), held: None }
+        Self { tag, hash: tag.hash(), held: None, entry: None }
     }
 
     /// The tag's hash.
@@ -89,8 +93,9 @@ pub enum Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u32);
 
-/// One part of the directory.
+/// One part of the directory: a cache line.
 #[derive(Debug, Clone, Default)]
+#[repr(align(64))]
 struct Partition {
     index: Index,
     /// No new entry begins with a lesser grant number.
@@ -178,26 +183,41 @@ impl<R: Default> Store<R> {
     /// As [`Store::find`].
     #[must_use]
     pub fn find_hashed(&self, page: &Hashed) -> Option<Slot> {
-        let Hashed { tag, hash, .. } = page;
-        self.partitions[partition_of(*hash)].index.find(Key::of_hash(*hash), |slot| {
-            let entry = self.slab.get(slot);
-            entry.block == tag.block && self.relations.is(entry.relation, tag)
-        })
+        // A slot that is in use is in an index, but for those of a partition that was given up.
+        let noted = page.entry.filter(|slot| self.is_it(*slot, &page.tag) && !self.is_untidy());
+        noted.or_else(|| self.look_up(page))
     }
 
-    /// Brings what a look-up of the page reads nearer to the processor.
+    /// Whether the slot is the page's; it may have been given up.
+    fn is_it(&self, slot: Slot, tag: &BufferTag) -> bool {
+        let in_use = self.slab.in_use(slot);
+        in_use
+            .is_some_and(|entry| entry.block == tag.block && self.relations.is(entry.relation, tag))
+    }
+
+    fn look_up(&self, &Hashed { ref tag, hash, .. }: &Hashed) -> Option<Slot> {
+        let is_it = |slot| self.is_it(slot, tag);
+        self.partitions[partition_of(hash)].index.find(Key::of_hash(hash), is_it)
+    }
+
+    /// Brings what a look-up of the page reads nearer to the processor. In the last step it notes where the
+    /// page seems to be: whether it is there a look-up finds out.
     #[inline(always)] // As `Shard::approach_by`.
-    pub fn approach(&self, page: &Hashed, step: Step) {
+    pub fn approach(&self, page: &mut Hashed, step: Step) {
         let partition = &self.partitions[partition_of(page.hash)];
         let key = Key::of_hash(page.hash);
         match step {
             Step::Partition => prefetch(partition),
-            Step::Place => partition.index.approach(key),
-            Step::Entry => {
-                if let Some(slot) = partition.index.find(key, |_| true) {
-                    prefetch(self.slab.get(slot));
-                }
-            }
+            Step::Place => self.note(page, partition.index.approach(key)),
+            Step::Entry => self.note(page, partition.index.approach_place(key)),
+        }
+    }
+
+    #[inline(always)] // As `Shard::approach_by`.
+    fn note(&self, page: &mut Hashed, found: Option<Slot>) {
+        if let Some(slot) = found {
+            page.entry = found;
+            prefetch(self.slab.get(slot));
         }
     }
 

@@ -17,6 +17,13 @@ use pagewire_transport::prefetch;
 /// Values of one chunk, a power of two.
 const CHUNK: usize = 1 << 10;
 
+/// One partition: a cache line.
+#[derive(Debug, Clone, Default)]
+#[repr(align(64))]
+struct Partition {
+    index: Index,
+}
+
 type Place<T> = Option<(BufferTag, T)>;
 
 /// What is counted of the values of a [`PageMap`].
@@ -40,7 +47,7 @@ struct Last {
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct PageMap<T> {
-    partitions: Box<[Index]>,
+    partitions: Box<[Partition]>,
     chunks: Vec<Vec<Place<T>>>,
     free: Vec<u32>,
     len: usize,
@@ -59,7 +66,7 @@ impl<T: Counted> PageMap<T> {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            partitions: vec![Index::default(); usize::from(PARTITIONS)].into_boxed_slice(),
+            partitions: vec![Partition::default(); usize::from(PARTITIONS)].into_boxed_slice(),
             chunks: Vec::new(),
             free: Vec::new(),
             len: 0,
@@ -83,7 +90,7 @@ impl<T: Counted> PageMap<T> {
     /// Number of pages of one partition.
     #[must_use]
     pub fn partition_len(&self, id: PartitionId) -> usize {
-        self.partitions[usize::from(id.0 % PARTITIONS)].len()
+        self.partitions[usize::from(id.0 % PARTITIONS)].index.len()
     }
 
     #[inline]
@@ -111,7 +118,7 @@ impl<T: Counted> PageMap<T> {
 
     fn look_up(&self, &Hashed { ref tag, hash, .. }: &Hashed) -> Option<Slot> {
         let is_it = |slot| self.is_it(slot, tag);
-        self.partitions[partition_of(hash)].find(Key::of_hash(hash), is_it)
+        self.partitions[partition_of(hash)].index.find(Key::of_hash(hash), is_it)
     }
 
     /// Whether the page was changed last: then what there is of it is near.
@@ -125,22 +132,25 @@ impl<T: Counted> PageMap<T> {
     /// the last step it notes where the page seems to be: whether it is there a look-up finds out.
     #[inline(always)] // As `Shard::approach_by`.
     pub fn approach(&self, page: &mut Hashed, step: Step) {
-        let index = &self.partitions[partition_of(page.hash)];
+        let index = &self.partitions[partition_of(page.hash)].index;
         let key = Key::of_hash(page.hash);
         match step {
             Step::Partition => {
-                prefetch(index);
+                prefetch(&self.partitions[partition_of(page.hash)]);
                 if let Some(&vacant) = self.free.last() {
                     prefetch(at(&self.chunks, Slot(vacant)));
                 }
             }
-            Step::Place => index.approach(key),
-            Step::Entry => {
-                page.held = index.find(key, |_| true);
-                if let Some(slot) = page.held {
-                    prefetch(at(&self.chunks, slot));
-                }
-            }
+            Step::Place => self.note(page, index.approach(key)),
+            Step::Entry => self.note(page, index.approach_place(key)),
+        }
+    }
+
+    #[inline(always)] // As `Shard::approach_by`.
+    fn note(&self, page: &mut Hashed, found: Option<Slot>) {
+        if let Some(slot) = found {
+            page.held = found;
+            prefetch(at(&self.chunks, slot));
         }
     }
 
@@ -208,7 +218,7 @@ impl<T: Counted> PageMap<T> {
         // The new slot is not asked for its key.
         let key_of =
             |slot| Key::of_hash(at(chunks, slot).as_ref().map_or(0, |(found, _)| found.hash()));
-        self.partitions[partition_of(hash)].insert(Key::of_hash(hash), slot, key_of);
+        self.partitions[partition_of(hash)].index.insert(Key::of_hash(hash), slot, key_of);
         self.len += 1;
         slot
     }
@@ -228,7 +238,7 @@ impl<T: Counted> PageMap<T> {
         let (slot, hash) = (self.find_hashed(page)?, page.hash);
         self.settle();
         recount(&mut self.counts, kinds_of(at(&self.chunks, slot)), 0);
-        self.partitions[partition_of(hash)].remove(Key::of_hash(hash), slot);
+        self.partitions[partition_of(hash)].index.remove(Key::of_hash(hash), slot);
         self.free.push(slot.0);
         self.len -= 1;
         at_mut(&mut self.chunks, slot).take().map(|(_, value)| value)
@@ -242,7 +252,7 @@ impl<T: Counted> PageMap<T> {
     /// All pages of one partition, to change.
     pub fn each_of(&mut self, id: PartitionId, mut visit: impl FnMut(&BufferTag, &mut T)) {
         self.settle();
-        for slot in self.partitions[usize::from(id.0 % PARTITIONS)].slots() {
+        for slot in self.partitions[usize::from(id.0 % PARTITIONS)].index.slots() {
             if let Some((tag, value)) = at_mut(&mut self.chunks, slot) {
                 let before = value.kinds();
                 visit(tag, value);
@@ -262,7 +272,7 @@ impl<T: Counted> PageMap<T> {
     ) {
         let of = |slot| at(&self.chunks, slot).as_ref();
         let key_of = |slot| Key::of_hash(of(slot).map_or(0, |(tag, _)| tag.hash()));
-        self.partitions[usize::from(id.0 % PARTITIONS)].walk(cursor, max, key_of, |slot| {
+        self.partitions[usize::from(id.0 % PARTITIONS)].index.walk(cursor, max, key_of, |slot| {
             if let Some((tag, value)) = of(slot) {
                 visit(tag, value);
             }

@@ -40,6 +40,11 @@ impl Slab {
         entry
     }
 
+    /// The entry of a slot, unless it was removed.
+    pub(super) fn in_use(&self, slot: Slot) -> Option<&Entry> {
+        Some(self.entry(slot.0)).filter(|entry| !entry.is_free())
+    }
+
     /// As [`Slab::get`].
     pub(super) fn get_mut(&mut self, slot: Slot) -> &mut Entry {
         let entry = self.entry_mut(slot.0);

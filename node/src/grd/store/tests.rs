@@ -282,3 +282,29 @@ fn rare_state_and_relations_are_in_the_account_of_memory() {
     let freed = relations.memory_bytes() - bytes;
     assert!((1..=8192 * 4).contains(&freed), "numbers that are free: {freed} bytes");
 }
+
+#[test]
+fn a_place_that_was_noted_is_not_taken_for_what_is_there_no_more() {
+    let mut store = Store::<u32>::new();
+    let noted = |store: &Store<u32>| {
+        let mut page = Hashed::of(tag(1));
+        for step in [Step::Partition, Step::Place, Step::Entry] {
+            store.approach(&mut page, step);
+        }
+        assert_eq!(page.entry, store.find(&tag(1)));
+        page
+    };
+    let slot = store.insert(&tag(1));
+    let page = noted(&store);
+    assert_eq!(store.find_hashed(&page), Some(slot));
+    store.remove(slot);
+    assert_eq!(store.find_hashed(&page), None);
+    assert_eq!(store.insert(&tag(2)), slot, "another page has the place");
+    assert_eq!(store.find_hashed(&page), None);
+    let slot = store.insert(&tag(1));
+    let page = noted(&store);
+    // Its entry is still there, and nobody's.
+    store.give_up(tag(1).partition());
+    assert_eq!(store.slab.in_use(slot).map(|entry| entry.block), Some(tag(1).block));
+    assert_eq!(store.find_hashed(&page), None);
+}
