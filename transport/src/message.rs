@@ -60,6 +60,16 @@ impl Vacant for Received {
 #[derive(Debug)]
 pub struct Taken<'a>(pub(crate) &'a mut Received);
 
+impl Taken<'_> {
+    /// Moves it out, with its frame.
+    #[inline(always)] // So that it is written where the caller's caller wants it.
+    #[must_use]
+    pub fn take(&mut self) -> Received {
+        let Received { from, lane, kind, epoch, body, ref mut frame } = *self.0;
+        Received { from, lane, kind, epoch, body, frame: frame.take() }
+    }
+}
+
 impl Deref for Taken<'_> {
     type Target = Received;
 

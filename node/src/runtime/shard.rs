@@ -64,7 +64,9 @@ use crate::{
     si::shared::SiShared,
     store::Store,
 };
-use pagewire_protocol::{BufferTag, ClusterView, Epoch, Incarnation, InstanceId, Lane, Lsn, Pcm};
+use pagewire_protocol::{
+    BufferTag, ClusterView, Epoch, GrantNumber, Incarnation, InstanceId, Lane, Lsn, Pcm,
+};
 use pagewire_transport::{
     Arena, ArenaConfig, Endpoint, EndpointConfig, Frame, Received, arena::PinTicket,
     counters::EndpointCounters,
@@ -121,6 +123,8 @@ pub struct Shard {
     arrivals: Arrivals,
     /// Pages shipped away and not claimed yet, and past images.
     copies: Copies,
+    /// The page that was shipped away last, under which grant, while it is still to be put there.
+    shipped: Option<(BufferTag, GrantNumber)>,
     redo: Redo,
     /// Requests that wait for room, the oldest first.
     waiting: VecDeque<(InstanceId, BufferTag, Epoch, Pcm)>,
@@ -268,6 +272,7 @@ impl Shard {
             owes_rest: false,
             arrivals: Arrivals::default(),
             copies: Copies::default(),
+            shipped: None,
             redo,
             waiting: VecDeque::with_capacity(64),
             outstanding: 0,
@@ -451,14 +456,13 @@ impl Shard {
     fn turn(&mut self, busy: bool) -> bool {
         // The endpoint has just sent what the last turn left.
         let busy = self.catch_up() || busy;
-        while let Some(event) = self.endpoint.next_event() {
-            self.on_event_in_turn(event);
-        }
+        while self.take_next() {}
         let acknowledges = self.acknowledge_si();
         if mem::take(&mut self.is_awaited) || acknowledges {
             // The rest of this turn would only make it late.
             self.endpoint.flush();
         }
+        self.put_away();
         // Whoever was answered goes on, and may be who drives this shard. Not twice in a row: the rest
         // has its turn, too.
         if mem::take(&mut self.has_answered) && !self.owes_rest {

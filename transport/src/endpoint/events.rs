@@ -95,15 +95,7 @@ impl EventQueue {
     /// The next message; what comes before it is taken.
     #[inline(always)] // So that it is written where the caller's caller wants it.
     pub(super) fn pop_message(&mut self) -> Option<Event> {
-        let mut arrived = self.take_message()?;
-        Some(Event::Message(Received {
-            from: arrived.from,
-            lane: arrived.lane,
-            kind: arrived.kind,
-            epoch: arrived.epoch,
-            body: arrived.body,
-            frame: arrived.frame.take(),
-        }))
+        Some(Event::Message(self.take_message()?.take()))
     }
 
     /// Events that are no messages.

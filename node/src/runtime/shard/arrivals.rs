@@ -6,7 +6,7 @@ use crate::{
     runtime::io::IoDone,
 };
 use pagewire_protocol::{
-    BufferTag, Incarnation, InstanceId, Lsn, Pcm,
+    BufferTag, DecodeError, Epoch, Incarnation, InstanceId, Lsn, MessageKind, Pcm,
     cluster_view::CLUSTER_VIEW,
     hello::Refusal,
     page,
@@ -14,6 +14,30 @@ use pagewire_protocol::{
 };
 use pagewire_transport::{Event, Frame, Received};
 use std::time::Instant;
+
+/// A message of the page protocol, read where it lay.
+#[derive(Debug)]
+pub(super) struct Said {
+    from: InstanceId,
+    kind: MessageKind,
+    epoch: Epoch,
+    read: Result<(BufferTag, Pcm), DecodeError>,
+    frame: Option<Frame>,
+}
+
+impl Said {
+    /// Whether a message of this kind is one: others have handlers of their own.
+    #[inline]
+    pub(super) fn is(kind: MessageKind) -> bool {
+        !(kind == CLUSTER_VIEW || kind == PCM_LOAD_GUIDE || Shard::is_si(kind))
+    }
+
+    #[inline(always)] // It is written where it is handled.
+    pub(super) fn read(received: &mut Received) -> Self {
+        let Received { from, kind, epoch, ref body, ref mut frame, .. } = *received;
+        Self { from, kind, epoch, read: Pcm::decode(kind, body.as_slice()), frame: frame.take() }
+    }
+}
 
 impl Shard {
     pub(super) fn on_event(&mut self, event: Event) {
@@ -83,7 +107,8 @@ impl Shard {
         format!("{detail}; the members of instance {} are {members:?}", self.me)
     }
 
-    /// Takes what has come, its page included.
+    /// Takes what has come, its page included. Messages of the page protocol do not come this way in a
+    /// turn: see [`Said`].
     pub(super) fn on_message(&mut self, received: &mut Received) {
         if received.kind == CLUSTER_VIEW {
             return self.on_view_said(received.from, received.body.as_slice());
@@ -91,15 +116,26 @@ impl Shard {
         if Self::is_si(received.kind) {
             return self.on_si(received);
         }
-        if !self.contradicting.is_empty() && self.contradicting.contains(&received.from) {
-            return self.counters.views_contradicted.add(1);
-        }
         if received.kind == PCM_LOAD_GUIDE {
+            if self.is_contradicting(received.from) {
+                return self.counters.views_contradicted.add(1);
+            }
             return self.on_guide(received);
         }
-        let Received { from, kind, epoch, ref body, ref mut frame, .. } = *received;
-        let frame = frame.take();
-        let (tag, message) = match Pcm::decode(kind, body.as_slice()) {
+        self.on_said(Said::read(received));
+    }
+
+    fn is_contradicting(&self, peer: InstanceId) -> bool {
+        !self.contradicting.is_empty() && self.contradicting.contains(&peer)
+    }
+
+    /// Takes a message of the page protocol, its page included.
+    pub(super) fn on_said(&mut self, said: Said) {
+        let Said { from, kind, epoch, read, frame } = said;
+        if self.is_contradicting(from) {
+            return self.counters.views_contradicted.add(1);
+        }
+        let (tag, message) = match read {
             Ok(decoded) => decoded,
             Err(error) => return self.bad_message(from, &error),
         };

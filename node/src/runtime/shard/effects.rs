@@ -8,7 +8,9 @@ use crate::{
     },
     runtime::{command::Grant, io::IoJob, pool::Drained},
 };
-use pagewire_protocol::{Body, BufferTag, Epoch, Incarnation, InstanceId, Lsn, Pcm, page};
+use pagewire_protocol::{
+    Body, BufferTag, Epoch, GrantNumber, Incarnation, InstanceId, Lsn, Pcm, page,
+};
 use pagewire_transport::{Frame, Message, SharedFrame};
 use std::{mem, time::Instant};
 
@@ -81,6 +83,7 @@ impl Shard {
     /// Tells the core something, and does what it wants done.
     #[inline]
     pub(super) fn tell_core(&mut self, tell: impl FnOnce(&mut Grd, &mut Vec<Effect>)) {
+        self.put_away();
         let mut effects = mem::take(&mut self.effects);
         tell(&mut self.grd, &mut effects);
         self.carry_out(&mut effects);
@@ -93,6 +96,7 @@ impl Shard {
         let mut next = 0;
         while let Some(effect) = effects.get_mut(next) {
             next += 1;
+            self.put_away();
             if let Effect::Lower { ref tag, to } = *effect {
                 if let Some(drained) = self.pool.lower(tag, to) {
                     let Drained { tag, to, dirty, version, flush } = drained;
@@ -292,16 +296,30 @@ impl Shard {
         self.outbox.send(&mut self.endpoint, to, lane, message, may_wait);
     }
 
+    /// Sends a page that nobody can be writing. One that is not kept is put away later: when what waits for
+    /// it has left, and before anything else is done.
     fn ship(&mut self, to: InstanceId, tag: BufferTag, epoch: Epoch, message: &Pcm, keep: bool) {
-        let frame = if keep { self.pool.share(&tag) } else { self.pool.remove(&tag) };
-        let Some(frame) = frame else { return };
-        if let (false, Pcm::Response { grant, .. }) = (keep, message) {
-            self.copies.sent(tag, *grant, frame.clone());
-        }
+        let Some(frame) = self.pool.share(&tag) else { return };
         self.send_page(to, tag, epoch, message, frame);
-        if !keep {
-            self.flushes.settled(&tag);
+        if let (false, Pcm::Response { grant, .. }) = (keep, message) {
+            self.shipped = Some((tag, *grant));
         }
+    }
+
+    /// Puts the page away that was shipped last: it is in transit.
+    #[inline]
+    pub(super) fn put_away(&mut self) {
+        if let Some((tag, grant)) = self.shipped.take() {
+            self.put_away_shipped(tag, grant);
+        }
+    }
+
+    #[inline(never)] // Asked for often.
+    fn put_away_shipped(&mut self, tag: BufferTag, grant: GrantNumber) {
+        if let Some(copy) = self.pool.remove(&tag) {
+            self.copies.sent(tag, grant, copy);
+        }
+        self.flushes.settled(&tag);
     }
 
     fn send_page(
