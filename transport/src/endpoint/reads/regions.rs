@@ -17,6 +17,9 @@
 //!
 //! [`EndpointConfig::peer_timeout`]: crate::EndpointConfig::peer_timeout
 
+#[cfg(test)]
+mod tests;
+
 use crate::{
     TransportError,
     endpoint::{Endpoint, switch::Switch},
