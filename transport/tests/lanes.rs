@@ -460,7 +460,7 @@ fn random_load(
         let late = std::time::Instant::now() >= deadline;
         assert!(
             !late,
-            "in {step} steps {checked} of {wanted} sums, and {arrived} messages arrived"
+            "{step} steps: {checked} of {wanted} sums, {arrived} arrived, enough: {is_enough}"
         );
         let below = |random: &mut Random, limit: usize| {
             usize::try_from(random.below(limit as u64)).unwrap()
