@@ -6,26 +6,22 @@ mod common;
 
 use common::{
     CREDITS, FRAMES, Flow, Node, PATIENCE, arena, cluster, config, introduce, link_all, nobody,
-    packed_arena, pump,
-    raw::{self, RawPeer},
+    pump,
+    stranger::{Device, Nothing, STRANGER, Stranger},
     turns, verbs,
 };
 use pagewire_protocol::{
-    Body, InstanceId, Lane, LinkControl, LinkKind, RegionId, Sequence, SessionHeader, TcpReason,
-    header::{BODY_BYTES_MAX, Slot},
-    hello::{Features, ProofKey},
-    link_control::Statement,
+    Body, InstanceId, Lane, LinkControl, LinkKind, RegionId, Sequence, TcpReason,
+    header::BODY_BYTES_MAX, hello::Features,
 };
 use pagewire_transport::{
-    Arena, Endpoint, EndpointConfig, Event, Frame, LinkPolicy, Overrides, RegionState,
-    TransportError,
+    Endpoint, EndpointConfig, Event, Frame, LinkPolicy, Overrides, RegionState, TransportError,
     error::LinkError,
     link::{
-        Link, Sink, Urgency,
+        Link, Urgency,
         verbs::{
-            Capacity, Choice, CompletionBatch, CompletionQueue, MemoryRegion, ProtectionDomain,
-            QueuePair, QueuePairOptions, ReadRegion, RemoteMemory, Status, VerbsError, VerbsLink,
-            device::open_all, link::LinkRoom, pick,
+            Capacity, CompletionBatch, CompletionQueue, ProtectionDomain, QueuePair,
+            QueuePairOptions, ReadRegion, RemoteMemory, Status, VerbsError, device::open_all,
         },
     },
     session::Violation,
@@ -37,100 +33,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-const STRANGER: u16 = 3;
 const REGION: RegionId = RegionId(1);
 /// Of an end that closes regions and leaves them.
 fn closing() -> Features {
     Features::READS | Features::CLOSING
-}
-
-/// The device of these tests with an arena, and the port to use.
-struct Device {
-    arena: Arena,
-    region: Arc<MemoryRegion>,
-    choice: Choice,
-}
-
-impl Device {
-    /// `None` after a line that says why not.
-    fn new() -> Option<Self> {
-        let Some(overrides) = verbs() else {
-            println!("skipped: set PAGEWIRE_TEST_VERBS to an RDMA device");
-            return None;
-        };
-        let devices = open_all().expect("devices");
-        let facts: Vec<_> = devices.iter().map(|device| device.facts().expect("facts")).collect();
-        let choice = pick(&facts, "127.0.0.1".parse().unwrap(), &overrides).expect("a port");
-        let context = devices.iter().find(|device| device.name() == choice.device).expect("open");
-        let arena = packed_arena(FRAMES);
-        let domain = ProtectionDomain::new(context).expect("a domain");
-        let region = MemoryRegion::new(&domain, &arena, false).expect("registered");
-        Some(Self { arena, region, choice })
-    }
-}
-
-/// A peer made by hand whose messages are on verbs.
-struct Stranger {
-    tcp: RawPeer,
-    verbs: VerbsLink,
-    device: Device,
-}
-
-/// Whatever comes.
-struct Nothing;
-
-impl Sink for Nothing {
-    fn message(
-        &mut self,
-        _header: &SessionHeader,
-        _slot: &Slot,
-        frame: Option<Frame>,
-    ) -> Result<Option<Frame>, LinkError> {
-        Ok(frame)
-    }
-
-    fn control(&mut self, _said: LinkControl) -> Result<(), LinkError> {
-        Ok(())
-    }
-}
-
-impl Stranger {
-    /// Makes a link with `nodes[0]` and moves it to verbs. Its id is the greater one: it leads.
-    fn new(nodes: &mut [Node], features: Features) -> Option<Self> {
-        Self::in_life(nodes, 1, features)
-    }
-
-    /// The same in that incarnation.
-    fn in_life(nodes: &mut [Node], life: u64, features: Features) -> Option<Self> {
-        let device = Device::new()?;
-        let room =
-            LinkRoom { credits: CREDITS.0, page_sends: 16, reads: features.has(Features::READS) };
-        let verbs = VerbsLink::new(&device.region, &device.choice, &room, &Arc::default());
-        let mut verbs = verbs.expect("queue pairs");
-        let mut tcp = RawPeer::link_stating(nodes, STRANGER, life, ProofKey::NONE, features);
-        tcp.say(&LinkControl::Offer { attempt: 1, queue_pairs: verbs.address() });
-        let said = tcp.hear(nodes);
-        let LinkControl::Accept { attempt: 1, queue_pairs } = said else { panic!("{said:?}") };
-        verbs.connect(&queue_pairs).expect("connected");
-        let statement = Statement { expected: [Sequence(1); Lane::COUNT], credits: CREDITS.0 };
-        tcp.say(&LinkControl::Switch { attempt: 1, to: LinkKind::Verbs, statement });
-        let said = tcp.hear(nodes);
-        let LinkControl::Switch { to: LinkKind::Verbs, .. } = said else { panic!("{said:?}") };
-        pump(nodes, "messages are on verbs", |nodes| nodes[0].is_on(STRANGER, LinkKind::Verbs));
-        Some(Self { tcp, verbs, device })
-    }
-
-    /// Sends messages 1 to `count` on `lane`, all of them whatever the credit.
-    fn send(&mut self, lane: Lane, count: u64) {
-        for number in 1..=count {
-            let body = raw::body();
-            let header = SessionHeader { sequence: Sequence(number), ..self.tcp.header(lane) };
-            let frame = header.frame.then(|| self.device.arena.take().expect("a frame").freeze());
-            let frame = frame.as_ref();
-            assert!(self.verbs.send(&header, &body, frame, Urgency::Now), "room in its queue");
-        }
-        self.verbs.flush().expect("posted");
-    }
 }
 
 /// Two correct instances over verbs, and a stranger whom the first one knows.
@@ -217,32 +123,6 @@ fn bytes_over_verbs_that_are_no_message_close_the_link() {
     Flow::new(1, 0).exchange(&mut nodes, 50);
 }
 
-#[test]
-fn a_key_of_other_queue_pairs_is_not_used() {
-    if verbs().is_none() {
-        return;
-    }
-    let node = EndpointConfig { one_sided_reads: true, ..config(1) };
-    let mut nodes = vec![Node::new(node, FRAMES)];
-    nodes[0].knows(STRANGER, nobody());
-    let Some(mut stranger) = Stranger::new(&mut nodes, Features::READS) else { return };
-    let domain = stranger.device.region.domain();
-    let open = ReadRegion::new(domain, &stranger.device.arena, 0..4).expect("registered");
-    let (owner, region, memory) = (InstanceId(STRANGER), RegionId(1), open.memory());
-    let mut reads = |attempt, nodes: &mut [Node]| {
-        stranger.tcp.say(&LinkControl::Region { attempt, region, memory });
-        turns(nodes, 1000);
-        nodes[0].endpoint.read_page(owner, region, 2).expect("room");
-        nodes[0].poll();
-        let counters = nodes[0].endpoint.peer_counters(owner).expect("a peer");
-        (counters.reads.posted.get(), counters.reads.asked.get())
-    };
-    // Of queue pairs that were before these, and of some that will be.
-    assert_eq!(reads(0, &mut nodes), (0, 1));
-    assert_eq!(reads(2, &mut nodes), (0, 2));
-    assert_eq!(reads(1, &mut nodes), (1, 2));
-}
-
 /// An instance with reads on that has opened a region for a stranger who is not there yet.
 fn library() -> Vec<Node> {
     let (peer_timeout, keepalive) = (Duration::from_secs(1), Duration::from_millis(100));
@@ -254,38 +134,6 @@ fn library() -> Vec<Node> {
     nodes
 }
 
-impl Stranger {
-    /// Whether it is given a page when it reads there; the error of its queue pairs.
-    fn reads(&mut self, nodes: &mut [Node], from: RemoteMemory) -> Result<bool, String> {
-        let frame = self.device.arena.take().expect("a frame");
-        self.verbs.read(9, frame, from).expect("room");
-        self.verbs.flush().expect("posted");
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            nodes.iter_mut().for_each(Node::poll);
-            match self.verbs.poll(&mut Nothing) {
-                Ok(()) => assert!(Instant::now() < deadline, "it is told nothing"),
-                Err(error) => {
-                    // The frame that it was to be read into has no page in it.
-                    let done = self.verbs.take_read();
-                    assert!(done.is_none_or(|done| done.frame.is_none()), "nothing was read");
-                    return Err(error.to_string());
-                }
-            }
-            if let Some(done) = self.verbs.take_read() {
-                return Ok(done.frame.is_some());
-            }
-        }
-    }
-
-    /// Where the region is, which it is told.
-    fn key(&mut self, nodes: &mut [Node]) -> RemoteMemory {
-        let said = self.tcp.hear(nodes);
-        let LinkControl::Region { region: REGION, memory, .. } = said else { panic!("{said:?}") };
-        RemoteMemory { address: memory.address, key: memory.key }
-    }
-}
-
 #[test]
 fn a_peer_that_has_not_turned_reads_on_reads_nothing_with_a_key_that_it_knows() {
     if verbs().is_none() {
@@ -293,7 +141,7 @@ fn a_peer_that_has_not_turned_reads_on_reads_nothing_with_a_key_that_it_knows() 
     }
     let mut nodes = library();
     let Some(mut stranger) = Stranger::new(&mut nodes, Features::READS) else { return };
-    let from = stranger.key(&mut nodes);
+    let from = stranger.key(&mut nodes, REGION);
     assert_eq!(stranger.reads(&mut nodes, from), Ok(true), "who may read does");
     drop(stranger);
     pump(&mut nodes, "its link is down", |nodes| !nodes[0].is_linked(STRANGER));
@@ -309,7 +157,7 @@ fn a_peer_that_leaves_a_closed_region_keeps_its_queue_pairs_and_reads_it_no_more
     }
     let mut nodes = library();
     let Some(mut stranger) = Stranger::new(&mut nodes, closing()) else { return };
-    let from = stranger.key(&mut nodes);
+    let from = stranger.key(&mut nodes, REGION);
     nodes[0].endpoint.close_region(REGION).expect("it is open");
     let (attempt, region) = (1, REGION);
     assert_eq!(stranger.tcp.hear(&mut nodes), LinkControl::Close { attempt, region });
@@ -330,7 +178,7 @@ fn a_peer_that_does_not_leave_a_closed_region_loses_its_queue_pairs() {
     for features in [closing(), Features::READS] {
         let mut nodes = library();
         let Some(mut stranger) = Stranger::new(&mut nodes, features) else { return };
-        let from = stranger.key(&mut nodes);
+        let from = stranger.key(&mut nodes, REGION);
         nodes[0].endpoint.close_region(REGION).expect("it is open");
         if features == closing() {
             assert!(nodes[0].is_on(STRANGER, LinkKind::Verbs), "it is waited for");
@@ -359,7 +207,7 @@ fn a_region_is_not_left_while_the_device_may_still_read_it() {
     }
     let mut nodes = library();
     let Some(stranger) = Stranger::new(&mut nodes, closing()) else { return };
-    let Stranger { mut tcp, verbs, device } = stranger;
+    let Stranger { mut tcp, verbs, device, .. } = stranger;
     let open = ReadRegion::new(device.region.domain(), &device.arena, 0..4).expect("registered");
     let (owner, attempt, region, memory) = (InstanceId(STRANGER), 1, RegionId(5), open.memory());
     tcp.say(&LinkControl::Region { attempt, region, memory });
@@ -387,7 +235,7 @@ fn a_peer_that_leaves_what_is_not_closed_loses_its_link() {
     }
     let mut nodes = library();
     let Some(mut stranger) = Stranger::new(&mut nodes, closing()) else { return };
-    stranger.key(&mut nodes);
+    stranger.key(&mut nodes, REGION);
     // Of other queue pairs, and of a region that it was not told of: nothing that counts.
     for (attempt, region) in [(0, REGION), (2, REGION), (1, RegionId(9))] {
         stranger.tcp.say(&LinkControl::Left { attempt, region });

@@ -21,17 +21,17 @@ mod event;
 mod fifo;
 #[cfg(feature = "planted")]
 mod fingerprint;
+mod hasher;
 mod holdings;
 mod merge;
 mod out;
 pub mod store;
-mod table;
 
 pub use directory::EntryView;
 pub use event::{AcquireError, Effect, Event, GrantPath, WaiterId};
+pub(crate) use hasher::TagHasher;
 pub use holdings::HoldingView;
 pub use out::{Anomalies, Fenced};
-pub(crate) use table::TagMap;
 
 use crate::{
     planted,

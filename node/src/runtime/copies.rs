@@ -9,7 +9,7 @@
 //! Each copy is a frame that counts as cache until it goes. At most one of each kind for a page; a
 //! newer past image replaces the older.
 
-use crate::grd::TagMap;
+use super::tag_map::TagMap;
 use pagewire_protocol::{BufferTag, GrantNumber, Lsn, page};
 use pagewire_transport::SharedFrame;
 use std::collections::{BTreeSet, VecDeque};

@@ -29,6 +29,7 @@ mod shard;
 mod shards;
 mod shared;
 mod si;
+mod tag_map;
 
 pub use counters::NodeCounters;
 pub use error::NodeError;

@@ -57,10 +57,11 @@ use super::{
     redo::{NothingToFlush, Redo, RedoLog},
     refusals::Refusals,
     shared::{FlushPositions, Panic, Shared},
+    tag_map::TagMap,
 };
 use crate::{
     config::{CACHE_PAGES_MIN, NodeConfig},
-    grd::{Effect, Event as Input, Grd, TagMap},
+    grd::{Effect, Event as Input, Grd},
     si::shared::SiShared,
     store::Store,
 };

@@ -68,6 +68,12 @@ impl DualLink {
         self.on = to;
     }
 
+    /// As after [`DualLink::take_verbs`] while messages were on verbs, for tests without a device.
+    #[cfg(test)]
+    pub(crate) fn be_on_nothing(&mut self) {
+        (self.verbs, self.on) = (None, LinkKind::Verbs);
+    }
+
     /// Says something about the link, on TCP. False: the queue there is full.
     #[must_use]
     pub fn say(&mut self, source: InstanceId, said: &LinkControl) -> bool {

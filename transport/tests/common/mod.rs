@@ -8,6 +8,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod reads;
+pub(crate) mod stranger;
 
 use pagewire_protocol::{Body, ClusterId, Epoch, InstanceId, Lane, LinkKind, MessageKind};
 use pagewire_transport::{

@@ -35,7 +35,7 @@ pub use index::Cursor;
 pub use pages::{Counted, Counts, PageMap};
 pub use set::InstanceSet;
 
-use crate::grd::table::TagHasher;
+use crate::grd::TagHasher;
 use index::{Index, Key};
 use pagewire_protocol::{BufferTag, GrantNumber, PartitionId, tag::PARTITIONS};
 use pagewire_transport::prefetch;

@@ -1,7 +1,7 @@
 //! Numbers that stand for (tablespace, database, relation, fork), so that an entry keeps 4 bytes of
 //! these 16. A number is given up with the last page that uses it.
 
-use crate::grd::table::TagHasher;
+use crate::grd::TagHasher;
 use pagewire_protocol::{BufferTag, tag::Fork};
 use std::{collections::HashMap, hash::BuildHasherDefault};
 

@@ -1,6 +1,6 @@
 //! What is handed to the core, now or when it has the view for it, and the pages that came with it.
 
-use crate::grd::{Event as Input, TagMap};
+use crate::{grd::Event as Input, runtime::tag_map::TagMap};
 use pagewire_protocol::{BufferTag, InstanceId};
 use pagewire_transport::Frame;
 

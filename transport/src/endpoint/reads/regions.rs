@@ -17,6 +17,9 @@
 //!
 //! [`EndpointConfig::peer_timeout`]: crate::EndpointConfig::peer_timeout
 
+#[cfg(test)]
+mod tests;
+
 use crate::{
     TransportError,
     endpoint::{Endpoint, switch::Switch},
@@ -283,6 +286,26 @@ impl Endpoint {
         Ok(())
     }
 
+    /// The keys of a link whose ends have both stated that regions can be closed; `None`: what was said
+    /// is about queue pairs that are gone meanwhile.
+    ///
+    /// # Errors
+    /// [`LinkError`]: the ends have not both stated so, and no correct peer says anything of it.
+    fn closable(
+        &mut self,
+        slot: usize,
+        attempt: u32,
+        region: RegionId,
+    ) -> Result<Option<&mut Keys>, LinkError> {
+        let is_present = self.is_present(slot, attempt);
+        let keys = self.peers[slot].reads.as_mut().map(|reads| &mut reads.keys);
+        let Some(keys) = keys.filter(|keys| keys.can_close) else {
+            let expected = "none: the ends have not both stated that regions can be closed";
+            return wrong("closing of a region", region.0.into(), expected);
+        };
+        Ok(is_present.then_some(keys))
+    }
+
     /// The peer closes a region of its: its key is not used from now on.
     ///
     /// # Errors
@@ -293,11 +316,9 @@ impl Endpoint {
         attempt: u32,
         region: RegionId,
     ) -> Result<(), LinkError> {
-        let is_present = self.is_present(slot, attempt);
-        let keys = can_close(self.peers[slot].reads.as_mut().map(|reads| &mut reads.keys), region)?;
-        let is_leaving = keys.leaving.iter().any(|(id, _)| *id == region);
-        // Of queue pairs that are gone meanwhile, or heard before.
-        if !is_present || is_leaving {
+        let Some(keys) = self.closable(slot, attempt, region)? else { return Ok(()) };
+        // Heard before.
+        if keys.leaving.iter().any(|(id, _)| *id == region) {
             return Ok(());
         }
         match keys.theirs.iter().position(|(id, _)| *id == region) {
@@ -337,14 +358,10 @@ impl Endpoint {
         attempt: u32,
         region: RegionId,
     ) -> Result<(), LinkError> {
-        let is_present = self.is_present(slot, attempt);
         let is_closing = self.regions.is_closing(region);
-        let keys = can_close(self.peers[slot].reads.as_mut().map(|reads| &mut reads.keys), region)?;
-        // Of queue pairs that are gone meanwhile.
+        let Some(keys) = self.closable(slot, attempt, region)? else { return Ok(()) };
+        // Not told there, or left before.
         let Some(at) = keys.told.iter().position(|id| *id == region) else { return Ok(()) };
-        if !is_present {
-            return Ok(());
-        }
         if !is_closing {
             return wrong("region that is left", region.0.into(), "one that is closed");
         }
@@ -352,15 +369,6 @@ impl Endpoint {
         self.finish_closing();
         Ok(())
     }
-}
-
-/// The keys of a link whose ends have both stated that regions can be closed.
-fn can_close(keys: Option<&mut Keys>, region: RegionId) -> Result<&mut Keys, LinkError> {
-    let Some(keys) = keys.filter(|keys| keys.can_close) else {
-        let expected = "none: the ends have not both stated that regions can be closed";
-        return wrong("closing of a region", region.0.into(), expected);
-    };
-    Ok(keys)
 }
 
 fn wrong<T>(what: &'static str, found: u64, expected: &'static str) -> Result<T, LinkError> {

@@ -1,13 +1,6 @@
-//! Maps keyed by page.
+//! Hashes of pages.
 
-use pagewire_protocol::BufferTag;
-use std::{
-    collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
-};
-
-/// A map from pages to `T`.
-pub(crate) type TagMap<T> = HashMap<BufferTag, T, BuildHasherDefault<TagHasher>>;
+use std::hash::Hasher;
 
 /// Multiply-rotate over the words of a tag. Tags come from members of the cluster, not from
 /// strangers, so there is no need for a keyed hash.
