@@ -34,7 +34,7 @@ mod socket;
 pub use finding::{Finding, Level};
 pub use gather::gather;
 pub use judge::judge;
-pub use plan::{KeyFile, Plan, StorageUse, Trial};
+pub use plan::{KeyFile, Plan, Running, StorageUse, Trial};
 pub use socket::{SocketPlace, SocketProblem};
 
 use serde::Serialize;

@@ -24,7 +24,8 @@ pub struct Status {
     /// digits: as a number many a reader of JSON would round it.
     #[serde(default, deserialize_with = "hex_or_number")]
     pub storage_id: String,
-    /// What is wrong with that storage, and what to do; nothing where it is as it was.
+    /// What is wrong with that storage, and what to do: it is gone or replaced, or peers have another one.
+    /// Nothing where it is as it was, and theirs, too.
     #[serde(default)]
     pub storage_problem: Option<String>,
     /// How long it runs, in seconds.

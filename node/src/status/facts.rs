@@ -60,7 +60,7 @@ impl NodeFacts {
             }
             .to_owned(),
             storage_id: format!("{:016x}", self.node.marks().storage_id()),
-            storage_problem: found.storage,
+            storage_problem: found.problem(),
             up_s: self.started.elapsed().as_secs(),
             view: self.node.view().epoch().0,
             members,
@@ -99,6 +99,8 @@ impl NodeFacts {
             let of_peer = shard.peers().into_iter().filter(|(id, _)| *id == links.peer);
             of_peer.for_each(|(_, counters)| add(&mut status, &counters));
         }
+        let problem = |found| format!("its storage is not this one: {found}");
+        status.storage_problem = found.others.get(&links.peer).map(problem);
         if let Some(later) = found.later.get(&links.peer)
             && status.links.iter().all(Option::is_none)
         {

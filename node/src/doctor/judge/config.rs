@@ -5,7 +5,7 @@ use crate::config::NoKey;
 use crate::doctor::{
     facts::HostFacts,
     finding::Finding,
-    plan::{KeyFile, Plan, StorageUse, Trial},
+    plan::{KeyFile, Plan, Running, StorageUse, Trial},
     socket::{SocketPlace, SocketProblem},
 };
 use std::{collections::BTreeSet, io, net::SocketAddr, path::Path};
@@ -22,6 +22,7 @@ pub(super) fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
         Some(Trial::Tried {
             storage,
             storage_use,
+            storage_id,
             listen,
             listen_error,
             key,
@@ -30,12 +31,13 @@ pub(super) fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
             running,
         }) => {
             let mut findings = vec![
-                judge_storage(storage, storage_use),
+                judge_storage(storage, storage_use, *storage_id),
                 judge_listen(*listen, plan.shards, listen_error.as_ref(), running),
                 cache_pages(plan),
                 poller_cores(facts, plan),
                 pollers(facts, plan),
             ];
+            findings.extend(running.storage_problem.as_deref().map(judge_running_storage));
             findings.extend(key.as_deref().map(judge_key));
             findings.extend(no_key.as_deref().map(judge_no_key));
             findings.extend(socket.as_deref().map(|socket| judge_socket(socket, running)));
@@ -44,30 +46,41 @@ pub(super) fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
     }
 }
 
-fn judge_storage(folder: &Path, found: &StorageUse) -> Finding {
-    let finding = Finding::new(AREA, format!("storage {}", folder.display()))
-        .expected("a folder that all instances share, writable, with O_DIRECT");
+fn judge_storage(folder: &Path, found: &StorageUse, id: Option<u64>) -> Finding {
+    let finding = Finding::new(AREA, format!("storage {}", folder.display())).expected(
+        "a folder that all instances share, with the same number on all, writable, with O_DIRECT",
+    );
+    let number = id.map_or("no number before an instance has started there".to_owned(), |id| {
+        format!("number {id:016x}")
+    });
     match found {
         StorageUse::NotOurs(why) => finding
             .found(why)
             .change_if(true, "name this cluster's folder in `storage`, or do as it says"),
-        StorageUse::Direct => finding.found("writable, with O_DIRECT"),
-        StorageUse::Cached => finding.found("writable, without O_DIRECT").note_if(
+        StorageUse::Direct => finding.found(format!("writable, with O_DIRECT, {number}")),
+        StorageUse::Cached => finding.found(format!("writable, without O_DIRECT, {number}")).note_if(
             true,
             "use a file system that has it (not tmpfs or overlay): with instances on several hosts \
              it must",
         ),
-        StorageUse::Not(why) => finding
-            .found(why)
-            .change_if(true, "make it and let this user write there, or mend `storage`"),
+        StorageUse::Not { found, change } => finding.found(found).change_if(true, change),
     }
+}
+
+/// What the instance has found that runs: its peers' storage, which only it can look for.
+fn judge_running_storage(problem: &str) -> Finding {
+    let (found, change) = problem.split_once("; ").unwrap_or((problem, "see its log"));
+    Finding::new(AREA, "storage of this very instance, which runs")
+        .found(found)
+        .expected("the folder that it started with, the same on all instances")
+        .change_if(true, change)
 }
 
 fn judge_listen(
     first: SocketAddr,
     shards: u16,
     error: Option<&(SocketAddr, io::ErrorKind, String)>,
-    running: &[String],
+    running: &Running,
 ) -> Finding {
     let last = first.port().saturating_add(shards.saturating_sub(1));
     let (subject, expected) = match shards {
@@ -81,7 +94,9 @@ fn judge_listen(
     let finding = Finding::new(AREA, subject).expected(expected);
     match error {
         None => finding.found("free"),
-        Some((address, io::ErrorKind::AddrInUse, _)) if running.contains(&address.to_string()) => {
+        Some((address, io::ErrorKind::AddrInUse, _))
+            if running.listen.contains(&address.to_string()) =>
+        {
             finding.found("in use by this very instance, which runs")
         }
         Some((address, io::ErrorKind::AddrInUse, why)) => finding
@@ -191,7 +206,7 @@ fn judge_no_key(no_key: &NoKey) -> Finding {
     finding.note_if(true, change)
 }
 
-fn judge_socket(socket: &SocketPlace, running: &[String]) -> Finding {
+fn judge_socket(socket: &SocketPlace, running: &Running) -> Finding {
     let finding = Finding::new(AREA, format!("status_socket {}", socket.path.display()))
         .expected("a folder where this user may make a socket, and no other process on it");
     match &socket.problem {
@@ -199,7 +214,7 @@ fn judge_socket(socket: &SocketPlace, running: &[String]) -> Finding {
         Some(SocketProblem::Folder(why)) => finding
             .found(format!("its folder cannot be written to: {why}"))
             .change_if(true, "make the folder and let this user write there, or set status_socket"),
-        Some(SocketProblem::Listener) if !running.is_empty() => {
+        Some(SocketProblem::Listener) if !running.listen.is_empty() => {
             finding.found("this very instance answers there")
         }
         Some(SocketProblem::Listener) => finding
