@@ -6,7 +6,8 @@
 //!                                                             the mark is there after all
 //!   it is gone ..... its mark again                       ... of a later life: the one it had is over
 //!   now and then     the storage itself                   ... gone, or another one in its place
-//!                    this instance's own mark             ... of another life: somebody else's storage, too
+//!                    this instance's own mark             ... of another life, twice: somebody else's
+//!                                                             storage, too; once: of one that was refused
 //! ```
 //! Pure: lives, marks and the time come in, lines go out; [`Found`] is what stands, for who asks later.
 
@@ -66,6 +67,8 @@ pub struct StorageWatch {
     peers: Peers,
     looked: Instant,
     looked_for_gone: Instant,
+    /// Its own mark was of another life when it was looked at last.
+    was_written_over: bool,
     told: Option<Instant>,
     told_of_storage: Option<Instant>,
     found: Found,
@@ -82,6 +85,7 @@ impl StorageWatch {
             peers: Peers::default(),
             looked: now,
             looked_for_gone: now,
+            was_written_over: false,
             told: None,
             told_of_storage: None,
             found: Found::default(),
@@ -148,12 +152,18 @@ impl StorageWatch {
 
     fn own(&mut self, found: Option<Incarnation>, now: Instant) -> Vec<News> {
         let other = match found {
-            Some(found) if found == self.life => return Vec::new(),
+            Some(found) if found == self.life => {
+                self.was_written_over = false;
+                return Vec::new();
+            }
             Some(other) => other,
             None => return vec![News::LeaveAgain],
         };
         let mut news = vec![News::LeaveAgain];
-        if self.told.is_none_or(|told| now.duration_since(told) >= TOLD_EVERY) {
+        // One that is started beside this one leaves its mark and is refused by the peers. Only one that
+        // runs puts its mark back.
+        let is_again = std::mem::replace(&mut self.was_written_over, true);
+        if is_again && self.told.is_none_or(|told| now.duration_since(told) >= TOLD_EVERY) {
             self.told = Some(now);
             let (me, life, folder) = (self.me, self.life, self.folder.display());
             news.push(News::Tell(format!(

@@ -4,7 +4,10 @@
 //! sockets that are closed again. A cluster key is taken in as a start would, so that both say the
 //! same, and forgotten at once.
 
-use super::socket::{SocketPlace, SocketProblem};
+use super::{
+    ring::{RingFound, RingPlace},
+    socket::{SocketPlace, SocketProblem},
+};
 use crate::{
     NodeConfig,
     config::{CacheExcess, NoKey},
@@ -83,6 +86,8 @@ pub enum Trial {
         no_key: Option<Box<NoKey>>,
         /// The socket for `pagewire status`, if the configuration names one.
         socket: Option<Box<SocketPlace>>,
+        /// The ring for invalidations.
+        ring: Option<Box<RingPlace>>,
         /// What this very instance says, if it runs.
         running: Running,
     },
@@ -95,6 +100,8 @@ pub struct Running {
     pub listen: Vec<String>,
     /// What is wrong with its storage, and what to do.
     pub storage_problem: Option<String>,
+    /// What is wrong with its ring for invalidations, and what to do.
+    pub ring_problem: Option<String>,
 }
 
 /// Whether a storage folder can be used.
@@ -189,7 +196,11 @@ fn tried(config: &NodeConfig) -> Trial {
     let socket = config.status_socket.as_deref().map(SocketPlace::try_out);
     let is_taken = matches!(&listen_error, Some((_, io::ErrorKind::AddrInUse, _)));
     let has_listener = |place: &SocketPlace| place.problem == Some(SocketProblem::Listener);
-    let may_run = is_taken || socket.as_ref().is_some_and(has_listener);
+    let ring = config.si_ring.as_deref().map(|path| RingPlace::try_out(config, path));
+    let is_written = |place: &RingPlace| matches!(place.found, RingFound::InUse(_));
+    let may_run = is_taken
+        || socket.as_ref().is_some_and(has_listener)
+        || ring.as_ref().is_some_and(is_written);
     let refused = Marks::refusal(&config.storage, config.cluster, config.page_size);
     let storage_use = match (storage_use(&config.storage), refused) {
         (StorageUse::Direct | StorageUse::Cached, Some(error)) => {
@@ -206,6 +217,7 @@ fn tried(config: &NodeConfig) -> Trial {
         key: config.cluster_key.as_deref().map(KeyFile::try_out).map(Box::new),
         no_key: config.no_key().map(Box::new),
         socket: socket.map(Box::new),
+        ring: ring.map(Box::new),
         running: if may_run { Running::ask(config) } else { Running::default() },
     }
 }
@@ -218,10 +230,11 @@ impl Running {
         };
         let addresses = answer.get("listen").and_then(Value::as_array);
         let listen = addresses.into_iter().flatten().filter_map(Value::as_str);
-        let text = |key| answer.get(key).and_then(Value::as_str).map(str::to_owned);
+        let text = |at| answer.pointer(at).and_then(Value::as_str).map(str::to_owned);
         Self {
             listen: listen.map(str::to_owned).collect(),
-            storage_problem: text("storage_problem"),
+            storage_problem: text("/storage_problem"),
+            ring_problem: text("/invalidations/ring_problem"),
         }
     }
 }

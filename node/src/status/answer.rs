@@ -74,6 +74,8 @@ pub struct Invalidations {
     pub delivered: u64,
     /// Times that the ring's readers were told to reset.
     pub resets: u64,
+    /// What is wrong with the ring's file, and what to do; nothing where it is there and whole.
+    pub ring_problem: Option<String>,
 }
 
 /// Connections that came in or were dialled, before they are links. Of those that were turned away the

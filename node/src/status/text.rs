@@ -37,12 +37,16 @@ pub(super) fn of(status: &Status) -> String {
 }
 
 fn invalidations(out: &mut String, of_status: &Invalidations) {
-    let Invalidations { published, acknowledged, waiting, delivered, resets } = of_status;
+    let Invalidations { published, acknowledged, waiting, delivered, resets, ring_problem } =
+        of_status;
     let _ = writeln!(
         out,
         "invalidations published {published} (acknowledged {acknowledged}, waiting {waiting}), \
          delivered {delivered}, resets {resets}"
     );
+    if let Some(problem) = ring_problem {
+        let _ = writeln!(out, "  {problem}");
+    }
 }
 
 /// What was turned away, by reason; the reasons that there are.
@@ -241,6 +245,7 @@ mod tests {
                 waiting: 3,
                 delivered: 5,
                 resets: 2,
+                ring_problem: Some("SI ring r: it is gone; start again".to_owned()),
             },
             peers: vec![one, other, mixed, down, over],
         };
@@ -270,6 +275,7 @@ connections accepted 90, turned away 25 (no handshake 7, did not fit 6, wrong pr
 slow or too many 3)
   refused by peers' addresses without proof 2
 invalidations published 9 (acknowledged 6, waiting 3), delivered 5, resets 2
+  SI ring r: it is gone; start again
 ";
         assert_eq!(of(&status), expected);
         let counts = MemberCounts {

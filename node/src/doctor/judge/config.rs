@@ -6,6 +6,7 @@ use crate::doctor::{
     facts::HostFacts,
     finding::Finding,
     plan::{KeyFile, Plan, Running, StorageUse, Trial},
+    ring::{RingFound, RingPlace},
     socket::{SocketPlace, SocketProblem},
 };
 use std::{collections::BTreeSet, io, net::SocketAddr, path::Path};
@@ -28,6 +29,7 @@ pub(super) fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
             key,
             no_key,
             socket,
+            ring,
             running,
         }) => {
             let mut findings = vec![
@@ -41,6 +43,7 @@ pub(super) fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
             findings.extend(key.as_deref().map(judge_key));
             findings.extend(no_key.as_deref().map(judge_no_key));
             findings.extend(socket.as_deref().map(|socket| judge_socket(socket, running)));
+            findings.extend(ring.as_deref().map(|ring| judge_ring(ring, running)));
             findings
         }
     }
@@ -223,5 +226,27 @@ fn judge_socket(socket: &SocketPlace, running: &Running) -> Finding {
         Some(SocketProblem::InTheWay(found, change)) => {
             finding.found(found).change_if(true, *change)
         }
+    }
+}
+
+fn judge_ring(ring: &RingPlace, running: &Running) -> Finding {
+    let finding = Finding::new(AREA, format!("si_ring {}", ring.path.display()))
+        .expected("this instance's ring, or a folder where this user may make it");
+    // It may have been removed under the instance: then there is none, and one can be made.
+    if let Some(problem) = &running.ring_problem {
+        let (found, change) = problem.split_once("; ").unwrap_or((problem, "see its log"));
+        return finding.found(found).change_if(true, change);
+    }
+    match &ring.found {
+        RingFound::Free => finding.found("can be made"),
+        RingFound::Ours => finding.found("the one of its last life, which it goes on with"),
+        RingFound::ToReplace => finding.found("an earlier one, which it makes anew"),
+        RingFound::InUse(_) if !running.listen.is_empty() => {
+            finding.found("this very instance writes it")
+        }
+        RingFound::InUse(pid) => finding
+            .found(format!("process {pid} writes it, which does not answer as this instance"))
+            .change_if(true, "stop that instance, or give this one a ring of its own in `si_ring`"),
+        RingFound::Refused { found, change } => finding.found(found).change_if(true, change),
     }
 }
