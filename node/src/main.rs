@@ -98,16 +98,16 @@ that was killed left in TMPDIR is removed when another one starts.
 
 const DOCTOR: &str = "\
 Says what this host offers and what to change: huge pages, overcommit, limits, cores, clock, TCP,
-RDMA devices, core files; with --config also storage, address, key file, status socket, cores and
-arena of one instance. It changes nothing.";
+RDMA devices, core files; with --config also storage, address, key file, status socket, SI ring,
+cores and arena of one instance. It changes nothing.";
 
 const STATUS: &str = "\
-Says what a running node says of itself: how long it runs, whether its storage is there, and for each
-peer what messages go over (RDMA verbs or TCP), why not verbs with the reasons counted by name and
-end, links that came and went, and messages; connections that were turned away, by reason; for each
-member of the cluster the partitions of the directory that it masters, whether pages in them can be
-had, and how many pages it holds S and X, has to write, or keeps as past images. Asks over the node's
-local socket, which is its user's alone.";
+Says what a running node says of itself: how long it runs, whether its storage is there and its peers'
+the same, and for each peer what messages go over (RDMA verbs or TCP), why not verbs with the reasons
+counted by name and end, links that came and went, and messages; connections that were turned away, by
+reason; whether the ring for invalidations is there; for each member of the cluster the partitions of
+the directory that it masters, whether pages in them can be had, and how many pages it holds S and X,
+has to write, or keeps as past images. Asks over the node's local socket, which is its user's alone.";
 
 const PAGE: &str = "\
 Says what the directory knows of one page: its master, owner, mode and holders, who waits for it,
@@ -136,7 +136,8 @@ Exit status: 0 when there is no CHANGE, 1 when there is one.
 }
 
 const NODE_KEYS: &str = "\
-Keys of the file, with what they are when they are left out:
+Keys of the file, with what they are when they are left out; relative paths are taken from the folder
+that the command is started in:
   cluster = 42                  a number, the same on all instances
   instance = 0                  0 to 63, its own on each
   listen = \"10.0.0.1:7400\"     IP:PORT

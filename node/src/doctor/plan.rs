@@ -89,7 +89,7 @@ pub enum Trial {
         /// The ring for invalidations.
         ring: Option<Box<RingPlace>>,
         /// What this very instance says, if it runs.
-        running: Running,
+        running: Box<Running>,
     },
 }
 
@@ -218,7 +218,7 @@ fn tried(config: &NodeConfig) -> Trial {
         no_key: config.no_key().map(Box::new),
         socket: socket.map(Box::new),
         ring: ring.map(Box::new),
-        running: if may_run { Running::ask(config) } else { Running::default() },
+        running: Box::new(if may_run { Running::ask(config) } else { Running::default() }),
     }
 }
 

@@ -145,7 +145,8 @@ fn a_mark_of_this_instance_that_somebody_writes_over_is_left_again_and_told_once
     let [(20, News::Tell(line)), (80, News::Tell(_))] = lines[..] else { panic!("{lines:?}") };
     assert!(line.contains("another instance 0 was started on this storage"), "{line}");
     // By one that was refused, and has not put it back.
-    let refused = |id, second| if (10..20).contains(&second) { other(id, second) } else { sound(id) };
+    let refused =
+        |id, second| if (10..20).contains(&second) { other(id, second) } else { sound(id) };
     assert_eq!(watch(100, refused), [(10, News::LeaveAgain)]);
     // One that is merely gone is put back.
     let told = watch(15, |id, _| sound(id).filter(|_| id != ME));

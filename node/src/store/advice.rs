@@ -20,7 +20,9 @@ pub(crate) fn of(error: &io::Error) -> &'static str {
             "give this user the right to read and write there (owner and mode, or how the server exports \
              it)"
         }
-        ErrorKind::NotFound => "make the folder that it is to be in, or see what is mounted there",
+        ErrorKind::NotFound => {
+            "see what is mounted there: the folder is gone, or no file can be made in it"
+        }
         ErrorKind::StaleNetworkFileHandle => {
             "mount it again: its server does not know that folder any more"
         }
