@@ -190,6 +190,18 @@ fn a_rate_beyond_its_bounds_is_refused_with_what_was_expected() {
     }
 }
 
+#[test]
+fn an_address_that_is_none_is_refused_with_what_one_looks_like() {
+    for wrong in ["localhost:7410", "127.0.0.1", "127.0.0.1:99999"] {
+        let output = bench(&["serve", "--listen", wrong]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{text}");
+        for words in [wrong, "IP:PORT", "10.0.0.1:7410", "names are not looked up"] {
+            assert!(text.contains(words), "'{words}' in: {text}");
+        }
+    }
+}
+
 /// Runs `ucx` where `ucx_perftest` is the shell script `script`, or nothing at all.
 fn ucx_with(script: Option<&str>, folder: &Path, args: &[&str]) -> Output {
     let few = ["--rounds", "2", "--samples-per-round", "200", "--json"];

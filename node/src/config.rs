@@ -1,4 +1,5 @@
-//! The configuration of one instance: a TOML file, every key of which is known.
+//! The configuration of one instance: a TOML file, every key of which is known. Paths are taken as they are:
+//! those that are relative from the folder that the process was started in.
 //!
 //! ```toml
 //! cluster = 42                    # the same on all instances

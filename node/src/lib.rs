@@ -20,6 +20,7 @@ pub mod ledger;
 pub mod link_lines;
 pub mod planted;
 pub mod random;
+pub mod ring_watch;
 pub mod roster;
 pub mod runtime;
 pub mod si;

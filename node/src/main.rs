@@ -5,10 +5,11 @@ use pagewire_node::{
     NodeConfig, agent, demo, doctor,
     instance::NodeInstance,
     link_lines::LinkLines,
+    ring_watch::{RingProblem, RingWatch},
     roster::Roster,
     runtime::Node,
     si_cmd,
-    status::{self, StatusError},
+    status::{self, NodeFacts, StatusError},
     storage_watch::{Look, News, StorageWatch, Watched},
     store::marks::Marks,
     view::View,
@@ -97,16 +98,16 @@ that was killed left in TMPDIR is removed when another one starts.
 
 const DOCTOR: &str = "\
 Says what this host offers and what to change: huge pages, overcommit, limits, cores, clock, TCP,
-RDMA devices, core files; with --config also storage, address, key file, status socket, cores and
-arena of one instance. It changes nothing.";
+RDMA devices, core files; with --config also storage, address, key file, status socket, SI ring,
+cores and arena of one instance. It changes nothing.";
 
 const STATUS: &str = "\
-Says what a running node says of itself: how long it runs, whether its storage is there, and for each
-peer what messages go over (RDMA verbs or TCP), why not verbs with the reasons counted by name and
-end, links that came and went, and messages; connections that were turned away, by reason; for each
-member of the cluster the partitions of the directory that it masters, whether pages in them can be
-had, and how many pages it holds S and X, has to write, or keeps as past images. Asks over the node's
-local socket, which is its user's alone.";
+Says what a running node says of itself: how long it runs, whether its storage is there and its peers'
+the same, and for each peer what messages go over (RDMA verbs or TCP), why not verbs with the reasons
+counted by name and end, links that came and went, and messages; connections that were turned away, by
+reason; whether the ring for invalidations is there; for each member of the cluster the partitions of
+the directory that it masters, whether pages in them can be had, and how many pages it holds S and X,
+has to write, or keeps as past images. Asks over the node's local socket, which is its user's alone.";
 
 const PAGE: &str = "\
 Says what the directory knows of one page: its master, owner, mode and holders, who waits for it,
@@ -135,7 +136,8 @@ Exit status: 0 when there is no CHANGE, 1 when there is one.
 }
 
 const NODE_KEYS: &str = "\
-Keys of the file, with what they are when they are left out:
+Keys of the file, with what they are when they are left out; relative paths are taken from the folder
+that the command is started in:
   cluster = 42                  a number, the same on all instances
   instance = 0                  0 to 63, its own on each
   listen = \"10.0.0.1:7400\"     IP:PORT
@@ -350,8 +352,9 @@ fn run_agent(config: NodeConfig, options: &agent::Options) -> Result<bool, Box<d
 fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
     config.check_peers(path)?;
     let node = Arc::new(Node::start(config)?);
-    let watched = Watched::default();
-    let status = offer_status(config, &node, &watched)?;
+    let (watched, ring_problem) = (Watched::default(), RingProblem::default());
+    let facts = NodeFacts::new(Arc::clone(&node), config, watched.clone(), ring_problem.clone());
+    let status = offer_status(config, facts)?;
     if let Some(server) = &status
         && let Err(error) = server.file().remove_at_signals()
     {
@@ -372,6 +375,7 @@ fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
     let peers = config.members.iter().copied().filter(|id| *id != config.instance);
     let mut storage =
         StorageWatch::new(instance, incarnation, node.marks().folder(), Instant::now());
+    let mut ring = node.si_ring_path().and_then(|path| watch_ring(path, ring_problem));
     let (mut roster, line) = Roster::new(peers, Instant::now());
     tell(&line);
     let mut link_lines = LinkLines::new(config.transport);
@@ -381,6 +385,9 @@ fn serve(config: &NodeConfig, path: &Path) -> Result<(), Box<dyn Error>> {
         link_lines.observe(&node.links()).iter().for_each(|line| tell(line));
         watch_storage(&mut storage, &node);
         watched.set(storage.found());
+        if let Some(line) = ring.as_mut().and_then(|ring| ring.observe(Instant::now())) {
+            tracing::warn!("{line}");
+        }
         let pause = if roster.was_whole() { WHOLE_CHECK } else { PEERS_CHECK };
         std::thread::park_timeout(pause);
     }
@@ -420,14 +427,19 @@ fn watch_storage(watch: &mut StorageWatch, node: &Node) {
     }
 }
 
+/// Looks at the ring's file; an instance goes without rather than not at all.
+fn watch_ring(path: &Path, problem: RingProblem) -> Option<RingWatch> {
+    RingWatch::new(path, problem, Instant::now())
+        .inspect_err(|error| tracing::warn!("SI ring {} is not watched: {error}", path.display()))
+        .ok()
+}
+
 /// Answers `pagewire status`. Where the configuration names no place, an instance goes without rather
 /// than not at all.
 fn offer_status(
     config: &NodeConfig,
-    node: &Arc<Node>,
-    watched: &Watched,
+    facts: NodeFacts,
 ) -> Result<Option<status::Server>, StatusError> {
-    let facts = status::NodeFacts::new(Arc::clone(node), config, watched.clone());
     match status::Server::start(&status::Places::of(config), facts) {
         Err(error) if config.status_socket.is_none() => {
             tracing::warn!("{error}");

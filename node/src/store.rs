@@ -13,6 +13,7 @@
 //!
 //! Threading: any; the runtime's I/O threads call it, because it blocks.
 
+pub(crate) mod advice;
 pub mod marks;
 
 use pagewire_protocol::{
@@ -46,8 +47,7 @@ pub enum StoreError {
     },
     /// Nothing can be written into the folder.
     #[error(
-        "storage folder {} cannot be written: {source}; give this user the right to write there",
-        path.display()
+        "storage folder {} cannot be written: {source}; {}", path.display(), advice::of(source)
     )]
     NotWritable {
         /// The folder.
@@ -89,8 +89,8 @@ pub enum StoreError {
     },
     /// A mark that says whose the folder is cannot be read or made.
     #[error(
-        "{}, which says whose the storage is: {source}; give this user the right to read and write \
-         there", path.display()
+        "{}, which says whose the storage is, cannot be read or written: {source}; {}",
+        path.display(), advice::of(source)
     )]
     Mark {
         /// The mark.

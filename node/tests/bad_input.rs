@@ -65,8 +65,16 @@ fn a_configuration_that_is_none_is_refused_with_the_key_and_the_line() {
         (with("page_size = 8192", "page_size = 1000"), vec!["page_size is 1000", "8192"]),
         (with("page_size = 8192", "page_size = \"8k\""), vec!["line 6", "\"8k\""]),
         (with("members = [0]", "members = [1, 2]"), vec!["without 0", "this instance's id"]),
-        (with("members = [0]", "members = [0, 0]"), vec!["0 is listed twice", "its own"]),
-        (with("members = [0]", "members = [0, 99]"), vec!["without 99", "an address for each"]),
+        (
+            with("members = [0]", "members = [0, 0]"),
+            vec!["members is a list with 0 twice", "its own"],
+        ),
+        (with("members = [0]", "members = [0, 99]"), vec!["members is a list with 99", "0 to 63"]),
+        (with("members = [0]", "members = [0, 9]"), vec!["without 9", "an address for each"]),
+        (
+            with("members = [0]", "") + "[[peers]]\ninstance = 0\naddress = \"127.0.0.9:1\"\n",
+            vec!["peers is a list with 0, which is this instance's own id"],
+        ),
         (with("arena_mb = 16", "cache_pages = 0"), vec!["cache_pages is 0", "from 32"]),
         (with("arena_mb = 16", "arena_mb = 0"), vec!["arena_mb is 0", "1 to 1048576"]),
     ];
@@ -96,7 +104,7 @@ fn a_cluster_key_that_is_none_is_refused_with_what_to_run() {
 fn an_instance_id_beyond_the_greatest_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let config = Config { members: vec![64], ..Config::new(64, folder.path()) };
-    assert_tells(&refusal(&config.text()), &["instance id 64", "0 to 63"]);
+    assert_tells(&refusal(&config.text()), &["instance is 64", "0 to 63"]);
 }
 
 #[test]
@@ -112,9 +120,12 @@ fn a_peer_that_is_named_twice_or_is_the_instance_itself_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut config = Config::three(folder.path()).remove(0);
     config.peers.push(config.peers[0]);
-    assert_tells(&refusal(&config.text()), &["peer 1", "configured twice"]);
+    assert_tells(
+        &refusal(&config.text()),
+        &["node.toml: peers is a list with 1 twice", "each id once"],
+    );
     config.peers[2] = (0, config.listen);
-    assert_tells(&refusal(&config.text()), &["peer 0", "very instance", "its own"]);
+    assert_tells(&refusal(&config.text()), &["peers is a list with 0", "this instance's own id"]);
     config.peers[2] = (7, config.listen);
     assert_tells(&refusal(&config.text()), &["peers", "instance 7", "only instances that"]);
 }
@@ -153,7 +164,10 @@ fn a_storage_folder_that_is_missing_or_none_or_unwritable_is_refused() {
     assert_tells(&line, &["missing", "No such file", "all instances share", "`storage`"]);
     assert_tells(&refusal(&file), &["is no folder", "all instances share"]);
     // Not even root can write there.
-    assert_tells(&refusal(Path::new("/proc")), &["/proc", "cannot be written", "right to write"]);
+    assert_tells(
+        &refusal(Path::new("/proc")),
+        &["/proc", "cannot be written", "no file can be made"],
+    );
 }
 
 #[test]

@@ -10,7 +10,10 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
 };
-use support::{ledger::Config, process::Process};
+use support::{
+    ledger::Config,
+    process::{Process, wait_for},
+};
 
 const ENTRIES: u32 = 16;
 
@@ -85,6 +88,58 @@ fn a_ring_that_is_removed_is_waited_for_and_the_next_one_read() {
     tail.line("the next ring", |line| line.contains("instance 3, 16 entries, writer 1 "));
     writer.write(InstanceId(1), &[relcache(2)]);
     tail.line("its message", |line| line.ends_with("from 1: relcache 2 database 5"));
+}
+
+#[test]
+fn a_ring_that_is_removed_under_an_instance_is_told_by_its_log_its_status_and_the_doctor() {
+    let (folder, _) = place();
+    let storage = folder.path().join("storage");
+    fs::create_dir(&storage).unwrap();
+    let file = folder.path().join("0.toml");
+    let config = Config { members: vec![0], ..Config::new(0, &storage) };
+    let mut node = config.run(&file);
+    node.line("that it can be asked", |line| line.starts_with("`pagewire status"));
+    let ring = file.with_extension(format!("{}.ring", Config::CLUSTER));
+    let asked = |name: &str, more: &[&str]| {
+        let arguments = [name.as_ref(), "--config".as_ref(), file.as_os_str()].into_iter();
+        Process::pagewire(arguments.chain(more.iter().map(AsRef::as_ref))).end()
+    };
+    let doctor = || {
+        let told = asked("doctor", &[]).stdout;
+        let line = told.lines().find(|line| line.contains(" si_ring ")).expect("a line");
+        line.to_owned()
+    };
+    let problem = || {
+        let told = asked("status", &["--json"]).succeeded().stdout;
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        told["invalidations"]["ring_problem"].clone()
+    };
+    assert!(problem().is_null());
+    let line = doctor();
+    assert!(line.starts_with("OK") && line.contains("this very instance writes it"), "{line}");
+
+    fs::remove_file(&ring).unwrap();
+    let told = node.complaint("word of it", |line| line.contains("found no file"));
+    wait_for("the same in its status", || problem().is_string());
+    let problem = problem();
+    assert!(problem.as_str().is_some_and(|problem| told.contains(problem)), "{problem}: {told}");
+    let text = asked("status", &[]).succeeded().stdout;
+    assert!(text.contains(&format!("\n  SI ring {}: found no file", ring.display())), "{text}");
+    let line = doctor();
+    for words in ["CHANGE", "found no file", "start them together"] {
+        assert!(line.contains(words), "'{words}' in: {line}");
+    }
+    let told = node.history();
+    assert_eq!(told.matches("found no file").count(), 1, "told once: {told}");
+
+    node.kill();
+    let line = doctor();
+    assert!(line.starts_with("OK") && line.contains("can be made"), "{line}");
+    fs::write(&ring, "no ring at all, but longer than the fixed part of a header").unwrap();
+    let line = doctor();
+    for words in ["CHANGE", "this is no SI ring", "name another file"] {
+        assert!(line.contains(words), "'{words}' in: {line}");
+    }
 }
 
 #[test]

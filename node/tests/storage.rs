@@ -59,6 +59,33 @@ fn instances_with_storage_of_their_own_are_told_that_it_is_not_the_same() {
     }
     let told = nodes[0].history();
     assert!(!told.contains("storage of instance 2"), "they have the same: {told}");
+    let command = |name: &str, at: usize, more: &[&str]| {
+        let file = path(at);
+        let arguments = [name.as_ref(), "--config".as_ref(), file.as_os_str()].into_iter();
+        Process::pagewire(arguments.chain(more.iter().map(AsRef::as_ref))).end()
+    };
+    wait_for("both of them in the status of the one that is alone", || {
+        let told = command("status", 1, &["--json"]).succeeded().stdout;
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        let problem = told["storage_problem"].as_str().unwrap_or_default().to_owned();
+        let peers = told["peers"].as_array().expect("peers");
+        let words = ["of instance 0 is not", "of instance 2 is not", "stop all instances"];
+        peers.iter().all(|peer| peer["storage_problem"].is_string())
+            && words.iter().all(|words| problem.contains(words))
+    });
+    let told = command("status", 0, &[]).succeeded().stdout;
+    for words in
+        ["\n  storage of instance 1 is not this storage", "\n  its storage is not this one"]
+    {
+        assert_eq!(told.matches(words).count(), 1, "'{words}' in: {told}");
+    }
+    let told = command("doctor", 0, &[]);
+    assert_eq!(told.status.code(), Some(1), "{}", told.stdout);
+    let is_it = |line: &&str| line.starts_with("CHANGE  storage of this very instance");
+    let line = told.stdout.lines().find(is_it).expect("a line about it");
+    for words in ["of instance 1 is not", "its mark is not in", "expected", "stop all instances"] {
+        assert!(line.contains(words), "'{words}' in: {line}");
+    }
 }
 
 #[test]

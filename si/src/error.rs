@@ -3,7 +3,7 @@
 use crate::layout::{ENTRIES_MAX, ENTRIES_MIN, RING_VERSION};
 use pagewire_protocol::{ClusterId, InstanceId};
 use std::{
-    io,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
 
@@ -12,7 +12,7 @@ use std::{
 #[non_exhaustive]
 pub enum RingError {
     /// The system refused something.
-    #[error("SI ring {}: cannot {doing}: {source}", path.display())]
+    #[error("SI ring {}: cannot {doing}: {source}; {}", path.display(), advice(source))]
     Io {
         /// The ring.
         path: PathBuf,
@@ -59,6 +59,20 @@ impl RingError {
             Self::Fault { fault, .. } => Some(fault),
             Self::Io { .. } | Self::InUse { .. } => None,
         }
+    }
+}
+
+/// What to do about what the system said of a ring or of its folder.
+fn advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        ErrorKind::StorageFull => {
+            "make room there (`df`), or take a smaller ring (`si_ring_entries`)"
+        }
+        ErrorKind::ReadOnlyFilesystem => "name a file that can be written in `si_ring`",
+        ErrorKind::NotADirectory => "a part of that path is a file: name another one in `si_ring`",
+        ErrorKind::NotFound => "make its folder and let this user make it, or mend `si_ring`",
+        ErrorKind::PermissionDenied => "let this user read and write there, or mend `si_ring`",
+        _ => "see that this user can make and use it there, or mend `si_ring`",
     }
 }
 

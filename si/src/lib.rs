@@ -12,7 +12,7 @@
 //!   protocol.rs   the order of loads, stores and fences: the text that the model checker reads
 //!   layout.rs     where everything is; the fixed part of the header, read and written: pure
 //!   memory.rs     mappings and memfds             place.rs   ring files: made, taken over, replaced
-//!   lock.rs       who writes, and whether it lives
+//!   lock.rs       who writes, and whether it lives   trial.rs   what a writer would meet, tried out
 //!   writer.rs, reader.rs, entry.rs                what callers see
 //! ```
 #![warn(missing_docs)]
@@ -33,6 +33,7 @@ mod protocol;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod writer;
 
 /// What the protocol is made of; the model checker gives it its own.
@@ -52,4 +53,5 @@ pub use error::{RingError, RingFault};
 pub use layout::{ENTRIES_MAX, ENTRIES_MIN, RING_MODE, RING_VERSION};
 pub use place::cluster_of;
 pub use reader::{RingState, SiRead, SiReader};
+pub use trial::{Trial, try_out};
 pub use writer::{RingConfig, RingWriter};

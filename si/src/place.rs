@@ -118,7 +118,7 @@ pub(crate) fn in_memory(path: &Path, config: &RingConfig) -> Result<(File, Ring)
 }
 
 /// Opens `path`; `None` when nothing is there.
-fn open(path: &Path, access: Access) -> Result<Option<File>, RingError> {
+pub(crate) fn open(path: &Path, access: Access) -> Result<Option<File>, RingError> {
     // A FIFO must not keep us waiting. A writer goes through no link: it may come to write elsewhere.
     let (write, no_link) = match access {
         Access::Read => (false, 0),
@@ -139,7 +139,7 @@ fn open(path: &Path, access: Access) -> Result<Option<File>, RingError> {
     }
 }
 
-fn check_kind(path: &Path, file: &File) -> Result<(), RingError> {
+pub(crate) fn check_kind(path: &Path, file: &File) -> Result<(), RingError> {
     let kind = file.metadata().map_err(RingError::io(path, "look at it"))?.file_type();
     let found = match () {
         () if kind.is_file() => return Ok(()),
@@ -152,7 +152,7 @@ fn check_kind(path: &Path, file: &File) -> Result<(), RingError> {
 
 /// A writer refuses a file of another user: in a folder that all may write in, anybody may have laid it
 /// there, and its owner could cut it under our hands.
-fn check_owner(path: &Path, file: &File) -> Result<(), RingError> {
+pub(crate) fn check_owner(path: &Path, file: &File) -> Result<(), RingError> {
     let found = file.metadata().map_err(RingError::io(path, "look at it"))?.uid();
     let expected = memory::user();
     match found == expected {
@@ -179,7 +179,11 @@ fn beginning(path: &Path, file: &File) -> Result<(Vec<u8>, u64), RingError> {
 }
 
 /// The ring if it is ours to go on with, `None` if it is ours to replace.
-fn judge(path: &Path, file: &File, config: &RingConfig) -> Result<Option<Ring>, RingError> {
+pub(crate) fn judge(
+    path: &Path,
+    file: &File,
+    config: &RingConfig,
+) -> Result<Option<Ring>, RingError> {
     let (bytes, len_bytes) = beginning(path, file)?;
     let refused = |fault| Err(RingError::fault(path)(fault));
     if let Some(found) = cluster_of_any_version(&bytes)
@@ -288,12 +292,16 @@ fn fill(path: &Path, file: &File, config: &RingConfig) -> Result<Ring, RingError
 }
 
 /// Where a ring is made before it gets its name. The name goes with this value, unless it was renamed.
-struct Beside(PathBuf);
+pub(crate) struct Beside(PathBuf);
 
 impl Beside {
-    fn of(path: &Path) -> Self {
+    pub(crate) fn of(path: &Path) -> Self {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         Self(path.with_file_name(format!(".{name}.{}.new", std::process::id())))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 
@@ -314,7 +322,7 @@ fn is_at(path: &Path, file: &File) -> Result<bool, RingError> {
 }
 
 /// The process id that the ring's writer wrote down; 0 if it has not.
-fn pid_in(file: &File) -> u32 {
+pub(crate) fn pid_in(file: &File) -> u32 {
     let mut bytes = [0; 4];
     let read = file.read_exact_at(&mut bytes, crate::layout::PID_AT as u64);
     if read.is_ok() { u32::from_le_bytes(bytes) } else { 0 }

@@ -9,9 +9,9 @@
 use pagewire_protocol::hello::ProofKey;
 use std::{
     fmt,
-    fs::OpenOptions,
+    fs::{FileType, OpenOptions},
     io::{self, Read},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -31,7 +31,8 @@ pub struct ClusterKey(Arc<Zeroizing<Vec<u8>>>);
 pub enum ClusterKeyError {
     /// It cannot be read.
     #[error(
-        "cluster key {}: {source}; name a file with the cluster's key that this user may read",
+        "cluster key {}: {source}; name a file with the cluster's key that this user may read, a copy of \
+         the same on all instances (`openssl rand -hex 32` makes one; mode 0600)",
         path.display()
     )]
     Read {
@@ -41,10 +42,16 @@ pub enum ClusterKeyError {
         source: io::Error,
     },
     /// It is a folder, a pipe, a device or a socket.
-    #[error("cluster key {}: not a regular file; put the key into one", path.display())]
+    #[error(
+        "cluster key {}: found {found}, not a regular file; name the file that has the key, or put the key \
+         into one",
+        path.display()
+    )]
     NotAFile {
         /// The path.
         path: PathBuf,
+        /// What is there.
+        found: &'static str,
     },
     /// Another user could change it.
     #[error(
@@ -74,8 +81,8 @@ pub enum ClusterKeyError {
     },
     /// It has too few or too many bytes.
     #[error(
-        "cluster key {}: has {found} bytes, expected {} to {}; make one with \
-         `openssl rand -hex 32`",
+        "cluster key {}: has {found} bytes, expected {} to {}; this is no cluster key: name the file that \
+         has it, or make one with `openssl rand -hex 32` for all instances",
         path.display(), KEY_BYTES.start(), KEY_BYTES.end()
     )]
     Length {
@@ -89,7 +96,8 @@ pub enum ClusterKeyError {
 /// What decides whether a file is closed to others.
 #[derive(Debug, Clone, Copy)]
 struct About {
-    is_file: bool,
+    /// What it is, if it is no regular file.
+    other: Option<&'static str>,
     mode: u32,
     uid: u32,
 }
@@ -97,8 +105,8 @@ struct About {
 impl About {
     fn check(self, path: &Path, euid: u32) -> Result<(), ClusterKeyError> {
         let path = || path.to_owned();
-        if !self.is_file {
-            return Err(ClusterKeyError::NotAFile { path: path() });
+        if let Some(found) = self.other {
+            return Err(ClusterKeyError::NotAFile { path: path(), found });
         }
         if self.uid != euid && self.uid != 0 {
             return Err(ClusterKeyError::Owner { path: path(), found: self.uid, expected: euid });
@@ -124,8 +132,8 @@ impl ClusterKey {
         let about = file.metadata().map_err(read)?;
         // SAFETY: geteuid takes nothing, touches no memory of ours and cannot fail.
         let euid = unsafe { libc::geteuid() };
-        let (is_file, mode, uid) = (about.is_file(), about.mode(), about.uid());
-        About { is_file, mode, uid }.check(path, euid)?;
+        let (other, mode, uid) = (other_kind(about.file_type()), about.mode(), about.uid());
+        About { other, mode, uid }.check(path, euid)?;
         // Room for all of it, so that no copy is left behind by growing.
         let mut bytes = Zeroizing::new(Vec::with_capacity(*KEY_BYTES.end() + 2));
         file.take(KEY_BYTES_MAX + 2).read_to_end(&mut bytes).map_err(read)?;
@@ -153,6 +161,16 @@ impl ClusterKey {
 
     pub(crate) fn proof_key(&self) -> ProofKey<'_> {
         ProofKey::new(&self.0)
+    }
+}
+
+/// What is no regular file, in words.
+fn other_kind(kind: FileType) -> Option<&'static str> {
+    match () {
+        () if kind.is_file() => None,
+        () if kind.is_dir() => Some("a folder"),
+        () if kind.is_fifo() => Some("a pipe"),
+        () => Some("a device"),
     }
 }
 
@@ -214,6 +232,7 @@ mod tests {
         for (content, found) in [(0, 0), (31, 31), (4097, 4097), (5000, 5000), (100_000, 100_000)] {
             let text = refused(&vec![7; content], 0o600);
             assert!(text.contains(&format!("has {found} bytes, expected 32 to 4096")), "{text}");
+            assert!(text.contains("no cluster key: name the file that has it"), "{text}");
         }
         assert!(refused(&[[7; 31].as_slice(), b"\n"].concat(), 0o600).contains("has 31 bytes"));
         assert!(ClusterKey::from_bytes(&[7; 31]).is_none());
@@ -223,14 +242,16 @@ mod tests {
     fn what_is_no_regular_file_is_refused_and_nothing_waits() {
         let folder = tempfile::tempdir().unwrap();
         let text = ClusterKey::from_file(folder.path()).unwrap_err().to_string();
-        assert!(text.contains("not a regular file"), "{text}");
+        assert!(text.contains("found a folder, not a regular file; name the file"), "{text}");
+        let text = ClusterKey::from_file(Path::new("/dev/null")).unwrap_err().to_string();
+        assert!(text.contains("found a device"), "{text}");
         let text = ClusterKey::from_file(&folder.path().join("none")).unwrap_err().to_string();
         assert!(text.contains("No such file") && text.contains("name a file"), "{text}");
     }
 
     #[test]
     fn another_users_file_is_refused_and_roots_is_not() {
-        let about = |uid| About { is_file: true, mode: 0o100_600, uid };
+        let about = |uid| About { other: None, mode: 0o100_600, uid };
         let path = Path::new("/etc/cluster.key");
         about(1000).check(path, 1000).unwrap();
         about(0).check(path, 1000).unwrap();

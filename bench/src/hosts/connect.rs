@@ -140,7 +140,11 @@ fn addresses(server: &str) -> Result<Vec<SocketAddr>, BenchError> {
         server.to_socket_addrs().map(Iterator::collect)
     };
     found.map_err(|e| {
-        BenchError::Control(format!("{server:?} is no HOST:PORT that can be found: {e}"))
+        BenchError::Control(format!(
+            "{server:?} is no HOST:PORT that can be found: {e}; expected a name that this host can look up \
+             or an IP address, and a port from 1 to 65535: 10.0.0.2:{PORT}, [fd00::2]:{PORT}, or without \
+             the port"
+        ))
     })
 }
 
@@ -287,7 +291,12 @@ mod tests {
         assert_eq!(of("127.0.0.1:80").unwrap(), "127.0.0.1:80");
         assert_eq!(of("::1").unwrap(), "[::1]:7410");
         assert_eq!(of("[::1]:80").unwrap(), "[::1]:80");
-        assert!(of("127.0.0.1:99999").unwrap_err().to_string().contains("no HOST:PORT"));
+        for wrong in ["127.0.0.1:99999", "127.0.0.1:"] {
+            let told = of(wrong).unwrap_err().to_string();
+            for words in ["no HOST:PORT", wrong, "1 to 65535", "10.0.0.2:7410"] {
+                assert!(told.contains(words), "'{words}' in: {told}");
+            }
+        }
     }
 
     /// What an end is told whose server does `then` while the session is being set up.

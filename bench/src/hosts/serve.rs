@@ -34,12 +34,23 @@ pub(crate) struct Args {
     #[arg(
         long,
         value_name = "ADDR",
+        value_parser = address,
         default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT))
     )]
     listen: SocketAddr,
     /// Leave after so many clients [default: never]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     clients: Option<u32>,
+}
+
+/// Reads an address, and says what one is when it is none.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "expected IP:PORT, for example 10.0.0.1:{PORT} or [fd00::1]:{PORT}; names are not looked up \
+             (`ip addr` tells this host's addresses)"
+        )
+    })
 }
 
 /// Serves until it is stopped, or `clients` were served.

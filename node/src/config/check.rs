@@ -107,7 +107,7 @@ impl NodeConfig {
             0 | 1 => String::new(),
             shards => format!(" (its {shards} shards listen on ports up to {last})"),
         };
-        // An entry for this very instance, or a second one for a peer, is told by the endpoint.
+        // Two entries for one instance are told apart from their addresses.
         if *id != self.instance && self.is_own(address) {
             let expected = "expected the address that the peer listens on";
             return Some(format!("which is this instance's own{row}; {expected}"));

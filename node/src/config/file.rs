@@ -211,6 +211,33 @@ fn check<T: PartialOrd + ToString>(
     Err(ConfigError::value(path, key, found.to_string(), range_of(key)))
 }
 
+/// Refuses ids that no instance has, and those that are there twice, among `all` that `key` lists and `me`.
+fn check_ids(
+    path: &Path,
+    key: &'static str,
+    me: InstanceId,
+    all: &[InstanceId],
+) -> Result<(), ConfigError> {
+    let is_none = |id: &InstanceId| id.0 >= crate::view::MEMBERS_MAX;
+    if is_none(&me) {
+        return Err(ConfigError::value(path, "instance", me.to_string(), range_of("instance")));
+    }
+    if let Some(found) = all.iter().copied().find(is_none) {
+        let found = format!("a list with {found}");
+        return Err(ConfigError::value(path, key, found, "ids from 0 to 63"));
+    }
+    let is_twice = |(at, id): (usize, &InstanceId)| all[..at].contains(id).then_some(*id);
+    let Some(twice) = all.iter().enumerate().find_map(is_twice) else { return Ok(()) };
+    let (found, expected) = match key {
+        "peers" if twice == me => (
+            format!("a list with {me}, which is this instance's own id"),
+            "the other instances only; or mend `instance`",
+        ),
+        _ => (format!("a list with {twice} twice"), "each id once: give each instance its own"),
+    };
+    Err(ConfigError::value(path, key, found, expected))
+}
+
 impl NodeConfig {
     /// Reads the text of a TOML file; `path` is for the errors.
     ///
@@ -235,10 +262,9 @@ impl NodeConfig {
             |p: &FilePeer| PeerConfig { instance: InstanceId(p.instance), address: p.address };
         let peers: Vec<_> = file.peers.iter().map(peer).collect();
         let instance = InstanceId(file.instance);
-        let members = match file.members {
-            Some(ids) => ids.into_iter().map(InstanceId).collect(),
-            None => peers.iter().map(|p| p.instance).chain([instance]).collect::<Vec<_>>(),
-        };
+        let all: Vec<_> = peers.iter().map(|p| p.instance).chain([instance]).collect();
+        let listed = file.members.map(|ids| ids.into_iter().map(InstanceId).collect());
+        let members: Vec<_> = listed.unwrap_or_else(|| all.clone());
         if !members.contains(&instance) {
             let found = format!("a list without {instance}");
             let expected = "a list with this instance's id";
@@ -249,6 +275,8 @@ impl NodeConfig {
             let expected = "only instances that `members` lists";
             return Err(ConfigError::value(path, "peers", found, expected));
         }
+        check_ids(path, "peers", instance, &all)?;
+        check_ids(path, "members", instance, &members)?;
         let defaults =
             Self::new(ClusterId(file.cluster), instance, members, file.listen, file.storage);
         Ok(Self {

@@ -15,6 +15,21 @@ fn defaults_and_peers() {
 }
 
 #[test]
+fn ids_that_cannot_be_are_told_with_the_key_that_has_them_also_without_members() {
+    let peer = |id| format!("[[peers]]\ninstance = {id}\naddress = \"127.0.0.1:9{id}\"\n");
+    for (peers, words) in [
+        (peer(2) + &peer(2), "peers is a list with 2 twice"),
+        (peer(1), "peers is a list with 1, which is this instance's own id"),
+        (peer(64), "peers is a list with 64, expected ids from 0 to 63"),
+    ] {
+        let error = parse(&format!("{GOOD}{peers}")).unwrap_err();
+        assert!(error.contains("configuration node.toml: ") && error.contains(words), "{error}");
+    }
+    let error = parse(&GOOD.replace("instance = 1", "instance = 64")).unwrap_err();
+    assert!(error.contains("instance is 64, expected a number from 0 to 63"), "{error}");
+}
+
+#[test]
 fn the_documented_file_is_accepted() {
     let lines = include_str!("../config.rs").lines().map_while(|line| line.strip_prefix("//!"));
     let lines = lines.skip_while(|line| !line.contains("```toml")).skip(1);
@@ -138,6 +153,8 @@ fn values_out_of_range_say_what_is_expected() {
         ("io_threads = 0", "1 to 64"),
         ("arena_mb = 0", "1 to 1048576"),
         ("members = [0, 2]", "this instance's id"),
+        ("members = [1, 2, 2]", "node.toml: members is a list with 2 twice, expected each id once"),
+        ("members = [1, 64]", "members is a list with 64, expected ids from 0 to 63"),
         ("acquire_timeout_ms = 0", "1 to 86400000"),
         ("cache_pages = 0", "cache_pages is 0, expected a number from 32"),
         ("members = [1, 2, 3]\narena_mb = 1", "raise `arena_mb` to 2"),

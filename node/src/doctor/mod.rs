@@ -29,12 +29,14 @@ mod finding;
 mod gather;
 mod judge;
 mod plan;
+mod ring;
 mod socket;
 
 pub use finding::{Finding, Level};
 pub use gather::gather;
 pub use judge::judge;
-pub use plan::{KeyFile, Plan, StorageUse, Trial};
+pub use plan::{KeyFile, Plan, Running, StorageUse, Trial};
+pub use ring::{RingFound, RingPlace};
 pub use socket::{SocketPlace, SocketProblem};
 
 use serde::Serialize;

@@ -4,22 +4,29 @@
 //! sockets that are closed again. A cluster key is taken in as a start would, so that both say the
 //! same, and forgotten at once.
 
-use super::socket::{SocketPlace, SocketProblem};
+use super::{
+    ring::{RingFound, RingPlace},
+    socket::{SocketPlace, SocketProblem},
+};
 use crate::{
     NodeConfig,
     config::{CacheExcess, NoKey},
     status::{self, protocol::Query},
-    store::marks::Marks,
+    store::{advice, marks::Marks},
 };
 use pagewire_protocol::PageSize;
 use pagewire_transport::{ClusterKey, LinkPolicy, Overrides};
+use serde_json::Value;
 use std::{
     fs::{self, OpenOptions},
-    io,
+    io::{self, Write},
     net::{SocketAddr, TcpListener},
     os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
+
+/// What is written to a file without a name in the storage folder, in bytes: a page.
+const PROBE_BYTES: usize = 8192;
 
 /// What is needed and what came out of trying it.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +74,8 @@ pub enum Trial {
         storage: PathBuf,
         /// Whether it can be used.
         storage_use: StorageUse,
+        /// Its number, if an instance has started there.
+        storage_id: Option<u64>,
         /// The address of the first shard; each other one listens on the port that follows.
         listen: SocketAddr,
         /// The first address that cannot be listened on, and why.
@@ -77,9 +86,22 @@ pub enum Trial {
         no_key: Option<Box<NoKey>>,
         /// The socket for `pagewire status`, if the configuration names one.
         socket: Option<Box<SocketPlace>>,
-        /// Where this very instance listens, if it runs and says so.
-        running: Vec<String>,
+        /// The ring for invalidations.
+        ring: Option<Box<RingPlace>>,
+        /// What this very instance says, if it runs.
+        running: Box<Running>,
     },
+}
+
+/// What an instance that runs says of itself; nothing when none answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Running {
+    /// Where it listens.
+    pub listen: Vec<String>,
+    /// What is wrong with its storage, and what to do.
+    pub storage_problem: Option<String>,
+    /// What is wrong with its ring for invalidations, and what to do.
+    pub ring_problem: Option<String>,
 }
 
 /// Whether a storage folder can be used.
@@ -91,8 +113,13 @@ pub enum StorageUse {
     Cached,
     /// It can be written to, and is another cluster's, in words.
     NotOurs(String),
-    /// Not at all, and why.
-    Not(String),
+    /// Not at all.
+    Not {
+        /// Why.
+        found: String,
+        /// What to do.
+        change: String,
+    },
 }
 
 /// A cluster key's file.
@@ -169,7 +196,11 @@ fn tried(config: &NodeConfig) -> Trial {
     let socket = config.status_socket.as_deref().map(SocketPlace::try_out);
     let is_taken = matches!(&listen_error, Some((_, io::ErrorKind::AddrInUse, _)));
     let has_listener = |place: &SocketPlace| place.problem == Some(SocketProblem::Listener);
-    let may_run = is_taken || socket.as_ref().is_some_and(has_listener);
+    let ring = config.si_ring.as_deref().map(|path| RingPlace::try_out(config, path));
+    let is_written = |place: &RingPlace| matches!(place.found, RingFound::InUse(_));
+    let may_run = is_taken
+        || socket.as_ref().is_some_and(has_listener)
+        || ring.as_ref().is_some_and(is_written);
     let refused = Marks::refusal(&config.storage, config.cluster, config.page_size);
     let storage_use = match (storage_use(&config.storage), refused) {
         (StorageUse::Direct | StorageUse::Cached, Some(error)) => {
@@ -179,24 +210,33 @@ fn tried(config: &NodeConfig) -> Trial {
     };
     Trial::Tried {
         storage_use,
+        storage_id: Marks::storage_in(&config.storage),
         storage: config.storage.clone(),
         listen: config.listen,
         listen_error,
         key: config.cluster_key.as_deref().map(KeyFile::try_out).map(Box::new),
         no_key: config.no_key().map(Box::new),
         socket: socket.map(Box::new),
-        running: if may_run { running(config) } else { Vec::new() },
+        ring: ring.map(Box::new),
+        running: Box::new(if may_run { Running::ask(config) } else { Running::default() }),
     }
 }
 
-/// Where the instance of that configuration listens; nothing when none answers at its status socket.
-fn running(config: &NodeConfig) -> Vec<String> {
-    let answer = status::client::ask(config, &Query::Status);
-    let listen = answer.ok().and_then(|answer| {
-        let addresses = answer.get("listen")?.as_array()?.clone();
-        Some(addresses.iter().filter_map(|at| Some(at.as_str()?.to_owned())).collect())
-    });
-    listen.unwrap_or_default()
+impl Running {
+    /// Asks the instance of that configuration, at its status socket.
+    fn ask(config: &NodeConfig) -> Self {
+        let Ok(answer) = status::client::ask(config, &Query::Status) else {
+            return Self::default();
+        };
+        let addresses = answer.get("listen").and_then(Value::as_array);
+        let listen = addresses.into_iter().flatten().filter_map(Value::as_str);
+        let text = |at| answer.pointer(at).and_then(Value::as_str).map(str::to_owned);
+        Self {
+            listen: listen.map(str::to_owned).collect(),
+            storage_problem: text("/storage_problem"),
+            ring_problem: text("/invalidations/ring_problem"),
+        }
+    }
 }
 
 fn storage_use(folder: &Path) -> StorageUse {
@@ -204,13 +244,24 @@ fn storage_use(folder: &Path) -> StorageUse {
         if !fs::metadata(folder)?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        let file = tempfile::tempfile_in(folder)?;
+        let mut file = tempfile::tempfile_in(folder)?;
+        // A full file system may well take a file, and nothing in it; a network's says so at the end.
+        file.write_all(&[0; PROBE_BYTES])?;
+        file.sync_data()?;
         let again = format!("/proc/self/fd/{}", file.as_raw_fd());
         let direct =
             OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(again);
         Ok(if direct.is_ok() { StorageUse::Direct } else { StorageUse::Cached })
     };
-    tried().unwrap_or_else(|error| StorageUse::Not(error.to_string()))
+    tried().unwrap_or_else(|error| not_usable(&error))
+}
+
+fn not_usable(error: &io::Error) -> StorageUse {
+    let change = match error.kind() {
+        io::ErrorKind::NotFound => "make it and let this user write there",
+        _ => advice::of(error),
+    };
+    StorageUse::Not { found: error.to_string(), change: format!("{change}, or mend `storage`") }
 }
 
 /// Listens on the ports of all shards at once, as a start would.
@@ -251,7 +302,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("file");
         fs::write(&file, "").expect("written");
-        assert!(!matches!(storage_use(folder.path()), StorageUse::Not(_)));
+        assert!(!matches!(storage_use(folder.path()), StorageUse::Not { .. }));
         assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 1);
         for (path, word) in [
             (file, "not a directory"),
@@ -259,8 +310,17 @@ mod tests {
             // Not even root can write there.
             (PathBuf::from("/proc"), ""),
         ] {
-            let StorageUse::Not(why) = storage_use(&path) else { panic!("{}", path.display()) };
-            assert!(why.contains(word), "{why}");
+            let StorageUse::Not { found, .. } = storage_use(&path) else {
+                panic!("{}", path.display())
+            };
+            assert!(found.contains(word), "{found}");
+        }
+        for (kind, advice) in
+            [(libc::ENOSPC, "`df -i`"), (libc::EROFS, "`findmnt -T`"), (libc::ENOENT, "make it")]
+        {
+            let use_of = not_usable(&io::Error::from_raw_os_error(kind));
+            let StorageUse::Not { change, .. } = use_of else { panic!("{use_of:?}") };
+            assert!(change.contains(advice) && change.ends_with("or mend `storage`"), "{change}");
         }
     }
 

@@ -24,7 +24,8 @@ pub struct Status {
     /// digits: as a number many a reader of JSON would round it.
     #[serde(default, deserialize_with = "hex_or_number")]
     pub storage_id: String,
-    /// What is wrong with that storage, and what to do; nothing where it is as it was.
+    /// What is wrong with that storage, and what to do: it is gone or replaced, or peers have another one.
+    /// Nothing where it is as it was, and theirs, too.
     #[serde(default)]
     pub storage_problem: Option<String>,
     /// How long it runs, in seconds.
@@ -73,6 +74,8 @@ pub struct Invalidations {
     pub delivered: u64,
     /// Times that the ring's readers were told to reset.
     pub resets: u64,
+    /// What is wrong with the ring's file, and what to do; nothing where it is there and whole.
+    pub ring_problem: Option<String>,
 }
 
 /// Connections that came in or were dialled, before they are links. Of those that were turned away the

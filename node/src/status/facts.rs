@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     NodeConfig,
+    ring_watch::RingProblem,
     runtime::{End, Node, PeerLinks},
     storage_watch::{Found, Watched},
 };
@@ -28,14 +29,15 @@ pub struct NodeFacts {
     transport: LinkPolicy,
     started: Instant,
     watched: Watched,
+    ring: RingProblem,
 }
 
 impl NodeFacts {
-    /// For the node that was just started with `config`, whose storage somebody watches.
+    /// For the node that was just started with `config`, whose storage and ring somebody watches.
     #[must_use]
-    pub fn new(node: Arc<Node>, config: &NodeConfig, watched: Watched) -> Self {
+    pub fn new(node: Arc<Node>, config: &NodeConfig, watched: Watched, ring: RingProblem) -> Self {
         let (cluster, transport) = (config.cluster.0, config.transport);
-        Self { node, cluster, transport, started: Instant::now(), watched }
+        Self { node, cluster, transport, started: Instant::now(), watched, ring }
     }
 
     fn status(&self) -> Status {
@@ -60,7 +62,7 @@ impl NodeFacts {
             }
             .to_owned(),
             storage_id: format!("{:016x}", self.node.marks().storage_id()),
-            storage_problem: found.storage,
+            storage_problem: found.problem(),
             up_s: self.started.elapsed().as_secs(),
             view: self.node.view().epoch().0,
             members,
@@ -78,6 +80,7 @@ impl NodeFacts {
             waiting: self.node.si_waiting(),
             delivered: counters.si_delivered.get(),
             resets: counters.si_resets.get(),
+            ring_problem: self.ring.get(),
         }
     }
 
@@ -99,6 +102,8 @@ impl NodeFacts {
             let of_peer = shard.peers().into_iter().filter(|(id, _)| *id == links.peer);
             of_peer.for_each(|(_, counters)| add(&mut status, &counters));
         }
+        let problem = |found| format!("its storage is not this one: {found}");
+        status.storage_problem = found.others.get(&links.peer).map(problem);
         if let Some(later) = found.later.get(&links.peer)
             && status.links.iter().all(Option::is_none)
         {

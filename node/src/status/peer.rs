@@ -13,6 +13,9 @@ pub struct PeerStatus {
     pub links: Vec<Option<String>>,
     /// Why there is none, where a shard has none and something was found.
     pub no_link: Option<NoLink>,
+    /// That its storage is another one than the node's, with what was found; the node's own problem has
+    /// what to do.
+    pub storage_problem: Option<String>,
     /// Links that came up, of all shards together, as all that follow.
     pub links_up: u64,
     /// Links that went down.

@@ -37,12 +37,16 @@ pub(super) fn of(status: &Status) -> String {
 }
 
 fn invalidations(out: &mut String, of_status: &Invalidations) {
-    let Invalidations { published, acknowledged, waiting, delivered, resets } = of_status;
+    let Invalidations { published, acknowledged, waiting, delivered, resets, ring_problem } =
+        of_status;
     let _ = writeln!(
         out,
         "invalidations published {published} (acknowledged {acknowledged}, waiting {waiting}), \
          delivered {delivered}, resets {resets}"
     );
+    if let Some(problem) = ring_problem {
+        let _ = writeln!(out, "  {problem}");
+    }
 }
 
 /// What was turned away, by reason; the reasons that there are.
@@ -106,6 +110,9 @@ fn member(out: &mut String, member: &MemberStatus, me: u16) {
 fn peer(out: &mut String, peer: &PeerStatus) {
     let why = if peer.links.iter().all(Option::is_some) { String::new() } else { why_none(peer) };
     let _ = writeln!(out, "instance {}: {}{why}", peer.instance, links(&peer.links));
+    if let Some(problem) = &peer.storage_problem {
+        let _ = writeln!(out, "  {problem}");
+    }
     let _ = writeln!(
         out,
         "  links up {}, down {}; moved to verbs {}, fell to TCP {}",
@@ -182,6 +189,7 @@ mod tests {
             instance: 1,
             links: on(&["verbs", "verbs"]),
             no_link: None,
+            storage_problem: Some("its storage is not this one: no mark".to_owned()),
             links_up: 2,
             links_down: 1,
             moves_to_verbs: 4,
@@ -237,6 +245,7 @@ mod tests {
                 waiting: 3,
                 delivered: 5,
                 resets: 2,
+                ring_problem: Some("SI ring r: it is gone; start again".to_owned()),
             },
             peers: vec![one, other, mixed, down, over],
         };
@@ -245,6 +254,7 @@ instance 0 of cluster 42, incarnation 17, pagewire 0.1.0, up 12 s
 listens on 10.0.0.1:7400, 10.0.0.1:7401, transport = \"auto\", storage 00000000000000ab
   it is gone: put it back
 instance 1: verbs
+  its storage is not this one: no mark
   links up 2, down 1; moved to verbs 4, fell to TCP 3
   messages sent 100 (again 7), received 90; pages 8192 bytes
   reasons for TCP, 8 in all, one for each try of verbs and each fall: this end's failed 3; the other's \
@@ -265,6 +275,7 @@ connections accepted 90, turned away 25 (no handshake 7, did not fit 6, wrong pr
 slow or too many 3)
   refused by peers' addresses without proof 2
 invalidations published 9 (acknowledged 6, waiting 3), delivered 5, resets 2
+  SI ring r: it is gone; start again
 ";
         assert_eq!(of(&status), expected);
         let counts = MemberCounts {

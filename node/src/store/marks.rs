@@ -85,11 +85,25 @@ impl Marks {
 
     /// What would keep an instance from starting there; nothing is made.
     pub(crate) fn refusal(root: &Path, cluster: ClusterId, pages: PageSize) -> Option<StoreError> {
-        match look::<ClusterMark>(&root.join(FOLDER).join("cluster")) {
+        let folder = root.join(FOLDER);
+        let claimed = match look::<ClusterMark>(&folder.join("cluster")) {
             Ok(None) => None,
             Ok(Some(_)) => Self::claim(root, cluster, pages).err(),
             Err(error) => Some(error),
-        }
+        };
+        // A start leaves a mark there, too: a file without a name is tried.
+        claimed.or_else(|| match tempfile::tempfile_in(&folder) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Some(StoreError::Mark { path: folder, source })
+            }
+            _ => None,
+        })
+    }
+
+    /// The number of the storage in `root`; nothing where no instance has started, or none can be read.
+    pub(crate) fn storage_in(root: &Path) -> Option<u64> {
+        let mark = look::<ClusterMark>(&root.join(FOLDER).join("cluster"));
+        mark.ok().flatten().map(|mark| mark.storage)
     }
 
     /// The folder that they are in.
@@ -293,6 +307,15 @@ mod tests {
             assert!(matches!(error, StoreError::BadMark { .. }), "{text}: {error}");
             assert!(error.to_string().contains("remove it"), "{error}");
             assert!(Marks::refusal(root.path(), CLUSTER, PageSize::K8).is_some(), "{text}");
+        }
+        fs::remove_dir_all(root.path().join(FOLDER)).unwrap();
+        fs::write(root.path().join(FOLDER), "").unwrap();
+        for error in [
+            claim(root.path()).unwrap_err(),
+            Marks::refusal(root.path(), CLUSTER, PageSize::K8).unwrap(),
+        ] {
+            let text = error.to_string();
+            assert!(text.contains("Not a directory") && text.contains("move it away"), "{text}");
         }
         // Not even root can write there.
         let error = claim(Path::new("/proc")).unwrap_err();

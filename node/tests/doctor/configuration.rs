@@ -45,11 +45,12 @@ fn what_keeps_a_configuration_from_running_is_to_be_changed() {
         ("poller_cores", &["take 4,70000 out"][..]),
         ("listen", &["in use", "ss -ltnp"]),
         ("storage", &["No such file", "mend `storage`"]),
+        ("si_ring", &["No such file", "make its folder", "mend `si_ring`"]),
         ("available memory", &["8 GiB", "lower arena_mb"]),
     ] {
         assert_tells(&one(&diagnosis, subject), Level::Change, words);
     }
-    assert_eq!(diagnosis.changes, 4, "{diagnosis:#?}");
+    assert_eq!(diagnosis.changes, 5, "{diagnosis:#?}");
 }
 
 #[test]

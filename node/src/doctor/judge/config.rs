@@ -5,7 +5,8 @@ use crate::config::NoKey;
 use crate::doctor::{
     facts::HostFacts,
     finding::Finding,
-    plan::{KeyFile, Plan, StorageUse, Trial},
+    plan::{KeyFile, Plan, Running, StorageUse, Trial},
+    ring::{RingFound, RingPlace},
     socket::{SocketPlace, SocketProblem},
 };
 use std::{collections::BTreeSet, io, net::SocketAddr, path::Path};
@@ -22,52 +23,67 @@ pub(super) fn judge(facts: &HostFacts, plan: &Plan) -> Vec<Finding> {
         Some(Trial::Tried {
             storage,
             storage_use,
+            storage_id,
             listen,
             listen_error,
             key,
             no_key,
             socket,
+            ring,
             running,
         }) => {
             let mut findings = vec![
-                judge_storage(storage, storage_use),
+                judge_storage(storage, storage_use, *storage_id),
                 judge_listen(*listen, plan.shards, listen_error.as_ref(), running),
                 cache_pages(plan),
                 poller_cores(facts, plan),
                 pollers(facts, plan),
             ];
+            findings.extend(running.storage_problem.as_deref().map(judge_running_storage));
             findings.extend(key.as_deref().map(judge_key));
             findings.extend(no_key.as_deref().map(judge_no_key));
             findings.extend(socket.as_deref().map(|socket| judge_socket(socket, running)));
+            findings.extend(ring.as_deref().map(|ring| judge_ring(ring, running)));
             findings
         }
     }
 }
 
-fn judge_storage(folder: &Path, found: &StorageUse) -> Finding {
-    let finding = Finding::new(AREA, format!("storage {}", folder.display()))
-        .expected("a folder that all instances share, writable, with O_DIRECT");
+fn judge_storage(folder: &Path, found: &StorageUse, id: Option<u64>) -> Finding {
+    let finding = Finding::new(AREA, format!("storage {}", folder.display())).expected(
+        "a folder that all instances share, with the same number on all, writable, with O_DIRECT",
+    );
+    let number = id.map_or("no number before an instance has started there".to_owned(), |id| {
+        format!("number {id:016x}")
+    });
     match found {
         StorageUse::NotOurs(why) => finding
             .found(why)
             .change_if(true, "name this cluster's folder in `storage`, or do as it says"),
-        StorageUse::Direct => finding.found("writable, with O_DIRECT"),
-        StorageUse::Cached => finding.found("writable, without O_DIRECT").note_if(
+        StorageUse::Direct => finding.found(format!("writable, with O_DIRECT, {number}")),
+        StorageUse::Cached => finding.found(format!("writable, without O_DIRECT, {number}")).note_if(
             true,
             "use a file system that has it (not tmpfs or overlay): with instances on several hosts \
              it must",
         ),
-        StorageUse::Not(why) => finding
-            .found(why)
-            .change_if(true, "make it and let this user write there, or mend `storage`"),
+        StorageUse::Not { found, change } => finding.found(found).change_if(true, change),
     }
+}
+
+/// What the instance has found that runs: its peers' storage, which only it can look for.
+fn judge_running_storage(problem: &str) -> Finding {
+    let (found, change) = problem.split_once("; ").unwrap_or((problem, "see its log"));
+    Finding::new(AREA, "storage of this very instance, which runs")
+        .found(found)
+        .expected("the folder that it started with, the same on all instances")
+        .change_if(true, change)
 }
 
 fn judge_listen(
     first: SocketAddr,
     shards: u16,
     error: Option<&(SocketAddr, io::ErrorKind, String)>,
-    running: &[String],
+    running: &Running,
 ) -> Finding {
     let last = first.port().saturating_add(shards.saturating_sub(1));
     let (subject, expected) = match shards {
@@ -81,7 +97,9 @@ fn judge_listen(
     let finding = Finding::new(AREA, subject).expected(expected);
     match error {
         None => finding.found("free"),
-        Some((address, io::ErrorKind::AddrInUse, _)) if running.contains(&address.to_string()) => {
+        Some((address, io::ErrorKind::AddrInUse, _))
+            if running.listen.contains(&address.to_string()) =>
+        {
             finding.found("in use by this very instance, which runs")
         }
         Some((address, io::ErrorKind::AddrInUse, why)) => finding
@@ -191,7 +209,7 @@ fn judge_no_key(no_key: &NoKey) -> Finding {
     finding.note_if(true, change)
 }
 
-fn judge_socket(socket: &SocketPlace, running: &[String]) -> Finding {
+fn judge_socket(socket: &SocketPlace, running: &Running) -> Finding {
     let finding = Finding::new(AREA, format!("status_socket {}", socket.path.display()))
         .expected("a folder where this user may make a socket, and no other process on it");
     match &socket.problem {
@@ -199,7 +217,7 @@ fn judge_socket(socket: &SocketPlace, running: &[String]) -> Finding {
         Some(SocketProblem::Folder(why)) => finding
             .found(format!("its folder cannot be written to: {why}"))
             .change_if(true, "make the folder and let this user write there, or set status_socket"),
-        Some(SocketProblem::Listener) if !running.is_empty() => {
+        Some(SocketProblem::Listener) if !running.listen.is_empty() => {
             finding.found("this very instance answers there")
         }
         Some(SocketProblem::Listener) => finding
@@ -208,5 +226,27 @@ fn judge_socket(socket: &SocketPlace, running: &[String]) -> Finding {
         Some(SocketProblem::InTheWay(found, change)) => {
             finding.found(found).change_if(true, *change)
         }
+    }
+}
+
+fn judge_ring(ring: &RingPlace, running: &Running) -> Finding {
+    let finding = Finding::new(AREA, format!("si_ring {}", ring.path.display()))
+        .expected("this instance's ring, or a folder where this user may make it");
+    // It may have been removed under the instance: then there is none, and one can be made.
+    if let Some(problem) = &running.ring_problem {
+        let (found, change) = problem.split_once("; ").unwrap_or((problem, "see its log"));
+        return finding.found(found).change_if(true, change);
+    }
+    match &ring.found {
+        RingFound::Free => finding.found("can be made"),
+        RingFound::Ours => finding.found("the one of its last life, which it goes on with"),
+        RingFound::ToReplace => finding.found("an earlier one, which it makes anew"),
+        RingFound::InUse(_) if !running.listen.is_empty() => {
+            finding.found("this very instance writes it")
+        }
+        RingFound::InUse(pid) => finding
+            .found(format!("process {pid} writes it, which does not answer as this instance"))
+            .change_if(true, "stop that instance, or give this one a ring of its own in `si_ring`"),
+        RingFound::Refused { found, change } => finding.found(found).change_if(true, change),
     }
 }
