@@ -36,6 +36,7 @@ pub fn hello(from: u16, to: u16) -> Hello {
         instance: InstanceId(from),
         to: InstanceId(to),
         page_size: PageSize::K8,
+        storage_mark: 0,
         incarnation: Incarnation(3),
         process: ProcessId(u64::from(from)),
         nonce: LinkNonce(9),

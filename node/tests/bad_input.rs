@@ -410,6 +410,7 @@ fn hello(to: u16) -> Hello {
         instance: InstanceId(1),
         to: InstanceId(to),
         page_size: PageSize::K8,
+        storage_mark: 0,
         incarnation: Incarnation(1),
         process: ProcessId(1),
         nonce: LinkNonce(77),

@@ -1,5 +1,5 @@
-//! Storage that is another cluster's, or not the same on all instances: a start refuses the one, the
-//! instances tell the other.
+//! Storage that is another cluster's, not the same on all instances, or gone: a start refuses the first, the
+//! instances each other for the second, and tell the third.
 
 mod support;
 
@@ -36,55 +36,33 @@ fn storage_of_another_cluster_or_with_other_pages_is_refused() {
 }
 
 #[test]
-fn instances_with_storage_of_their_own_are_told_that_it_is_not_the_same() {
+fn an_instance_with_storage_of_its_own_is_refused_before_a_page_is_shipped() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut configs = Config::three(folder.path());
-    for (at, name) in ["shared", "other", "shared"].iter().enumerate() {
-        configs[at].storage = folder.path().join(name);
-        fs::create_dir_all(&configs[at].storage).expect("a folder");
+    for config in &mut configs {
+        config.storage = folder.path().join("shared");
+    }
+    let other = folder.path().join("other");
+    let mut wrong = Config { storage: other.clone(), ..configs[1].clone() };
+    for path in [&configs[0].storage, &other] {
+        fs::create_dir(path).expect("a folder");
     }
     let path = |at: usize| folder.path().join(format!("{at}.toml"));
-    let mut nodes: Vec<_> = (0..3).map(|at| configs[at].run(&path(at))).collect();
-    for (at, others) in [(0, &[1][..]), (1, &[0, 2]), (2, &[1])] {
-        let mut lines = Vec::new();
-        for _ in others {
-            let line = nodes[at].complaint("word of it", |line| line.contains("not this storage"));
-            lines.push(line);
-        }
-        for other in others {
-            let words =
-                format!("storage of instance {other} is not this storage: its mark is not in");
-            assert!(lines.iter().any(|line| line.contains(&words)), "{words}: {lines:?}");
-        }
+    let mut nodes: Vec<_> = [0, 2].iter().map(|&at| configs[at].run(&path(at))).collect();
+    let ended = wrong.run(&path(1)).end();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    for words in ["has another storage (mark ", "give all instances the same storage", "mounted"] {
+        assert!(ended.stderr.contains(words), "'{words}' in: {}", ended.stderr);
     }
-    let told = nodes[0].history();
-    assert!(!told.contains("storage of instance 2"), "they have the same: {told}");
-    let command = |name: &str, at: usize, more: &[&str]| {
-        let file = path(at);
-        let arguments = [name.as_ref(), "--config".as_ref(), file.as_os_str()].into_iter();
-        Process::pagewire(arguments.chain(more.iter().map(AsRef::as_ref))).end()
-    };
-    wait_for("both of them in the status of the one that is alone", || {
-        let told = command("status", 1, &["--json"]).succeeded().stdout;
-        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
-        let problem = told["storage_problem"].as_str().unwrap_or_default().to_owned();
-        let peers = told["peers"].as_array().expect("peers");
-        let words = ["of instance 0 is not", "of instance 2 is not", "stop all instances"];
-        peers.iter().all(|peer| peer["storage_problem"].is_string())
-            && words.iter().all(|words| problem.contains(words))
-    });
-    let told = command("status", 0, &[]).succeeded().stdout;
-    for words in
-        ["\n  storage of instance 1 is not this storage", "\n  its storage is not this one"]
-    {
-        assert_eq!(told.matches(words).count(), 1, "'{words}' in: {told}");
+    for node in &mut nodes {
+        node.complaint("word of it", |line| line.contains("instance 1 has another storage"));
+        assert!(node.is_running(), "{}", node.history());
     }
-    let told = command("doctor", 0, &[]);
-    assert_eq!(told.status.code(), Some(1), "{}", told.stdout);
-    let is_it = |line: &&str| line.starts_with("CHANGE  storage of this very instance");
-    let line = told.stdout.lines().find(is_it).expect("a line about it");
-    for words in ["of instance 1 is not", "its mark is not in", "expected", "stop all instances"] {
-        assert!(line.contains(words), "'{words}' in: {line}");
+    // The right one is welcome.
+    wrong.storage.clone_from(&configs[1].storage);
+    nodes.push(wrong.run(&path(1)));
+    for node in &mut nodes {
+        node.line("word that all are up", |line| line == "all 2 peers are up");
     }
 }
 

@@ -46,8 +46,9 @@ pub use tag::{BufferTag, Fork};
 /// them is said to an end of version 2. Version 4 states how long a pause an end bears
 /// ([`hello::Hello::pause_max_ms`]); nothing of it is said to an end of version 3 or 2.
 /// Version 5 closes regions of one-sided reads ([`hello::Features::CLOSING`]), which an end of an
-/// earlier version is not told.
-pub const PROTOCOL_VERSION: u16 = 5;
+/// earlier version is not told. Version 6 says which storage an end has ([`hello::Hello::storage_mark`]);
+/// nothing of it is said to an end of an earlier version.
+pub const PROTOCOL_VERSION: u16 = 6;
 
 /// Oldest version this build still speaks: N speaks to N-1 at least, and version 2 differs from 3 only by
 /// what is left unsaid. Version 1, whose handshake proved nothing, is spoken no more.

@@ -105,6 +105,27 @@ fn another_member_list_is_refused_on_both_sides() {
 }
 
 #[test]
+fn another_storage_is_refused_on_both_sides_and_one_that_is_not_said_fits_any() {
+    let has = |id, storage_mark| EndpointConfig { storage_mark, ..config(id) };
+    let mut nodes: Vec<_> =
+        [has(1, 0xAB), has(2, 0)].map(|config| Node::new(config, FRAMES)).into();
+    introduce(&mut nodes, 0, 1);
+    pump(&mut nodes, "a link with the one that is silent", |nodes| {
+        nodes[0].is_linked(2) && nodes[1].is_linked(1)
+    });
+    nodes.push(Node::new(has(3, 0xAC), FRAMES));
+    introduce(&mut nodes, 0, 2);
+    for (who, by, marks) in [(2, 1, ["mark 00ab", "00ac"]), (0, 3, ["mark 00ac", "00ab"])] {
+        let text = refusal_of(&mut nodes, who, by, Refusal::Storage);
+        for part in [&format!("instance {by} has another storage"), marks[0], marks[1]] {
+            assert!(text.contains(part), "{text:?} lacks {part:?}");
+        }
+        assert!(text.contains("the same storage") && text.contains("mounted"), "{text}");
+    }
+    assert!(!nodes[2].is_linked(1) && !nodes[0].is_linked(3));
+}
+
+#[test]
 fn an_address_of_another_instance_is_refused() {
     let third = Node::new(config(3), FRAMES);
     let parts = ["is instance 1", "expected instance 9", "mend the peer's address"];
@@ -194,7 +215,7 @@ fn a_dialler_of_another_version_is_refused_and_told_which_are_spoken() {
     let answer = raw::read(&mut nodes, &mut stream, INTRO_BYTES);
     let answer = Intro::decode(&answer.try_into().unwrap(), 2, 2).unwrap();
     assert_eq!(answer.kind, IntroKind::Refusal(Refusal::Version));
-    assert_eq!((answer.version_min, answer.version_max), (2, 5));
+    assert_eq!((answer.version_min, answer.version_max), (2, 6));
     assert_eq!(raw::read(&mut nodes, &mut stream, 1), [0; 0], "closed behind the answer");
     assert_eq!(nodes[0].endpoint.counters().refused.get(), 1);
     Flow::new(0, 1).exchange(&mut nodes, 20);
@@ -210,7 +231,7 @@ fn a_peer_that_speaks_another_version_is_reported() {
     let refusal = of_the_future(IntroKind::Refusal(Refusal::Version));
     stream.write_all(&refusal).unwrap();
     let text = refusal_of(&mut nodes, 0, 3, Refusal::Version);
-    for part in ["instance 3", "versions 7 to 9", "this one 2 to 5", "at most one version apart"] {
+    for part in ["instance 3", "versions 7 to 9", "this one 2 to 6", "at most one version apart"] {
         assert!(text.contains(part), "{text:?} lacks {part:?}");
     }
 }

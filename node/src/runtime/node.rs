@@ -15,7 +15,7 @@ use crate::{
     view::View,
 };
 use crossbeam_channel::Sender;
-use pagewire_protocol::{Incarnation, InstanceId};
+use pagewire_protocol::{Incarnation, InstanceId, hello::storage_mark};
 use pagewire_transport::{
     LinkPolicy,
     counters::{EndpointCounters, PeerCounters},
@@ -67,7 +67,7 @@ impl Node {
         // Before anything is written there.
         Store::open(&config.storage, config.page_size)?;
         let marks = Marks::claim(&config.storage, config.cluster, config.page_size)?;
-        let mut shards = Shards::open(config, redo)?;
+        let mut shards = Shards::open(config, redo, storage_mark(marks.storage_id()))?;
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         config.notes().iter().for_each(|note| tracing::info!("{note}"));
         for peer in &config.peers {

@@ -101,6 +101,8 @@ pub(super) struct Place {
     pub(super) redo: Arc<dyn RedoLog>,
     /// Where its threads publish invalidations.
     pub(super) si: Arc<SiShared>,
+    /// Which storage it has, as peers are told; 0: nothing is told.
+    pub(super) storage_mark: u16,
 }
 
 /// One shard; see the module.
@@ -198,6 +200,7 @@ impl Shard {
             longest_wait_ns: Arc::default(),
             redo: Arc::new(NothingToFlush),
             si: Arc::new(SiShared::new(1)),
+            storage_mark: 0,
         };
         Self::start(&config, &place)
     }
@@ -211,6 +214,7 @@ impl Shard {
             listen: place.listen,
             incarnation: place.incarnation,
             shard: place.number,
+            storage_mark: place.storage_mark,
             ..config.endpoint(&view)?
         };
         let shards = u32::from(config.shards.max(1));

@@ -119,12 +119,16 @@ pub(super) fn address(first: SocketAddr, number: u16) -> Result<SocketAddr, Node
 }
 
 impl Shards {
-    /// All shards, listening.
-    pub(super) fn open(config: &NodeConfig, redo: &Arc<dyn RedoLog>) -> Result<Self, NodeError> {
+    /// All shards, listening. `storage_mark`: which storage the instance has, as peers are told.
+    pub(super) fn open(
+        config: &NodeConfig,
+        redo: &Arc<dyn RedoLog>,
+        storage_mark: u16,
+    ) -> Result<Self, NodeError> {
         let mut rows = if config.listen.port() == 0 && config.shards > 1 { ROWS } else { 1 };
         loop {
             rows -= 1;
-            match Self::open_row(config, redo) {
+            match Self::open_row(config, redo, storage_mark) {
                 Err(
                     NodeError::Transport(TransportError::Listen { .. }) | NodeError::Ports { .. },
                 ) if rows > 0 => {}
@@ -133,7 +137,11 @@ impl Shards {
         }
     }
 
-    fn open_row(config: &NodeConfig, redo: &Arc<dyn RedoLog>) -> Result<Self, NodeError> {
+    fn open_row(
+        config: &NodeConfig,
+        redo: &Arc<dyn RedoLog>,
+        storage_mark: u16,
+    ) -> Result<Self, NodeError> {
         let mut place = Place {
             number: 0,
             listen: config.listen,
@@ -142,6 +150,7 @@ impl Shards {
             longest_wait_ns: Arc::default(),
             redo: Arc::clone(redo),
             si: Arc::new(SiShared::new(config.shards)),
+            storage_mark,
         };
         let mut shards = vec![Shard::start(config, &place)?];
         let first = shards[0].listen_address();

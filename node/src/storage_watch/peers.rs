@@ -1,5 +1,9 @@
 //! Whether the peers have the same storage: each leaves its mark before it has a link, so that a mark
 //! that is not there was left somewhere else. Pure, as the rest of the watch.
+//!
+//! Peers that say that they have another storage are refused at the handshake. Here is found out what that
+//! misses: a peer that does not say it (wire versions before 6), a storage that was copied with the number
+//! in it, and two of 65,535 that are folded alike.
 
 use super::{Lives, Look, News, TOLD_EVERY};
 use pagewire_protocol::{Incarnation, InstanceId};

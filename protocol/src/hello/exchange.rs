@@ -21,6 +21,8 @@ pub const PROVEN_BYTES: usize = HELLO_BYTES + PROOF_BYTES;
 const VIEW_MARK_SINCE_VERSION: u16 = 3;
 /// First version whose hello says how long a pause its sender bears.
 const PAUSE_SINCE_VERSION: u16 = 4;
+/// First version whose hello says which storage its sender has.
+const STORAGE_SINCE_VERSION: u16 = 6;
 const _: () = assert!(PROVEN_BYTES == 160 && INTRO_BYTES == 48);
 
 /// Why a handshake went no further.
@@ -198,6 +200,10 @@ impl Common {
             let expected = "0 between ends of which one speaks no version after 3";
             return field("hello longest pause", hello.pause_max_ms, expected);
         }
+        if hello.storage_mark != sayable.storage_mark {
+            let expected = "0 between ends of which one speaks no version after 5";
+            return field("hello storage mark", hello.storage_mark, expected);
+        }
         Ok(hello)
     }
 
@@ -217,10 +223,13 @@ impl Common {
         if self.version() < PAUSE_SINCE_VERSION {
             said.pause_max_ms = 0;
         }
+        if self.version() < STORAGE_SINCE_VERSION {
+            said.storage_mark = 0;
+        }
         said
     }
 
-    /// Our hello with its proof; features, view mark and pause only where the other end knows of them.
+    /// Our hello with its proof; features, view mark, pause and storage only where the other end knows of them.
     fn prove(&mut self, hello: &Hello, key: ProofKey<'_>, label: Label) -> [u8; PROVEN_BYTES] {
         let mut bytes = [0; PROVEN_BYTES];
         let (statement, proof) = bytes.split_at_mut(HELLO_BYTES);

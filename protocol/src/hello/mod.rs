@@ -32,4 +32,4 @@ pub use features::Features;
 pub use intro::{FirstBytes, INTRO_BYTES, Intro, IntroKind, MAGIC};
 pub use proof::{NONCE_BYTES, Nonce, PROOF_BYTES, ProofKey, TrafficSecret};
 pub use refusal::Refusal;
-pub use statement::{HELLO_BYTES, Hello, view_mark};
+pub use statement::{HELLO_BYTES, Hello, storage_mark, view_mark};

@@ -36,6 +36,8 @@ pub enum Refusal {
     KeyMissing = 13,
     /// The proof of the cluster key does not verify.
     Proof = 14,
+    /// Another storage.
+    Storage = 15,
 }
 
 impl Refusal {
@@ -43,7 +45,7 @@ impl Refusal {
     pub const NONE: u8 = 0;
 
     /// All reasons.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Version,
         Self::Cluster,
         Self::WrongTarget,
@@ -58,6 +60,7 @@ impl Refusal {
         Self::Shard,
         Self::KeyMissing,
         Self::Proof,
+        Self::Storage,
     ];
 
     pub(super) fn from_wire(status: u8) -> Result<Option<Self>, DecodeError> {
@@ -67,7 +70,7 @@ impl Refusal {
         Self::ALL.into_iter().find(|r| *r as u8 == status).map(Some).ok_or(DecodeError::Field {
             what: "handshake status",
             found: status.into(),
-            expected: "0 to 14",
+            expected: "0 to 15",
         })
     }
 

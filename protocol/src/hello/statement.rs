@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   0 tag "PWHELLO2"          8 shard, shards         12 lane class   13 status    14 view mark
-//!  16 cluster id             24 instance, to         28 page size    32 incarnation
+//!  16 cluster id             24 instance, to         28 page size    30 storage mark   32 incarnation
 //!  40 link nonce             48 view hash            56 expected[5]  96 credits[5]
 //! 116 process id            124 features        126 pause_max_ms
 //! ```
@@ -41,6 +41,9 @@ pub struct Hello {
     pub to: InstanceId,
     /// Page size of its frames.
     pub page_size: PageSize,
+    /// Which storage it has, as [`storage_mark`] folds its number; 0: not said. See
+    /// [`Hello::fits_storage_of`].
+    pub storage_mark: u16,
     /// In which life it speaks.
     pub incarnation: Incarnation,
     /// Which process speaks.
@@ -71,7 +74,22 @@ pub fn view_mark(epoch: Epoch) -> u16 {
     1 + u16::try_from(epoch.0 % u64::from(u16::MAX)).unwrap_or(0)
 }
 
+/// The number of a storage in the 16 bits that a hello has for it: never 0, the same for the same number,
+/// and for two that were drawn at random another but once in 65,535 times.
+#[must_use]
+pub fn storage_mark(storage: u64) -> u16 {
+    1 + u16::try_from(storage % u64::from(u16::MAX)).unwrap_or(0)
+}
+
 impl Hello {
+    /// Whether two ends may have a link as far as their storage goes: what one wrote to another one the
+    /// other would never read. An end that does not say which it has is taken to have the same.
+    #[must_use]
+    pub fn fits_storage_of(&self, other: &Self) -> bool {
+        let are_said = self.storage_mark != 0 && other.storage_mark != 0;
+        !are_said || self.storage_mark == other.storage_mark
+    }
+
     /// Whether two ends may have a link as far as their views of the cluster go: they have the same,
     /// or views of different numbers, of which one end has the later already. Two views of one
     /// number that differ are those of two clusters, or of a wrong configuration.
@@ -95,7 +113,8 @@ struct WireHello {
     cluster: U64,
     instance: U16,
     to: U16,
-    page_size: U32,
+    page_size: U16,
+    storage_mark: U16,
     incarnation: U64,
     nonce: U64,
     view_hash: U64,
@@ -111,6 +130,8 @@ impl Hello {
     /// The 128 bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; HELLO_BYTES] {
+        // At most 32,768; and no hello that is read has 0.
+        let page_size_bytes = u16::try_from(self.page_size.bytes()).unwrap_or(0);
         let wire = WireHello {
             tag: TAG,
             shard: U16::new(self.shard),
@@ -121,7 +142,8 @@ impl Hello {
             cluster: U64::new(self.cluster.0),
             instance: U16::new(self.instance.0),
             to: U16::new(self.to.0),
-            page_size: U32::new(self.page_size.bytes_u32()),
+            page_size: U16::new(page_size_bytes),
+            storage_mark: U16::new(self.storage_mark),
             incarnation: U64::new(self.incarnation.0),
             nonce: U64::new(self.nonce.0),
             view_hash: U64::new(self.view_hash),
@@ -166,6 +188,7 @@ impl Hello {
             instance: InstanceId(wire.instance.get()),
             to: InstanceId(wire.to.get()),
             page_size,
+            storage_mark: wire.storage_mark.get(),
             incarnation: Incarnation(wire.incarnation.get()),
             process: ProcessId(wire.process.get()),
             nonce: LinkNonce(wire.nonce.get()),
@@ -194,6 +217,7 @@ pub(super) mod tests {
             instance: InstanceId(1),
             to: InstanceId(2),
             page_size: PageSize::K8,
+            storage_mark: 17,
             incarnation: Incarnation(99),
             process: ProcessId(1234),
             nonce: LinkNonce(5),
@@ -231,6 +255,19 @@ pub(super) mod tests {
         assert!(silent.fits_view_of(&of(4, 1)));
         assert!(!silent.fits_view_of(&of(4, 2)) && !of(4, 2).fits_view_of(&silent));
         assert!((0..200_000).all(|epoch| view_mark(Epoch(epoch)) != 0));
+    }
+
+    #[test]
+    fn storages_that_are_said_to_be_different_do_not_fit_and_the_same_or_unsaid_ones_do() {
+        let of = |storage_mark| Hello { storage_mark, ..sample() };
+        for (mine, theirs, fit) in
+            [(1, 1, true), (1, 2, false), (0, 2, true), (1, 0, true), (0, 0, true)]
+        {
+            assert_eq!(of(mine).fits_storage_of(&of(theirs)), fit, "{mine} {theirs}");
+        }
+        assert!((0..200_000).all(|storage| storage_mark(storage) != 0));
+        assert_ne!(storage_mark(0xAB), storage_mark(0xAC));
+        assert_eq!(storage_mark(u64::MAX), storage_mark(u64::MAX));
     }
 
     proptest! {

@@ -65,6 +65,9 @@ pub struct EndpointConfig {
     pub view_epoch: Epoch,
     /// Its hash; peers with another view of the same number are refused.
     pub view_hash: u64,
+    /// Which storage this end has, as [`storage_mark`](pagewire_protocol::hello::storage_mark) folds its
+    /// number; peers with another one are refused. 0: not said, and fits any.
+    pub storage_mark: u16,
     /// Receives posted for each peer.
     pub credits: LaneCredits,
     /// Put a CRC-32C on each page sent. On arrival a CRC is checked whenever there is one.
@@ -124,6 +127,7 @@ impl EndpointConfig {
             listen,
             view_epoch: Epoch(0),
             view_hash: 0,
+            storage_mark: 0,
             credits: LaneCredits::default(),
             page_crc: true,
             peers_may_return: true,

@@ -36,6 +36,7 @@ pub(crate) fn hello(from: u16, to: u16, class: LaneClass) -> Hello {
         instance: InstanceId(from),
         to: InstanceId(to),
         page_size: PageSize::K8,
+        storage_mark: 0,
         incarnation: Incarnation(1),
         process: ProcessId(u64::from(from)),
         nonce: LinkNonce(1),

@@ -180,6 +180,21 @@ fn features_are_stated_only_where_both_ends_have_a_version_with_them() {
     assert!(text.contains("hello features") && text.contains("version 2"), "{text}");
 }
 
+/// What an end of version `ours` hears when the other one takes it for one of `believed` and says `sample`.
+fn heard_in_error(ours: u16, believed: u16) -> String {
+    let mut acceptor = Acceptor::new(true, Nonce([2; 32]));
+    acceptor.0.ours.version_max = ours;
+    let mut dialler = Dialler::new(true, Nonce([1; 32]));
+    let Ok(AcceptorStep::Reply(reply)) = give_acceptor(&mut acceptor, &dialler.opening(), KEY)
+    else {
+        panic!("a reply")
+    };
+    assert_eq!(give_dialler(&mut dialler, &reply, KEY), Ok(DiallerStep::Speak));
+    dialler.0.theirs = dialler.0.theirs.map(|intro| Intro { version_max: believed, ..intro });
+    let third = dialler.speak(&sample(), KEY);
+    give_acceptor(&mut acceptor, &third, KEY).unwrap_err().to_string()
+}
+
 #[test]
 fn the_longest_pause_is_stated_only_where_both_ends_have_version_4() {
     assert_eq!(sample().pause_max_ms, 333);
@@ -188,22 +203,20 @@ fn the_longest_pause_is_stated_only_where_both_ends_have_version_4() {
             assert_eq!(learned.unwrap().pause_max_ms, said, "{versions:?}");
         }
     }
-    // A dialler that says it although the other end speaks version 3.
-    let bytes = |acceptor: &mut Acceptor| {
-        let mut dialler = Dialler::new(true, Nonce([1; 32]));
-        let opening = dialler.opening();
-        let Ok(AcceptorStep::Reply(reply)) = give_acceptor(acceptor, &opening, KEY) else {
-            panic!("a reply")
-        };
-        assert_eq!(give_dialler(&mut dialler, &reply, KEY), Ok(DiallerStep::Speak));
-        dialler.0.theirs = dialler.0.theirs.map(|intro| Intro { version_max: 4, ..intro });
-        dialler.speak(&sample(), KEY)
-    };
-    let mut acceptor = Acceptor::new(true, Nonce([2; 32]));
-    acceptor.0.ours.version_max = 3;
-    let third = bytes(&mut acceptor);
-    let text = give_acceptor(&mut acceptor, &third, KEY).unwrap_err().to_string();
+    let text = heard_in_error(3, 4);
     assert!(text.contains("hello longest pause") && text.contains("333"), "{text}");
+}
+
+#[test]
+fn the_storage_is_stated_only_where_both_ends_have_version_6() {
+    assert_eq!(sample().storage_mark, 17);
+    for (versions, said) in [([6, 6], 17), ([5, 6], 0), ([6, 5], 0), ([2, 6], 0), ([6, 3], 0)] {
+        for learned in features_learned(versions, false) {
+            assert_eq!(learned.unwrap().storage_mark, said, "{versions:?}");
+        }
+    }
+    let text = heard_in_error(5, 6);
+    assert!(text.contains("hello storage mark") && text.contains("17"), "{text}");
 }
 
 #[test]

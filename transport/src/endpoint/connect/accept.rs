@@ -203,7 +203,11 @@ impl Endpoint {
         if hello.page_size != self.arena.page_size() {
             return Err(Refusal::PageSize);
         }
-        if !hello.fits_view_of(&self.hello(hello.instance, hello.class, hello.nonce)) {
+        let ours = self.hello(hello.instance, hello.class, hello.nonce);
+        if !hello.fits_storage_of(&ours) {
+            return Err(Refusal::Storage);
+        }
+        if !hello.fits_view_of(&ours) {
             return Err(Refusal::View);
         }
         if (hello.shard, hello.shards) != (self.config.shard, self.config.shards) {

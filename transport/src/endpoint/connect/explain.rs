@@ -160,6 +160,12 @@ pub(super) fn proven(refusal: Refusal, theirs: &Hello, ours: &Hello, refused_us:
             "instance {id} has pages of {}, this one of {}: set the same page size on all",
             theirs.page_size, ours.page_size
         ),
+        Refusal::Storage => format!(
+            "instance {id} has another storage (mark {:04x}, this one has {:04x}): what one of the two \
+             writes the other never reads, and pages are lost; give all instances the same storage (see \
+             what is mounted there), and start again whichever had the wrong one",
+            theirs.storage_mark, ours.storage_mark
+        ),
         Refusal::View => format!(
             "instance {id} has member list {:016x}, this one {:016x}: configure the same members \
              on all",

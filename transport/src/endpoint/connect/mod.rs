@@ -228,6 +228,7 @@ impl Endpoint {
             instance: self.config.instance,
             to,
             page_size: self.arena.page_size(),
+            storage_mark: self.config.storage_mark,
             incarnation: self.config.incarnation,
             process: self.gate.process,
             nonce,
