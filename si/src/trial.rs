@@ -11,7 +11,11 @@ use crate::{
     memory::{self, Access},
     place::{self, Beside},
 };
-use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{
+    fs::{self, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
 
 /// What a writer would do at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +59,8 @@ fn make_and_remove(path: &Path, config: &RingConfig) -> Result<(), RingError> {
         return Err(RingError::fault(path)(RingFault::NotAFile { found: "no file's name" }));
     }
     let beside = Beside::of(path);
+    // What a killed writer of the same process id has left, as `place::make` does.
+    let _ = fs::remove_file(beside.path());
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(RING_MODE);
     let file = options.open(beside.path()).map_err(RingError::io(path, "make it"))?;
@@ -67,7 +73,6 @@ mod tests {
     use super::*;
     use crate::RingWriter;
     use pagewire_protocol::{ClusterId, Incarnation, InstanceId};
-    use std::fs;
 
     #[test]
     fn what_a_start_would_do_is_found_out_and_nothing_is_changed() {

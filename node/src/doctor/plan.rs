@@ -12,7 +12,7 @@ use crate::{
     NodeConfig,
     config::{CacheExcess, NoKey},
     status::{self, protocol::Query},
-    store::{advice, marks::Marks},
+    store::{StoreError, advice, marks::Marks},
 };
 use pagewire_protocol::PageSize;
 use pagewire_transport::{ClusterKey, LinkPolicy, Overrides};
@@ -203,6 +203,10 @@ fn tried(config: &NodeConfig) -> Trial {
         || ring.as_ref().is_some_and(is_written);
     let refused = Marks::refusal(&config.storage, config.cluster, config.page_size);
     let storage_use = match (storage_use(&config.storage), refused) {
+        (StorageUse::Direct | StorageUse::Cached, Some(StoreError::Mark { path, source })) => {
+            let found = format!("{}: {source}", path.display());
+            StorageUse::Not { found, change: advice::of(&source).to_owned() }
+        }
         (StorageUse::Direct | StorageUse::Cached, Some(error)) => {
             StorageUse::NotOurs(error.to_string())
         }

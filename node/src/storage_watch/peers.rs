@@ -3,7 +3,7 @@
 //!
 //! Peers that say that they have another storage are refused at the handshake. Here is found out what that
 //! misses: a peer that does not say it (wire versions before 6), a storage that was copied with the number
-//! in it, and two of 65,535 that are folded alike.
+//! in it, and two whose numbers fold alike, one pair in 65,535.
 
 use super::{Lives, Look, News, TOLD_EVERY};
 use pagewire_protocol::{Incarnation, InstanceId};

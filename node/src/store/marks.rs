@@ -16,12 +16,13 @@
 //! Threading: any; it blocks on storage.
 
 use super::StoreError;
+use crate::file_kind;
 use pagewire_protocol::{ClusterId, Incarnation, InstanceId, PageSize};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
-    fs,
+    fs::{self, OpenOptions},
     io::{self, ErrorKind, Read, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -206,10 +207,16 @@ fn make(folder: &Path, path: &Path, mark: &impl Serialize, place: Place) -> io::
 
 fn look<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
     let failed = |source| StoreError::Mark { path: path.to_owned(), source };
-    let file = match fs::File::open(path) {
+    // Something else may be there: a FIFO would wait for a writer.
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         file => file.map_err(failed)?,
     };
+    let kind = file.metadata().map_err(failed)?.file_type();
+    if !kind.is_file() {
+        let problem = format!("it is {}, expected a file", file_kind::in_words(kind));
+        return Err(StoreError::BadMark { path: path.to_owned(), problem });
+    }
     let mut bytes = Vec::new();
     file.take(MARK_MAX_BYTES).read_to_end(&mut bytes).map_err(failed)?;
     let bad = |error| StoreError::BadMark { path: path.to_owned(), problem: format!("{error}") };
@@ -250,6 +257,18 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect()
         });
         assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    }
+
+    #[test]
+    fn what_is_no_file_in_place_of_a_mark_is_told_and_not_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let marks = Marks::claim(root.path(), CLUSTER, PageSize::K8).unwrap();
+        let of = |id| marks.of(InstanceId(id)).unwrap_err().to_string();
+        fs::create_dir(marks.folder().join("instance-1")).unwrap();
+        assert!(of(1).contains("it is a directory, expected a file"), "{}", of(1));
+        let path = marks.folder().join("instance-2");
+        assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+        assert!(of(2).contains("it is a FIFO, expected a file"), "{}", of(2));
     }
 
     #[test]

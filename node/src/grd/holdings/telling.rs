@@ -22,7 +22,7 @@ use crate::{
     grd::{
         event::Effect,
         out::Out,
-        store::{Cursor, Hashed, PageMap},
+        store::{Cursor, FEW, Hashed, PageMap},
     },
     planted,
     view::View,
@@ -35,8 +35,10 @@ use std::collections::VecDeque;
 
 /// Batches told before other events have their turn.
 const BATCHES_AT_ONCE: usize = 4;
-/// Pages that share a home in the index come together: as many more as the index reaches.
+/// Pages that share a home in the index come together: as many more as the index reaches. So do the pages
+/// of a partition that has few.
 const WALK_SLACK: usize = 15;
+const _: () = assert!(FEW <= WALK_SLACK);
 
 /// A partition that is still to be told.
 #[derive(Debug, Clone, Copy)]

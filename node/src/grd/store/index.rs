@@ -6,7 +6,7 @@
 //! ```
 //! A page that nobody has asked for lately is known in lines of memory that are far away and name each
 //! other; each that is saved is a tenth of a microsecond. So the places of few entries are in the line
-//! that names the partition: of a shard that knows up to some 40,000 pages, as a rule all of them.
+//! that names the partition: of a shard that knows up to some 20,000 pages, all but a few of them.
 //!
 //! There is one index for each partition, so that a walk of one touches no other, and growing takes
 //! as long as one partition is large, not as long as all of them are.
@@ -14,7 +14,7 @@
 use super::{Slot, many::Many};
 
 /// Entries that are few.
-const FEW: usize = 12;
+pub const FEW: usize = 12;
 /// Bits of a place that are its slot.
 pub(super) const SLOT_BITS: u32 = 26;
 

@@ -1,7 +1,7 @@
 //! Where a master keeps its directory entries: dense, and found by tag or by partition.
 //!
 //! ```text
-//!   tag --hash--> partition --> its index (sorted by hash, 4 B a place) --> slab of 48 B entries
+//!   tag --hash--> partition --> its index (4 B a place) --> slab of 48 B entries
 //!                     |                                                        |
 //!                     +-- floor of grant numbers          side table <-- only while something
 //!                                                         of R (rare)    is under way
@@ -31,7 +31,7 @@ mod slab;
 mod tests;
 
 pub use entry::{Entry, GRANT_MAX};
-pub use index::Cursor;
+pub use index::{Cursor, FEW};
 pub use pages::{Counted, Counts, PageMap};
 pub use set::InstanceSet;
 

@@ -40,6 +40,7 @@ impl Shard {
             // A page that nobody took is nobody's.
             drop(self.arrivals.newcomer.take());
         }
+        self.put_away();
     }
 
     /// Brings what will be read of a page nearer to the processor. The places name each other: looked up
@@ -296,8 +297,8 @@ impl Shard {
         self.outbox.send(&mut self.endpoint, to, lane, message, may_wait);
     }
 
-    /// Sends a page that nobody can be writing. One that is not kept is put away later: when what waits for
-    /// it has left, and before anything else is done.
+    /// Sends a page that nobody can be writing. One that is not kept is put away before anything else is done:
+    /// when it has left, where a message asked for it, otherwise when the core has nothing more to say.
     fn ship(&mut self, to: InstanceId, tag: BufferTag, epoch: Epoch, message: &Pcm, keep: bool) {
         let Some(frame) = self.pool.share(&tag) else { return };
         self.send_page(to, tag, epoch, message, frame);

@@ -3,15 +3,16 @@
 use super::{Shard, guides::Guide};
 use crate::{
     config::NodeConfig,
+    grd::Event as Input,
     runtime::{
-        NodeError,
+        Handle, NodeError, WriteGuard,
         si::tests::{store_pages, tags},
     },
     view::{Member, View},
 };
 use pagewire_protocol::{
-    Body, BufferTag, ClusterId, Epoch, GuideRecord, Incarnation, InstanceId, Lane, Lsn, Mode,
-    SiMessage, page,
+    Body, BufferTag, ClusterId, Epoch, GuideRecord, Incarnation, InstanceId, Lane, Lsn, Mode, Pcm,
+    RequestId, SiMessage, page,
     si::wire::{SI_ACK, SI_BATCH, SI_BEGIN, SI_FRAME, SiAck, SiBatch, SiBegin},
 };
 use pagewire_si::{SiEntry, SiRead};
@@ -254,17 +255,7 @@ fn a_shard_about_to_sleep_sees_what_is_published_and_delivered_at_that_moment() 
     assert_eq!(shard.counters.si_published.get(), 1);
 
     let handle = shard.handle();
-    let mine = tags().find(|tag| shard.grd.view().master(tag) == ME).unwrap();
-    handle.begin(mine, Mode::X);
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let mut guard = loop {
-        shard.poll();
-        if let Some(granted) = handle.finish_write() {
-            break granted.unwrap();
-        }
-        assert!(Instant::now() < deadline, "no grant");
-        thread::yield_now();
-    };
+    let (mine, mut guard) = page_of_its_own(&mut shard, &handle);
     let ticket = guard.publish(&shard.si_publisher(), &[message]).unwrap();
     drop(guard);
     shard.poll();
@@ -273,6 +264,51 @@ fn a_shard_about_to_sleep_sees_what_is_published_and_delivered_at_that_moment() 
     let complete = || shared.si.complete(ticket.position());
     assert!(!sleeps_over(&mut shard, complete), "it sleeps over a pin that may go");
     assert!(shard.kept.is_empty() && handle.try_read(&mine).is_some());
+}
+
+/// A page that this instance masters, pinned for writing.
+fn page_of_its_own<'a>(shard: &mut Shard, handle: &'a Handle) -> (BufferTag, WriteGuard<'a>) {
+    let mine = tags().find(|tag| shard.grd.view().master(tag) == ME).unwrap();
+    handle.begin(mine, Mode::X);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        shard.poll();
+        if let Some(granted) = handle.finish_write() {
+            return (mine, granted.unwrap());
+        }
+        assert!(Instant::now() < deadline, "no grant");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_page_that_is_shipped_is_put_away_when_it_has_left_or_at_once_where_no_message_asked() {
+    for by_message in [true, false] {
+        let (folder, mut shard) = shard();
+        store_pages(folder.path());
+        let handle = shard.handle();
+        let (tag, guard) = page_of_its_own(&mut shard, &handle);
+        drop(guard);
+        let request = RequestId { instance: PEER, incarnation: Incarnation(1), sequence: 1 };
+        let message = Pcm::Acquire { request, want: Mode::X, recovery: false };
+        let epoch = shard.grd.view().epoch_of(&tag);
+        if by_message {
+            let (kind, lane) = (message.kind(), message.lane());
+            let body = Body::new(&message.encode(tag)).unwrap();
+            let mut received = Received { from: PEER, lane, kind, epoch, body, frame: None };
+            shard.on_message(&mut received);
+            assert!(shard.shipped.is_some() && !shard.pool.is_empty(), "not yet");
+            assert!(handle.try_read(&tag).is_none(), "nobody may pin it");
+            shard.poll();
+        } else {
+            let (from, incarnation) = (PEER, Incarnation(1));
+            shard.input(Input::Message { from, incarnation, epoch, tag, message });
+            shard.run();
+        }
+        assert_eq!((shard.shipped, shard.copies.frames()), (None, 1));
+        assert!(shard.pool.is_empty());
+        assert_eq!(shard.counters.pages_shipped.get(), 1);
+    }
 }
 
 #[test]

@@ -150,6 +150,9 @@ impl Endpoint {
         if !fits {
             return self.refused_answer(slot, Refusal::WrongTarget, answer, &ours);
         }
+        if !answer.fits_storage_of(&ours) {
+            return self.refused_answer(slot, Refusal::Storage, answer, &ours);
+        }
         let peer = &self.peers[slot];
         let is_over = peer.incarnation.is_some_and(|known| answer.incarnation < known)
             || peer.is_over(answer.incarnation);

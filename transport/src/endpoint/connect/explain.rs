@@ -161,9 +161,10 @@ pub(super) fn proven(refusal: Refusal, theirs: &Hello, ours: &Hello, refused_us:
             theirs.page_size, ours.page_size
         ),
         Refusal::Storage => format!(
-            "instance {id} has another storage (mark {:04x}, this one has {:04x}): what one of the two \
-             writes the other never reads, and pages are lost; give all instances the same storage (see \
-             what is mounted there), and start again whichever had the wrong one",
+            "instance {id} has another storage (its number folded to 16 bits is {:04x}, this one's {:04x}): \
+             what one of the two writes the other never reads, and pages are lost; give all instances the \
+             same storage (see what is mounted there, and which number doctor tells on each host), and \
+             start again whichever had the wrong one",
             theirs.storage_mark, ours.storage_mark
         ),
         Refusal::View => format!(
