@@ -16,7 +16,7 @@
 
 use super::{
     Slot,
-    index::{Cursor, Key, SLOT_BITS, SLOTS_MAX},
+    key::{Cursor, Key, SLOT_BITS, SLOTS_MAX},
 };
 use pagewire_transport::prefetch;
 

@@ -22,6 +22,7 @@
 
 mod entry;
 mod index;
+mod key;
 mod many;
 mod pages;
 mod relations;
@@ -31,12 +32,14 @@ mod slab;
 mod tests;
 
 pub use entry::{Entry, GRANT_MAX};
-pub use index::{Cursor, FEW};
+pub use index::FEW;
+pub use key::Cursor;
 pub use pages::{Counted, Counts, PageMap};
 pub use set::InstanceSet;
 
 use crate::grd::TagHasher;
-use index::{Index, Key};
+use index::Index;
+use key::Key;
 use pagewire_protocol::{BufferTag, GrantNumber, PartitionId, tag::PARTITIONS};
 use pagewire_transport::prefetch;
 use relations::Relations;

@@ -6,11 +6,7 @@
 //! tools it counts, as values change, how many are of which [kind](Counted): to read them all for a
 //! question of how many are dirty would keep everybody waiting.
 
-use super::{
-    Cursor, Hashed, Slot, Step,
-    index::{Index, Key},
-    partition_of,
-};
+use super::{Cursor, Hashed, Slot, Step, index::Index, key::Key, partition_of};
 use pagewire_protocol::{BufferTag, PartitionId, tag::PARTITIONS};
 use pagewire_transport::prefetch;
 
