@@ -137,7 +137,9 @@ impl Marks {
         match look::<ClusterMark>(&path) {
             Ok(Some(mark)) if mark.storage == self.storage => Ok(()),
             Ok(Some(mark)) => Err(format!(
-                "it is storage {:016x}, expected {:016x}: another folder is in its place",
+                "it is storage {:016x}, expected {:016x}: another folder is in its place, or its mark was \
+                 removed and an instance that started since has made a new one (then stop all instances and \
+                 start them together)",
                 mark.storage, self.storage
             )),
             Ok(None) => Err(format!(

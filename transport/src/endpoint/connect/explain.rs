@@ -163,8 +163,9 @@ pub(super) fn proven(refusal: Refusal, theirs: &Hello, ours: &Hello, refused_us:
         Refusal::Storage => format!(
             "instance {id} has another storage (its number folded to 16 bits is {:04x}, this one's {:04x}): \
              what one of the two writes the other never reads, and pages are lost; give all instances the \
-             same storage (see what is mounted there, and which number doctor tells on each host), and \
-             start again whichever had the wrong one",
+             same storage (see what is mounted there; doctor tells the whole number on each host), and start \
+             again whichever had the wrong one. If it is the same, and somebody has removed its mark while \
+             instances ran: stop all and start them together",
             theirs.storage_mark, ours.storage_mark
         ),
         Refusal::View => format!(
