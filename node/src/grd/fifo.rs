@@ -148,4 +148,19 @@ mod tests {
             assert_eq!(pool.nodes.len(), 20, "round {round}");
         }
     }
+
+    #[test]
+    fn who_comes_when_others_have_gone_stands_behind_those_who_are_left() {
+        let mut pool = FifoPool::new();
+        let mut queue = Fifo::default();
+        for i in 0..3 {
+            pool.push(&mut queue, i);
+        }
+        assert_eq!(pool.pop(&mut queue), Some(0));
+        pool.push(&mut queue, 3);
+        assert_eq!(pool.iter(queue).copied().collect::<Vec<_>>(), [1, 2, 3]);
+        while pool.pop(&mut queue).is_some() {}
+        pool.push(&mut queue, 4);
+        assert_eq!((pool.pop(&mut queue), pool.pop(&mut queue)), (Some(4), None));
+    }
 }
